@@ -1,0 +1,31 @@
+//! Reveille turns committed facts into jobs.
+//!
+//! Producers commit rows into `event_outbox`; consumers are rows of `consumer_registry`; Reveille makes
+//! one `job_queue` row for each consumer that wants a fact, and executors claim those jobs. NOTIFY makes
+//! this fast, a timer makes it certain, a sweep proves it.
+//!
+//! Read the modules in this order; each uses only those above it, and two on one floor never use each
+//! other (`tests/it/floors.rs` reads the imports and fails on a breach).
+
+// 1 ground: no module of ours beneath
+pub mod backoff;
+pub mod error;
+pub mod shutdown;
+// 2 words: plain data, no input or output
+pub mod model;
+// 3 settings: file + environment + flags -> checked settings
+pub mod config;
+// 4 the database: connections, listener, migrator, throw-away server
+pub mod postgres;
+// 5 tables: the only floor with SQL strings
+pub mod store;
+// 6 services: `run` is a loop, `run_once` one pass that returns what it did
+pub mod dispatch;
+pub mod maintain;
+pub mod work;
+// 7 faces
+pub mod http;
+// 8 assembly: start order, stop order
+pub mod app;
+// 9 commands: words in, words out
+pub mod cli;

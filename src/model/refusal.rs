@@ -1,0 +1,72 @@
+//! Refusals are answers: a gated SQL function returns `{"refused": true, "reason": …}` instead of failing.
+
+use serde_json::Value;
+
+/// Why a gated function said no: a stable reason of the contract, and the whole answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// One of the contract's reasons, for example `job_substrate_disabled` or `lease_lost`.
+    pub reason: String,
+    /// The function's whole answer.
+    pub answer: Value,
+}
+
+/// What a gated function answered: its result, or a refusal.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// `"refused": false` with its result.
+    Done(Value),
+    /// `"refused": true` with its reason.
+    Refused(Refusal),
+}
+
+impl Answer {
+    /// Reads the `jsonb` that a gated function returned.
+    pub fn from_json(answer: Value) -> Self {
+        if answer.get("refused").and_then(Value::as_bool) == Some(true) {
+            let reason = answer.get("reason").and_then(Value::as_str).unwrap_or("unknown").to_owned();
+            Self::Refused(Refusal { reason, answer })
+        } else {
+            Self::Done(answer)
+        }
+    }
+
+    /// The result as an error when it is a refusal; for callers that cannot go on without.
+    pub fn done(self, what: &str) -> crate::error::Result<Value> {
+        match self {
+            Self::Done(value) => Ok(value),
+            Self::Refused(refusal) => Err(refusal.into_error(what)),
+        }
+    }
+}
+
+impl Refusal {
+    /// The refusal as an error of kind `Refused`, with what to do about the reason.
+    pub fn into_error(self, what: &str) -> crate::error::Error {
+        let error = crate::error::Error::new(
+            crate::error::Kind::Refused,
+            format!("{what}: refused, {}", self.reason),
+        );
+        match remedy(&self.reason) {
+            Some(remedy) => error.hint(remedy),
+            None => error,
+        }
+    }
+}
+
+/// What an operator can do about a reason.
+pub fn remedy(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "job_substrate_disabled" => {
+            "open the gate: `reveille gate open queue.job_substrate.enabled --reason …`"
+        }
+        "worker_disabled" => "open the gate: `reveille gate open queue.worker.enabled --reason …`",
+        "executor_not_registered" => {
+            "register the name first: `reveille work` does it, or fn_queue_heartbeat_register"
+        }
+        "executor_silent" => "the executor must beat again: fn_queue_heartbeat_tick",
+        "lease_lost" => "the lease ran out or the job was taken over; drop the result",
+        "not_owner" => "this executor name belongs to another database role; choose another name",
+        _ => return None,
+    })
+}
