@@ -1,1 +1,102 @@
-//! (to be written)
+//! The commands: words in, words out.
+//!
+//! One file a command. Each has `Args` (clap, with help and an example) and
+//! `pub(crate) async fn run(args: Args, context: &Context) -> Result<Outcome>`; adding one is a file, a
+//! `mod` line, a variant of [`Command`] and an arm of [`Command::run`]. A command whose flags are settings
+//! also has `Args::flags`, named in [`Command::flags`].
+
+mod completions;
+pub mod context;
+pub mod log;
+pub mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Flag, Settings, Sources};
+use crate::error::Result;
+
+pub use context::{Context, Outcome};
+
+/// Turns committed facts into jobs, beside your Postgres.
+#[derive(Debug, Parser)]
+#[command(
+    name = "reveille",
+    version,
+    about,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "Settings come from ./config.toml or --config FILE, then the environment (DATABASE_URL,\n\
+                  REVEILLE__SECTION__KEY), then flags.\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 refused by the database's rules."
+)]
+pub struct Cli {
+    /// Read settings from this file; without it ./config.toml is read if it exists
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    config: Option<PathBuf>,
+    /// Address of the database; better kept in the variable `DATABASE_URL`, where others cannot see it
+    #[arg(long, global = true, value_name = "URL", help_heading = "Everywhere")]
+    database_url: Option<String>,
+    /// Answer with one JSON document; errors become one JSON object on standard error
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Completions(completions::Args),
+}
+
+impl Command {
+    /// What the flags of this command say about settings.
+    fn flags(&self) -> Vec<Flag> {
+        match self {
+            Self::Completions(_) => Vec::new(),
+        }
+    }
+
+    async fn run(self, context: &Context) -> Result<Outcome> {
+        match self {
+            Self::Completions(args) => completions::run(&args, context),
+        }
+    }
+}
+
+impl Cli {
+    /// The arguments of this process.
+    ///
+    /// # Errors
+    /// The exit code, when help, a version or a complaint has been printed and nothing is left to do.
+    pub fn from_arguments() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            output::complain(&error, json)
+        })
+    }
+
+    /// Whether answers and errors are JSON.
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Gathers and checks the settings.
+    pub fn settings(&self) -> Result<Settings> {
+        if matches!(self.command, Command::Completions(_)) {
+            return Ok(Settings::default()); // must work in any folder, whatever its config.toml is about
+        }
+        let mut flags = self.command.flags();
+        if let Some(value) = self.database_url.clone() {
+            flags.push(Flag { name: "--database-url", key: "database.url", value });
+        }
+        Ok(Sources::of_process(self.config.clone(), flags).load()?)
+    }
+
+    /// Runs the command.
+    pub async fn run(self, context: &Context) -> Result<Outcome> {
+        self.command.run(context).await
+    }
+}

@@ -1,4 +1,5 @@
 //! Words: plain data shared by every floor above; no input, no output.
 
+pub mod domain;
 pub mod executor;
 pub mod refusal;
