@@ -144,7 +144,7 @@ impl std::error::Error for Error {
 }
 
 /// The source chain as one line; `tokio_postgres::Error` itself displays only "db error".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {

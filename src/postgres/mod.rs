@@ -1,1 +1,15 @@
-//! (to be written)
+//! The database: connections, pool, listener, migrator, throw-away server.
+//!
+//! [`Server`] knows the address and opens every connection; nothing else in the crate connects.
+
+mod address;
+mod connect;
+mod conninfo;
+mod dial;
+mod explain;
+pub mod pool;
+pub(crate) mod quote;
+mod tls;
+
+pub use connect::{Server, ServerOptions, Session};
+pub use dial::Connection;
