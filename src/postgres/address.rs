@@ -79,6 +79,17 @@ impl Address {
         reader.finish(&written.base, written.is_url)
     }
 
+    /// Our own limits, where the address does not say otherwise; zero leaves it to the system.
+    pub(super) fn set_limits(&mut self, connect: Duration, tcp_user: Duration, keepalive_idle: Duration) {
+        self.config.connect_timeout(connect);
+        if self.config.get_tcp_user_timeout().is_none() && !tcp_user.is_zero() {
+            self.config.tcp_user_timeout(tcp_user);
+        }
+        if !self.says_keepalives_idle && !keepalive_idle.is_zero() {
+            self.config.keepalives_idle(keepalive_idle);
+        }
+    }
+
     /// `host:port/dbname`, of every host; for messages and logs.
     pub(super) fn describe(&self) -> String {
         let hosts: Vec<String> = (0..self.config.get_hosts().len()).map(|i| self.host(i)).collect();

@@ -16,43 +16,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::address::Address;
 use super::dial::{Connection, Dialer, Failure};
 use super::{explain, quote, tls};
+use crate::config::Database;
 use crate::error::{Error, Kind, Result};
 
 /// Longest that a transaction of ours may lie open without a statement.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_mins(1);
-
-/// Addresses and limits, as `[database]` of the settings has them.
-#[derive(Debug, Clone)]
-pub struct ServerOptions {
-    /// URL or `key=value` string.
-    pub url: String,
-    /// Where Reveille's tables and functions are.
-    pub schema: String,
-    /// For each host: TCP connect, TLS and log-in together.
-    pub connect_timeout: Duration,
-    /// Longest that a statement may take; zero is no limit.
-    pub statement_timeout: Duration,
-    /// Unanswered data closes the connection after this.
-    pub tcp_user_timeout: Duration,
-    /// Silence before the first keepalive probe.
-    pub keepalive_idle: Duration,
-    /// PEM file with the authority to check the server against; empty: the machine's.
-    pub tls_root_cert: String,
-}
-
-impl Default for ServerOptions {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            schema: "public".to_owned(),
-            connect_timeout: Duration::from_secs(5),
-            statement_timeout: Duration::from_secs(30),
-            tcp_user_timeout: Duration::from_secs(10),
-            keepalive_idle: Duration::from_secs(10),
-            tls_root_cert: String::new(),
-        }
-    }
-}
 
 /// How the sessions of one part of the program begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,26 +51,30 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Checks address, schema name and certificates; opens nothing. Every error is of kind Usage.
-    pub fn new(options: &ServerOptions) -> Result<Self> {
-        let root_cert = (!options.tls_root_cert.is_empty()).then(|| PathBuf::from(&options.tls_root_cert));
-        let mut address = Address::parse(&options.url, root_cert)?;
-        quote::check_schema(&options.schema)?;
+    /// The server at `[database] url`. Opens nothing; every error is of kind Usage.
+    pub fn from_settings(settings: &Database) -> Result<Self> {
+        Self::new(&settings.url, settings)
+    }
+
+    /// The same server without a pooler between, at `[database] listen_url`: for LISTEN and for migrations, which
+    /// both need a session that stays theirs.
+    pub fn direct(settings: &Database) -> Result<Self> {
+        Self::new(settings.listen_address(), settings)
+    }
+
+    fn new(url: &str, settings: &Database) -> Result<Self> {
+        let root_cert = (!settings.tls_root_cert.is_empty()).then(|| PathBuf::from(&settings.tls_root_cert));
+        let mut address = Address::parse(url, root_cert)?;
+        quote::check_schema(&settings.schema)?;
         let tls = tls::connector(address.proof, address.root_cert.as_deref())?;
-        let connect_timeout = address.connect_timeout.unwrap_or(options.connect_timeout);
-        address.config.connect_timeout(connect_timeout);
-        if address.config.get_tcp_user_timeout().is_none() {
-            address.config.tcp_user_timeout(options.tcp_user_timeout);
-        }
-        if !address.says_keepalives_idle {
-            address.config.keepalives_idle(options.keepalive_idle);
-        }
+        let connect_timeout = address.connect_timeout.unwrap_or(settings.connect_timeout);
+        address.set_limits(connect_timeout, settings.tcp_user_timeout, settings.keepalive_idle);
         Ok(Self {
             address: Arc::new(address),
             tls,
-            schema: options.schema.as_str().into(),
+            schema: settings.schema.as_str().into(),
             connect_timeout,
-            session: Session { statement_timeout: options.statement_timeout, synchronous_commit: true },
+            session: Session { statement_timeout: settings.statement_timeout, synchronous_commit: true },
         })
     }
 

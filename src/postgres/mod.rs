@@ -11,5 +11,5 @@ pub mod pool;
 pub(crate) mod quote;
 mod tls;
 
-pub use connect::{Server, ServerOptions, Session};
+pub use connect::{Server, Session};
 pub use dial::Connection;
