@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
     for folder in &folders {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         let (number, title) = name.split_at(3);
-        let part = |file: &str| format!("include_str!({:?})", folder.join(file));
+        let part = |file: &str| format!("include_str!({:?})", folder.join(file).display().to_string());
         writeln!(
             code,
             "    Phase {{ number: {}, name: {:?}, up: {}, functions: {}, down: {} }},",

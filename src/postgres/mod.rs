@@ -6,6 +6,7 @@ mod address;
 mod connect;
 mod conninfo;
 mod dial;
+pub mod embedded;
 mod explain;
 pub mod pool;
 pub(crate) mod quote;

@@ -1,0 +1,171 @@
+//! One server a run, one database a test.
+
+use std::sync::{Arc, LazyLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use reveille::postgres::embedded::{Options, Throwaway};
+use tokio::sync::{Mutex, OnceCell};
+use tokio_postgres::{Client, NoTls};
+
+use super::migrate::migrate;
+
+const TEMPLATE: &str = "reveille_template";
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The run's server, started by the first test that asks; it goes with the process.
+static SERVER: OnceCell<Arc<Throwaway>> = OnceCell::const_new();
+/// Copies of the template are made one at a time: each needs a checkpoint.
+static CREATING: Mutex<()> = Mutex::const_new(());
+
+/// The server that all tests share. Tests that stop, kill or slow a server take [`own_server`].
+pub(crate) async fn shared_server() -> Arc<Throwaway> {
+    let start = async || {
+        let server = own_server(quiet_options()).await;
+        admin(&server.url("postgres"), &format!("create database {TEMPLATE}")).await;
+        migrate(&connect(&server.url(TEMPLATE)).await).await;
+        Arc::new(server)
+    };
+    Arc::clone(SERVER.get_or_init(start).await)
+}
+
+/// A server for one test alone.
+pub(crate) async fn own_server(options: Options) -> Throwaway {
+    Throwaway::start(options).await.unwrap_or_else(|e| panic!("{e}\n{}", e.hint_text().unwrap_or_default()))
+}
+
+/// Settings of a server for tests.
+pub(crate) fn quiet_options() -> Options {
+    Options::default().set("max_connections", "200").set("autovacuum", "on").set("shared_buffers", "64MB")
+}
+
+/// A migrated database of one test; it is dropped, with whoever is still connected, when this is.
+pub(crate) struct TestDb {
+    server: Arc<Throwaway>,
+    name: String,
+}
+
+impl TestDb {
+    /// A copy of the migrated template on the shared server; all gates are closed.
+    pub(crate) async fn new() -> Self {
+        let server = shared_server().await;
+        let strategy = if server.binaries().version >= 15 { " strategy file_copy" } else { "" };
+        let name = fresh_name();
+        let one_at_a_time = CREATING.lock().await;
+        let create = format!("create database {name} template {TEMPLATE}{strategy}");
+        admin(&server.url("postgres"), &create).await;
+        drop(one_at_a_time);
+        Self { server, name }
+    }
+
+    /// An empty database, not migrated, on the shared server.
+    pub(crate) async fn empty() -> Self {
+        Self::create_empty(shared_server().await).await
+    }
+
+    /// A migrated database on a server of the test's own.
+    pub(crate) async fn on(server: Arc<Throwaway>) -> Self {
+        let database = Self::create_empty(server).await;
+        migrate(&database.client().await).await;
+        database
+    }
+
+    async fn create_empty(server: Arc<Throwaway>) -> Self {
+        let name = fresh_name();
+        admin(&server.url("postgres"), &format!("create database {name}")).await;
+        Self { server, name }
+    }
+
+    /// Its server.
+    pub(crate) fn server(&self) -> &Arc<Throwaway> {
+        &self.server
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address.
+    pub(crate) fn url(&self) -> String {
+        self.server.url(&self.name)
+    }
+
+    /// Its address through something else that listens on 127.0.0.1, such as a proxy.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        format!("postgresql://postgres@127.0.0.1:{port}/{}", self.name)
+    }
+
+    /// A connection whose other half runs in the test's runtime.
+    pub(crate) async fn client(&self) -> Client {
+        connect(&self.url()).await
+    }
+
+    /// A pool of plain connections.
+    pub(crate) fn pool(&self, size: usize) -> Pool {
+        let config = self.url().parse().unwrap();
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(config, NoTls, recycling);
+        let deadline = Some(CONNECT_DEADLINE);
+        let builder = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1);
+        builder.wait_timeout(deadline).create_timeout(deadline).recycle_timeout(deadline).build().unwrap()
+    }
+
+    /// Opens the gates that dispatch, work and NOTIFY need.
+    pub(crate) async fn open_gates(&self) {
+        let client = self.client().await;
+        for key in ["queue.job_substrate.enabled", "queue.worker.enabled", "queue.notify.bridge_enabled"] {
+            let open = "select fn_gate_set($1, 'true', 'test', 'opened for a test')";
+            client.execute(open, &[&key]).await.unwrap();
+        }
+    }
+}
+
+impl Drop for TestDb {
+    fn drop(&mut self) {
+        let drop = format!("drop database if exists {} with (force)", self.name);
+        CLEANER.send((self.server.url("postgres"), drop)).unwrap();
+    }
+}
+
+/// Drops databases behind the tests' backs; a test neither waits for it nor has a runtime left for it.
+static CLEANER: LazyLock<mpsc::Sender<(String, String)>> = LazyLock::new(|| {
+    let (sender, receiver) = mpsc::channel::<(String, String)>();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for (url, statement) in receiver {
+            // the server of a test of its own may be gone by now, with all its databases
+            let work = async {
+                let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+                let driver = tokio::spawn(connection);
+                client.batch_execute(&statement).await?;
+                drop(client);
+                driver.await.ok();
+                Ok::<(), tokio_postgres::Error>(())
+            };
+            runtime.block_on(async { tokio::time::timeout(CONNECT_DEADLINE, work).await }).ok();
+        }
+    });
+    sender
+});
+
+fn fresh_name() -> String {
+    format!("test_{}", uuid::Uuid::new_v4().simple())
+}
+
+/// Runs one statement outside any test database.
+async fn admin(url: &str, statement: &str) {
+    let client = connect(url).await;
+    if let Err(e) = client.batch_execute(statement).await {
+        panic!("{statement}: {:?}", e.as_db_error());
+    }
+}
+
+/// A connection to any address, driven by the current runtime.
+pub(crate) async fn connect(url: &str) -> Client {
+    let connecting = tokio::time::timeout(CONNECT_DEADLINE, tokio_postgres::connect(url, NoTls));
+    let (client, connection) = connecting.await.expect("connected in time").expect("connected");
+    tokio::spawn(connection);
+    client
+}

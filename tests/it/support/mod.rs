@@ -1,0 +1,11 @@
+//! What the tests share: databases, servers, a faulty network, and waiting without sleeping.
+#![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
+
+mod database;
+mod migrate;
+mod proxy;
+mod wait;
+
+pub(crate) use database::{TestDb, connect, own_server, quiet_options, shared_server};
+pub(crate) use proxy::{Mode, Proxy};
+pub(crate) use wait::{SOON, wait_for, wait_until};
