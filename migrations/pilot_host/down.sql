@@ -1,0 +1,30 @@
+-- Undoes the pilot host. Refuses while it holds documents or pieces; its event types stay if events use them.
+do $$
+begin
+  if exists (select from iu_core.iu_staging_record) or exists (select from iu_core.iu_piece) then
+    raise exception 'the pilot host holds staging records or pieces that would be lost'
+      using errcode = '55000', hint = 'Export them and truncate iu_core.iu_staging_record cascade, then run the down step again.';
+  end if;
+end
+$$;
+
+delete from job_handler where job_kind in ('cut.cut', 'cut.verify_cut', 'cut.cleanup');
+delete from event_type_registry t
+ where t.event_domain = 'staging'
+   and t.event_type in ('record_created', 'record_approved', 'record_rejected', 'record_consumed', 'record_cleaned')
+   and not exists (select from event_outbox e where e.event_domain = t.event_domain and e.event_type = t.event_type);
+
+drop function fn_iu_job_cut(jsonb);
+drop function fn_iu_job_verify_cut(jsonb);
+drop function fn_iu_job_cleanup(jsonb);
+drop function fn_iu_op_cleanup_dry_run(integer, text);
+drop function fn_iu_staging_cleanup(integer, boolean, text, uuid);
+drop function fn_iu_op_verify_cut(uuid, text);
+drop function fn_iu_verify_cut_result(iu_core.iu_cut_run);
+drop function fn_iu_op_cut(uuid, boolean, text, boolean);
+drop function fn_iu_cut_from_manifest(iu_core.iu_staging_record, text, boolean);
+drop function fn_iu_op_verify_mark(uuid, boolean, text, text, text);
+drop function fn_iu_op_mark_file(text, text, jsonb, text, text, text, text, text);
+drop function fn_iu_mark_create_manifest(text, jsonb);
+drop schema iu_core cascade;
+drop table tac_birth_gate_config;
