@@ -70,8 +70,7 @@ end
 $$;
 comment on function iu_core.fn_iu_staging_guard() is 'Pilot host: refuses illegal moves of lifecycle_status';
 
-drop trigger if exists trg_iu_staging_guard on iu_core.iu_staging_record;
-create trigger trg_iu_staging_guard before insert or update on iu_core.iu_staging_record
+create or replace trigger trg_iu_staging_guard before insert or update on iu_core.iu_staging_record
   for each row execute function iu_core.fn_iu_staging_guard();
 
 ------------------------------------------------------------------------------------------------ MARK
@@ -680,7 +679,7 @@ comment on function fn_iu_op_cleanup_dry_run(integer, text) is 'Pilot host: what
 -------------------------------------------------------------------------------------------- handlers
 
 -- What a worker calls for a job: (p_job jsonb) returns jsonb. The job carries references; the effect, its event
--- and the job''s completion are one transaction. A refusal of the operator''s function becomes an error here,
+-- and the job's completion are one transaction. A refusal of the operator''s function becomes an error here,
 -- so that the job is kept and not counted as done: a closed gate (55000) can open, anything else (22023) cannot mend itself.
 create or replace function iu_core.fn_iu_job_result(p_what text, p_answer jsonb) returns jsonb
 language plpgsql set search_path from current as $$
