@@ -10,6 +10,12 @@ pub(crate) fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A string as SQL takes it, whatever is in it.
+pub(crate) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if text.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
 /// A value inside the startup parameter `options`, which the server splits at blanks.
 pub(super) fn startup_value(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
@@ -44,8 +50,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_leave_their_quotes() {
+    fn names_and_strings_cannot_leave_their_quotes() {
         assert_eq!(identifier(r#"a"; drop"#), r#""a""; drop""#);
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\'b"), r" E'a\\''b'");
         assert_eq!(startup_value(r#""Weird \ Name""#), r#""Weird\ \\\ Name""#);
     }
 

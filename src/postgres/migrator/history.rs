@@ -1,0 +1,175 @@
+//! The table `reveille_migration`: which phases a schema has, and with which text.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::phase::Phase;
+use super::script::Script;
+use crate::error::{Error, Result};
+use crate::postgres::quote;
+
+/// Set on a schema that we made, so that the way back to nothing removes it.
+const MADE_BY_US: &str = "made by `reveille migrate up`";
+
+/// One applied phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) up_checksum: String,
+    pub(super) functions_checksum: String,
+    pub(super) applied_at: jiff::Timestamp,
+    pub(super) applied_by: String,
+    pub(super) binary_version: String,
+}
+
+impl Entry {
+    /// As if this binary had just applied it.
+    pub(super) fn assumed(phase: &Phase) -> Self {
+        Self {
+            number: phase.number,
+            name: phase.name.to_owned(),
+            up_checksum: phase.up_checksum(),
+            functions_checksum: phase.functions_checksum(),
+            applied_at: jiff::Timestamp::UNIX_EPOCH,
+            applied_by: String::new(),
+            binary_version: super::VERSION.to_owned(),
+        }
+    }
+}
+
+/// What a schema says about itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct History {
+    pub(super) has_schema: bool,
+    pub(super) has_table: bool,
+    /// In order.
+    pub(super) applied: Vec<Entry>,
+}
+
+impl History {
+    /// Number of the last applied phase; 0 when there is none.
+    pub(super) fn at(&self) -> u32 {
+        self.applied.last().map_or(0, |last| last.number)
+    }
+
+    pub(super) fn of(&self, phase: &Phase) -> Option<&Entry> {
+        self.applied.iter().find(|applied| applied.number == phase.number)
+    }
+
+    /// Reads it; `what` names the place for messages.
+    pub(super) async fn read(client: &Client, schema: &str) -> Result<Self> {
+        let failed = |error| Error::postgres(format!("reading the migrations of schema `{schema}`"), error);
+        let table = format!("{}.reveille_migration", quote::identifier(schema));
+        let row = client
+            .query_typed_one(
+                "select exists (select from pg_namespace where nspname = $1), to_regclass($2) is not null",
+                &[(&schema, Type::TEXT), (&table, Type::TEXT)],
+            )
+            .await
+            .map_err(failed)?;
+        let mut history = Self { has_schema: row.get(0), has_table: row.get(1), applied: Vec::new() };
+        if history.has_table {
+            let query = format!(
+                "select number, name, up_checksum, functions_checksum, applied_at, applied_by, binary_version \
+                 from {table} order by number"
+            );
+            let rows = client.query_typed(&query, &[]).await.map_err(failed)?;
+            history.applied = rows.iter().map(applied).collect::<Result<_, _>>().map_err(failed)?;
+        }
+        Ok(history)
+    }
+}
+
+fn applied(row: &tokio_postgres::Row) -> Result<Entry, tokio_postgres::Error> {
+    let number: i32 = row.try_get(0)?;
+    Ok(Entry {
+        number: number.unsigned_abs(),
+        name: row.try_get(1)?,
+        up_checksum: row.try_get(2)?,
+        functions_checksum: row.try_get(3)?,
+        applied_at: row.try_get(4)?,
+        applied_by: row.try_get(5)?,
+        binary_version: row.try_get(6)?,
+    })
+}
+
+/// Makes what is missing before the first phase.
+pub(super) fn begin(schema: &str, history: &History) -> Script {
+    let mut text = String::new();
+    let name = quote::identifier(schema);
+    if !history.has_schema {
+        text =
+            format!("create schema {name};\ncomment on schema {name} is {};\n", quote::literal(MADE_BY_US));
+    }
+    if !history.has_table {
+        text.push_str(CREATE_TABLE);
+    }
+    Script::new(format!("preparing schema `{schema}`"), text)
+}
+
+const CREATE_TABLE: &str = "\
+create table reveille_migration (
+  number int primary key,
+  name text not null,
+  up_checksum text not null,
+  functions_checksum text not null,
+  applied_at timestamptz not null default clock_timestamp(),
+  applied_by text not null default session_user,
+  binary_version text not null
+);
+comment on table reveille_migration is 'phases of Reveille that this schema has; written by `reveille migrate`';
+comment on column reveille_migration.up_checksum is 'sha-256 of up.sql as it was applied';
+comment on column reveille_migration.functions_checksum is 'sha-256 of functions.sql as it was last run';
+comment on column reveille_migration.binary_version is 'the reveille that ran functions.sql last';
+grant select on reveille_migration to public;
+";
+
+/// Removes what [`begin`] made, after the last phase is gone. A schema that holds anything else stays.
+pub(super) fn end(schema: &str) -> Script {
+    let name = quote::identifier(schema);
+    let text = format!(
+        "drop table reveille_migration;\n\
+         do $reveille$\nbegin\n  \
+         if obj_description(to_regnamespace({regnamespace})::oid, 'pg_namespace') = {made_by_us} then\n    \
+         execute {drop};\n  end if;\n\
+         exception when dependent_objects_still_exist then null;\nend\n$reveille$;\n",
+        regnamespace = quote::literal(&name),
+        made_by_us = quote::literal(MADE_BY_US),
+        drop = quote::literal(&format!("drop schema {name}")),
+    );
+    Script::new(format!("leaving schema `{schema}`"), text)
+}
+
+/// Notes an applied phase.
+pub(super) fn record(phase: &Phase) -> Script {
+    let text = format!(
+        "insert into reveille_migration (number, name, up_checksum, functions_checksum, binary_version)\n\
+         values ({}, {}, {}, {}, {});\n",
+        phase.number,
+        quote::literal(phase.name),
+        quote::literal(&phase.up_checksum()),
+        quote::literal(&phase.functions_checksum()),
+        quote::literal(super::VERSION),
+    );
+    Script::new("reveille_migration", text)
+}
+
+/// Notes that a phase's functions were run again.
+pub(super) fn record_functions(phase: &Phase) -> Script {
+    let text = format!(
+        "update reveille_migration set functions_checksum = {}, binary_version = {} where number = {};\n",
+        quote::literal(&phase.functions_checksum()),
+        quote::literal(super::VERSION),
+        phase.number,
+    );
+    Script::new("reveille_migration", text)
+}
+
+/// Forgets an undone phase.
+pub(super) fn forget(phase: &Phase) -> Script {
+    Script::new(
+        "reveille_migration",
+        format!("delete from reveille_migration where number = {};\n", phase.number),
+    )
+}
