@@ -8,6 +8,7 @@
 mod completions;
 pub mod context;
 pub mod log;
+mod migrate;
 pub mod output;
 
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Migrate(migrate::Args),
     Completions(completions::Args),
 }
 
@@ -55,12 +57,13 @@ impl Command {
     /// What the flags of this command say about settings.
     fn flags(&self) -> Vec<Flag> {
         match self {
-            Self::Completions(_) => Vec::new(),
+            Self::Migrate(_) | Self::Completions(_) => Vec::new(),
         }
     }
 
     async fn run(self, context: &Context) -> Result<Outcome> {
         match self {
+            Self::Migrate(args) => migrate::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),
         }
     }
