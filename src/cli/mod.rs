@@ -26,7 +26,6 @@ pub use context::{Context, Outcome};
 #[command(
     name = "reveille",
     version,
-    about,
     max_term_width = 100,
     disable_help_subcommand = true,
     after_help = "Settings come from ./config.toml or --config FILE, then the environment (DATABASE_URL,\n\

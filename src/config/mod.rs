@@ -11,6 +11,7 @@ mod check;
 mod problem;
 mod read;
 mod redact;
+mod services;
 mod settings;
 mod typed;
 
@@ -18,10 +19,8 @@ use std::path::PathBuf;
 
 pub use problem::{Origin, Problem, Problems};
 pub use redact::redact;
-pub use settings::{
-    Database, Dispatch, Http, Listener, Log, LogFormat, LogLevel, Maintenance, Settings, Shutdown, Sweep,
-    Worker,
-};
+pub use services::{Dispatch, Listener, Maintenance, Sweep, Worker};
+pub use settings::{Database, Http, Log, LogFormat, LogLevel, Settings, Shutdown};
 
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "config.toml";

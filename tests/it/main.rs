@@ -1,5 +1,8 @@
 //! The integration tests: one binary, one Postgres server a run, one database a test.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall panic")]
 
+mod cli;
+mod config;
 mod embedded;
+mod floors;
 mod support;
