@@ -10,7 +10,7 @@ use super::{Cli, Context, Outcome};
 /// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  reveille completions bash > /etc/bash_completion.d/reveille")]
-pub(crate) struct Args {
+pub(super) struct Args {
     /// The shell that will read the script
     shell: Shell,
 }

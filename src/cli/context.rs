@@ -1,7 +1,11 @@
 //! What every command gets, and what it gives back.
 
+use deadpool_postgres::Object;
+
 use crate::config::Settings;
-use crate::model::refusal::Refusal;
+use crate::error::Result;
+use crate::model::refusal::{Answer, Refusal};
+use crate::postgres::Server;
 
 use super::output::Output;
 
@@ -14,6 +18,23 @@ pub struct Context {
     pub out: Output,
 }
 
+impl Context {
+    /// The server that the settings name. Opens nothing.
+    ///
+    /// # Errors
+    /// Kind Usage when there is no address or it cannot be read.
+    pub fn server(&self) -> Result<Server> {
+        Server::from_settings(&self.settings.database)
+    }
+
+    /// A connection for one command; it ends with the command.
+    pub async fn client(&self) -> Result<Object> {
+        let server = self.server()?;
+        let pool = server.pool("cli", 1, &server.session())?;
+        server.take(&pool).await
+    }
+}
+
 /// How a command ended, when it did not end with an error.
 #[derive(Debug)]
 pub enum Outcome {
@@ -23,4 +44,20 @@ pub enum Outcome {
     Failed,
     /// The database's rules said no; printed by the caller. Exit code 3.
     Refused(Refusal),
+}
+
+impl Outcome {
+    /// A refusal as it is; a result goes through `print`.
+    pub fn of(answer: Answer, print: impl FnOnce(&serde_json::Value) -> Result<()>) -> Result<Self> {
+        match answer {
+            Answer::Refused(refusal) => Ok(Self::Refused(refusal)),
+            Answer::Done(result) => print(&result).map(|()| Self::Done),
+        }
+    }
+}
+
+/// Who acts: what was given, else `user:` and the name of this login; none leaves it to the database's role.
+pub fn actor(given: Option<String>) -> Option<String> {
+    let login = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    given.or_else(|| login().filter(|name| !name.is_empty()).map(|name| format!("user:{name}")))
 }

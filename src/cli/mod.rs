@@ -1,15 +1,20 @@
 //! The commands: words in, words out.
 //!
 //! One file a command. Each has `Args` (clap, with help and an example) and
-//! `pub(crate) async fn run(args: Args, context: &Context) -> Result<Outcome>`; adding one is a file, a
+//! `pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome>`; adding one is a file, a
 //! `mod` line, a variant of [`Command`] and an arm of [`Command::run`]. A command whose flags are settings
 //! also has `Args::flags`, named in [`Command::flags`].
 
 mod completions;
 pub mod context;
+mod events;
+mod gate;
+mod health;
+mod jobs;
 pub mod log;
 mod migrate;
 pub mod output;
+mod payload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +54,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Migrate(migrate::Args),
+    Events(events::Args),
+    Jobs(jobs::Args),
+    Gate(gate::Args),
+    Health(health::Args),
     Completions(completions::Args),
 }
 
@@ -56,13 +65,22 @@ impl Command {
     /// What the flags of this command say about settings.
     fn flags(&self) -> Vec<Flag> {
         match self {
-            Self::Migrate(_) | Self::Completions(_) => Vec::new(),
+            Self::Migrate(_)
+            | Self::Events(_)
+            | Self::Jobs(_)
+            | Self::Gate(_)
+            | Self::Health(_)
+            | Self::Completions(_) => Vec::new(),
         }
     }
 
     async fn run(self, context: &Context) -> Result<Outcome> {
         match self {
             Self::Migrate(args) => migrate::run(args, context).await,
+            Self::Events(args) => events::run(args, context).await,
+            Self::Jobs(args) => jobs::run(args, context).await,
+            Self::Gate(args) => gate::run(args, context).await,
+            Self::Health(args) => health::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),
         }
     }

@@ -101,6 +101,20 @@ pub fn pairs<N: AsRef<str>>(pairs: impl IntoIterator<Item = (N, Option<String>)>
     text
 }
 
+/// A JSON object as names and values: those of `first` in their order, then the others; nulls are left out, and
+/// moments are shown with their distance from now.
+pub fn fields(object: &Value, first: &[&str]) -> String {
+    let Some(object) = object.as_object() else { return object.to_string() };
+    let now = Timestamp::now();
+    let others = object.keys().map(String::as_str).filter(|name| !first.contains(name));
+    let shown = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.parse().map_or_else(|_| text.clone(), |at| moment(at, now))),
+        other => Some(other.to_string()),
+    };
+    pairs(first.iter().copied().chain(others).map(|name| (name, object.get(name).and_then(shown))))
+}
+
 /// A length of time, with at most two units: `4d 3h`, `2m 5s`, `350ms`.
 pub fn duration(duration: SignedDuration) -> String {
     let length = duration.unsigned_abs();

@@ -82,7 +82,7 @@ impl From<Problems> for Error {
 }
 
 /// The known word nearest to `typed`, when it is near enough to be a slip of the hand.
-pub(super) fn guess<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn guess<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     known
         .into_iter()
         .map(|word| (strsim::damerau_levenshtein(&typed.to_lowercase(), &word.to_lowercase()), word))

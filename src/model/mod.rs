@@ -2,4 +2,5 @@
 
 pub mod domain;
 pub mod executor;
+pub mod job;
 pub mod refusal;

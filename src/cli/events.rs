@@ -1,0 +1,148 @@
+//! `reveille events`: facts.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::context::{Context, Outcome, actor};
+use super::output::{fields, table};
+use super::payload;
+use crate::config::guess;
+use crate::error::{Error, Kind, Result};
+use crate::store::events::{self, NewEvent};
+
+/// Emit a fact, or show one and what became of it
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Emit one fact of a registered type
+    #[command(
+        after_help = "Example:\n  reveille events emit staging.record_approved staging_record:42 \\\n    --payload '{\"pieces\": 12}'"
+    )]
+    Emit(Emit),
+    /// Show one fact, the jobs it made and the consumers that could not digest it
+    #[command(after_help = "Example:\n  reveille events show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
+    Show {
+        /// The fact's id
+        id: Uuid,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Emit {
+    /// What happened, as `event_type_registry` knows it
+    #[arg(value_name = "DOMAIN.TYPE")]
+    kind: String,
+    /// To what it happened: a reference, never the thing itself
+    subject: String,
+    /// A small JSON object of signals, or @FILE
+    #[arg(long, value_name = "JSON")]
+    payload: Option<String>,
+    /// The table that the subject is a row of
+    #[arg(long)]
+    table: Option<String>,
+    /// The subject's canonical address
+    #[arg(long)]
+    address: Option<String>,
+    /// Who did it; without it, `user:` and the name of this login
+    #[arg(long, value_name = "NAME")]
+    actor: Option<String>,
+    /// Ties together what belongs to one story
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// When it happened; without it, now by the database's clock
+    #[arg(long, value_name = "TIME", value_parser = payload::moment)]
+    occurred_at: Option<jiff::Timestamp>,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
+    match args.action {
+        Action::Emit(args) => emit(args, context).await,
+        Action::Show { id } => show(id, context).await,
+    }
+}
+
+async fn emit(args: Emit, context: &Context) -> Result<Outcome> {
+    let Some((domain, event_type)) =
+        args.kind.split_once('.').filter(|(d, t)| !d.is_empty() && !t.is_empty())
+    else {
+        return Err(Error::usage(format!("`{}` is not DOMAIN.TYPE", args.kind))
+            .hint("write domain and type with a dot between: staging.record_approved"));
+    };
+    let event = NewEvent {
+        domain: domain.to_owned(),
+        event_type: event_type.to_owned(),
+        subject_ref: args.subject,
+        payload: payload::payload("--payload", args.payload.as_deref())?,
+        subject_table: args.table,
+        canonical_address: args.address,
+        actor_ref: actor(args.actor),
+        correlation_id: args.correlation_id,
+        occurred_at: args.occurred_at,
+    };
+    let client = context.client().await?;
+    match events::emit(&client, &event).await {
+        Ok(id) => {
+            context.out.answer(&json!({ "event_id": id }), || format!("emitted {} as {id}", args.kind))?;
+            Ok(Outcome::Done)
+        }
+        Err(error) if error.to_string().contains("unknown_event_type") => {
+            Err(unknown_type(&args.kind, &events::active_types(&client).await?))
+        }
+        Err(error) => Err(payload::explain(error)),
+    }
+}
+
+/// The vocabulary gate said no.
+fn unknown_type(kind: &str, known: &[String]) -> Error {
+    let message = format!("refused, unknown_event_type: `{kind}` is not registered and active");
+    let error = Error::new(Kind::Refused, message);
+    match guess(kind, known.iter().map(String::as_str)) {
+        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+        None => error.hint("register it first: a row of event_type_registry with active = true"),
+    }
+}
+
+async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let Some(document) = events::show(&client, id).await? else {
+        return Err(Error::new(Kind::Database, format!("there is no event {id}")));
+    };
+    context.out.answer(&document, || as_text(&document))?;
+    Ok(Outcome::Done)
+}
+
+const FIELDS: [&str; 8] = [
+    "id",
+    "event_domain",
+    "event_type",
+    "event_subject_ref",
+    "occurred_at",
+    "created_at",
+    "actor_ref",
+    "safe_payload",
+];
+
+fn as_text(document: &Value) -> String {
+    let mut text = fields(&document["event"], &FIELDS);
+    let word = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    let jobs = document["jobs"].as_array().map_or(&[][..], Vec::as_slice);
+    text.push_str(if jobs.is_empty() { "\n\nno job was made of it" } else { "\n\n" });
+    if !jobs.is_empty() {
+        let row = |job: &Value| {
+            ["job_id", "job_kind", "status", "consumer_key", "last_error"].map(|name| word(job, name))
+        };
+        text.push_str(&table(&["job", "kind", "status", "consumer", "last error"], jobs.iter().map(row)));
+    }
+    let errors = document["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    if !errors.is_empty() {
+        let row = |error: &Value| ["consumer_key", "sqlstate", "message"].map(|name| word(error, name));
+        text.push_str("\n\nconsumers that could not digest it:\n");
+        text.push_str(&table(&["consumer", "sqlstate", "message"], errors.iter().map(row)));
+    }
+    text
+}

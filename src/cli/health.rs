@@ -1,0 +1,75 @@
+//! `reveille health`: is anything silent?
+
+use std::fmt::Write as _;
+
+use jiff::SignedDuration;
+
+use super::context::{Context, Outcome};
+use super::output::{duration, table};
+use crate::error::Result;
+use crate::store::gates::{self, Gate, KNOWN};
+use crate::store::health::{self, Component};
+
+/// Show what is silent, late or closed; exit code 1 if somebody must look
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  reveille health || page-somebody")]
+pub(super) struct Args {}
+
+pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let components = health::list(&client).await?;
+    let gates = gates::list(&client).await?;
+    context.out.answer(&components, || as_text(&components, &gates))?;
+    let ill = components.iter().any(Component::is_ill);
+    Ok(if ill { Outcome::Failed } else { Outcome::Done })
+}
+
+fn as_text(components: &[Component], gates: &[Gate]) -> String {
+    let mut text = String::new();
+    for ill in components.iter().filter(|component| component.is_ill()) {
+        let _ = writeln!(text, "{}", complaint(ill));
+    }
+    if text.is_empty() {
+        let _ = writeln!(text, "nothing is silent");
+    }
+    let is_known = |gate: &&Gate| KNOWN.iter().any(|(key, _)| *key == gate.key);
+    for gate in gates.iter().filter(is_known).filter(|gate| !gate.open) {
+        let _ = writeln!(text, "gate closed: {}", gate.key);
+    }
+    let row = |component: &Component| {
+        [
+            component.status_hint.clone(),
+            component.component.clone(),
+            component.name.clone(),
+            component.age_seconds.map(age).unwrap_or_default(),
+            component.value.map(|value| value.to_string()).unwrap_or_default(),
+        ]
+    };
+    text.push('\n');
+    text.push_str(&table(&["status", "component", "name", "age", "value"], components.iter().map(row)));
+    text
+}
+
+/// One sentence about a component that somebody must look at.
+fn complaint(ill: &Component) -> String {
+    let Component { component, name, .. } = ill;
+    let age = ill.age_seconds.map_or_else(|| "an unknown time".to_owned(), age);
+    match (component.as_str(), ill.status_hint.as_str()) {
+        ("executor", "never") => format!("executor {name} is registered and has never beaten"),
+        ("executor", _) => format!("executor {name} has been silent for {age}"),
+        ("cursor", "never") => {
+            format!(
+                "domain {name} was never dispatched, and an event has waited for {age}: is `reveille run` up?"
+            )
+        }
+        ("cursor", _) => format!("domain {name} is behind: its oldest unread event has waited for {age}"),
+        ("backlog", _) => {
+            format!("jobs for {name} have waited for {age}, and no executor of that kind is alive")
+        }
+        (_, hint) => format!("{component} {name} is {hint} since {age}"),
+    }
+}
+
+fn age(seconds: f64) -> String {
+    duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::ZERO))
+}

@@ -1,0 +1,188 @@
+//! `reveille jobs`: work.
+
+use std::fmt::Write as _;
+
+use clap::builder::PossibleValuesParser;
+use jiff::Timestamp;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::context::{Context, Outcome, actor};
+use super::output::{fields, moment, table};
+use super::payload;
+use crate::error::{Error, Kind, Result};
+use crate::model::executor::ExecutorKind;
+use crate::model::job::STATUSES;
+use crate::store::jobs::{self, NewJob, Summary};
+
+/// List, show or enqueue jobs
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List jobs, the newest first
+    #[command(after_help = "Example:\n  reveille jobs list --status dead_letter --kind cut.cut")]
+    List(List),
+    /// Show one job with all its fields
+    #[command(after_help = "Example:\n  reveille jobs show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
+    Show {
+        /// The job's id
+        id: Uuid,
+    },
+    /// Enqueue one job; the same key twice is one job
+    #[command(
+        after_help = "Example:\n  reveille jobs enqueue cut.cut --source-ref staging_record:42 --key cut:42"
+    )]
+    Enqueue(Box<Enqueue>),
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Only jobs in this status
+    #[arg(long, value_parser = PossibleValuesParser::new(STATUSES))]
+    status: Option<String>,
+    /// Only jobs of this kind
+    #[arg(long)]
+    kind: Option<String>,
+    /// Most jobs to show
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+    limit: i64,
+}
+
+#[derive(Debug, clap::Args)]
+struct Enqueue {
+    /// What is to be done: a name with a registered handler
+    kind: String,
+    /// A small JSON object of signals, or @FILE
+    #[arg(long, value_name = "JSON")]
+    payload: Option<String>,
+    /// What the work starts from
+    #[arg(long, value_name = "REF")]
+    source_ref: Option<String>,
+    /// What the work changes
+    #[arg(long, value_name = "REF")]
+    target_ref: Option<String>,
+    /// Where the data of the work lies
+    #[arg(long, value_name = "REF")]
+    payload_ref: Option<String>,
+    /// Idempotency key; without it each call makes a job
+    #[arg(long)]
+    key: Option<String>,
+    /// Kind of executor that shall run it
+    #[arg(long, value_name = "KIND", default_value = "PG_worker")]
+    executor: ExecutorKind,
+    /// 0 is first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=32767))]
+    priority: Option<i32>,
+    /// Not before this moment
+    #[arg(long, value_name = "TIME", value_parser = payload::moment)]
+    at: Option<Timestamp>,
+    /// Jobs of one ordering key run one at a time, in order
+    #[arg(long, value_name = "KEY")]
+    ordering_key: Option<String>,
+    /// Failures after which it is not tried again
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    max_attempts: Option<i32>,
+    /// Ties together what belongs to one story
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// Who asks for it; without it, `user:` and the name of this login
+    #[arg(long, value_name = "NAME")]
+    actor: Option<String>,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
+    match args.action {
+        Action::List(args) => list(&args, context).await,
+        Action::Show { id } => show(id, context).await,
+        Action::Enqueue(args) => enqueue(*args, context).await,
+    }
+}
+
+async fn list(args: &List, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let jobs = jobs::list(&client, args.status.as_deref(), args.kind.as_deref(), args.limit).await?;
+    context.out.answer(&jobs, || as_table(&jobs, args.limit))?;
+    Ok(Outcome::Done)
+}
+
+fn as_table(jobs: &[Summary], limit: i64) -> String {
+    if jobs.is_empty() {
+        return "no such jobs".to_owned();
+    }
+    let now = Timestamp::now();
+    let row = |job: &Summary| {
+        [
+            job.job_id.to_string(),
+            job.job_kind.clone(),
+            job.status.clone(),
+            job.source_ref.clone().unwrap_or_default(),
+            format!("{} of {}", job.attempts, job.max_attempts),
+            moment(job.created_at, now),
+            job.last_error.clone().unwrap_or_default(),
+        ]
+    };
+    let headings = ["job", "kind", "status", "source", "failures", "created", "last error"];
+    let mut text = table(&headings, jobs.iter().map(row));
+    if i64::try_from(jobs.len()).is_ok_and(|count| count == limit) {
+        let _ = write!(text, "\nthe newest {limit}; --limit shows more");
+    }
+    text
+}
+
+/// What matters first; the other columns follow by name.
+const FIELDS: [&str; 12] = [
+    "job_id",
+    "job_kind",
+    "status",
+    "executor",
+    "source_ref",
+    "target_ref",
+    "safe_payload",
+    "attempts",
+    "max_attempts",
+    "last_error",
+    "scheduled_at",
+    "lease_owner",
+];
+
+async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let Some(document) = jobs::show(&client, id).await? else {
+        return Err(Error::new(Kind::Database, format!("there is no job {id}")));
+    };
+    context.out.answer(&document, || fields(&document, &FIELDS))?;
+    Ok(Outcome::Done)
+}
+
+async fn enqueue(args: Enqueue, context: &Context) -> Result<Outcome> {
+    let job = NewJob {
+        payload: payload::payload("--payload", args.payload.as_deref())?,
+        job_kind: args.kind,
+        actor: actor(args.actor),
+        source_ref: args.source_ref,
+        target_ref: args.target_ref,
+        payload_ref: args.payload_ref,
+        idempotency_key: args.key,
+        executor: Some(args.executor),
+        priority: args.priority,
+        scheduled_at: args.at,
+        ordering_key: args.ordering_key,
+        max_attempts: args.max_attempts,
+        correlation_id: args.correlation_id,
+    };
+    let client = context.client().await?;
+    let answer = jobs::enqueue(&client, &job).await.map_err(payload::explain)?;
+    Outcome::of(answer, |result| {
+        let id = result["job_id"].as_str().unwrap_or_default();
+        let document = json!({ "job_id": id, "created": result["created"] });
+        context.out.answer(&document, || match result["created"].as_bool() {
+            Some(true) => format!("enqueued {} as {id}", job.job_kind),
+            _ => format!("already there: {id} has this kind and key"),
+        })
+    })
+}

@@ -1,0 +1,133 @@
+//! `job_queue`: work.
+
+use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{get, row, rows};
+use crate::error::Result;
+use crate::model::executor::ExecutorKind;
+use crate::model::refusal::Answer;
+
+/// A job as a list shows it.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the names are the columns")]
+pub struct Summary {
+    pub job_id: Uuid,
+    pub job_kind: String,
+    pub status: String,
+    pub executor: String,
+    pub source_ref: Option<String>,
+    pub consumer_key: Option<String>,
+    pub priority: i32,
+    pub attempts: i32,
+    pub max_attempts: i32,
+    pub lease_owner: Option<String>,
+    pub scheduled_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
+    pub created_at: Timestamp,
+    pub last_error: Option<String>,
+}
+
+/// The newest jobs first, at most `limit`, of one status or kind when given.
+pub async fn list(
+    client: &impl GenericClient,
+    status: Option<&str>,
+    kind: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Summary>> {
+    // ids are time-ordered, so the primary key's index gives the newest without a sort
+    const SQL: &str = "
+        select j.job_id, j.job_kind, j.status, j.executor, j.source_ref, j.consumer_key, j.priority, j.attempts,
+               j.max_attempts, j.lease_owner, j.scheduled_at, j.finished_at, j.created_at, j.last_error
+        from job_queue j
+        where ($1::text is null or j.status = $1)
+          and ($2::text is null or j.job_kind = $2)
+        order by j.job_id desc
+        limit $3";
+    let found = rows(client, "listing jobs", SQL, &[&status, &kind, &limit]).await?;
+    found.iter().map(summary).collect()
+}
+
+fn summary(row: &tokio_postgres::Row) -> Result<Summary> {
+    Ok(Summary {
+        job_id: get(row, "job_id")?,
+        job_kind: get(row, "job_kind")?,
+        status: get(row, "status")?,
+        executor: get(row, "executor")?,
+        source_ref: get(row, "source_ref")?,
+        consumer_key: get(row, "consumer_key")?,
+        priority: get(row, "priority")?,
+        attempts: get(row, "attempts")?,
+        max_attempts: get(row, "max_attempts")?,
+        lease_owner: get(row, "lease_owner")?,
+        scheduled_at: get(row, "scheduled_at")?,
+        finished_at: get(row, "finished_at")?,
+        created_at: get(row, "created_at")?,
+        last_error: get(row, "last_error")?,
+    })
+}
+
+/// One job with every column; none when there is no such job.
+pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>> {
+    const SQL: &str = "
+        select to_jsonb(j) - 'claimable' as document
+        from job_queue j
+        where j.job_id = $1";
+    let found = rows(client, "reading a job", SQL, &[&id]).await?;
+    found.first().map(|row| get(row, "document")).transpose()
+}
+
+/// A job to be enqueued; what is `None` gets the default of `fn_job_enqueue`.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "the names are the columns")]
+pub struct NewJob {
+    pub job_kind: String,
+    pub actor: Option<String>,
+    pub payload: Option<Value>,
+    pub source_ref: Option<String>,
+    pub target_ref: Option<String>,
+    pub payload_ref: Option<String>,
+    pub idempotency_key: Option<String>,
+    pub executor: Option<ExecutorKind>,
+    pub priority: Option<i32>,
+    pub scheduled_at: Option<Timestamp>,
+    pub ordering_key: Option<String>,
+    pub max_attempts: Option<i32>,
+    pub correlation_id: Option<String>,
+}
+
+/// Enqueues a job; the answer holds `job_id` and whether it was `created` now.
+pub async fn enqueue(client: &impl GenericClient, job: &NewJob) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_job_enqueue(
+          p_job_kind => $1, p_actor => coalesce($2, session_user::text), p_safe_payload => coalesce($3, '{}'::jsonb),
+          p_source_ref => $4, p_target_ref => $5, p_payload_ref => $6, p_idempotency_key => $7,
+          p_executor => coalesce($8, 'PG_worker'), p_priority => coalesce($9, 100), p_scheduled_at => $10,
+          p_ordering_key => $11, p_max_attempts => $12, p_correlation_id => $13) as answer";
+    let executor = job.executor.map(ExecutorKind::as_str);
+    let answer = row(
+        client,
+        &format!("enqueueing {}", job.job_kind),
+        SQL,
+        &[
+            &job.job_kind,
+            &job.actor,
+            &job.payload,
+            &job.source_ref,
+            &job.target_ref,
+            &job.payload_ref,
+            &job.idempotency_key,
+            &executor,
+            &job.priority,
+            &job.scheduled_at,
+            &job.ordering_key,
+            &job.max_attempts,
+            &job.correlation_id,
+        ],
+    )
+    .await?;
+    Ok(Answer::from_json(get::<Value>(&answer, "answer")?))
+}
