@@ -17,7 +17,8 @@ use super::{Context, Outcome};
     reveille migrate up --dry-run      show what would be done; everything is tried and taken back\n  \
     reveille migrate up                do it\n  \
     reveille migrate up --sql > up.sql the same as plain SQL, for psql\n  \
-    reveille migrate down --to 0       remove Reveille; refuses while rows would be lost")]
+    reveille migrate down --to 0       remove Reveille; refuses while rows would be lost\n  \
+    reveille migrate status            say what `migrate up` would find")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
