@@ -5,4 +5,5 @@ mod cli;
 mod config;
 mod embedded;
 mod floors;
+mod harness;
 mod support;

