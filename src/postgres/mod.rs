@@ -8,6 +8,7 @@ mod conninfo;
 mod dial;
 pub mod embedded;
 mod explain;
+pub mod listener;
 pub mod migrator;
 pub mod pool;
 pub(crate) mod quote;

@@ -176,7 +176,7 @@ impl Migrator {
             run(client, &scripts).await?;
             steps[index].took = started.elapsed();
             let step = &steps[index];
-            tracing::info!(phase = step.phase.folder(), action = ?step.action, "migration step done");
+            tracing::debug!(phase = step.phase.folder(), action = ?step.action, "migration step done");
         }
         Ok(report(false, history, steps))
     }

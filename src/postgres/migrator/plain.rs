@@ -44,13 +44,12 @@ impl Migrator {
         };
         let schema = self.server.schema();
         let mut text = format!(
-            "-- reveille {VERSION}, schema {}, {} steps. Run with: psql --set ON_ERROR_STOP=1 --file THIS\n",
+            "-- reveille {VERSION}, schema {}, steps: {}. Run with: psql --set ON_ERROR_STOP=1 --file THIS\n",
             quote::identifier(schema).replace(['\n', '\r'], " "),
             steps.len(),
         );
-        for (index, step) in steps.iter().enumerate() {
+        for index in 0..steps.len() {
             text.push_str(&self.transaction(&history, &steps, index));
-            tracing::debug!(phase = step.phase.folder(), "migration step printed");
         }
         Ok(text)
     }
@@ -90,13 +89,13 @@ fn section(script: &Script) -> String {
 
 /// Raises unless the schema's last phase is the one this step follows.
 fn turn(step: &Step) -> String {
-    let (relation, expected) = match step.action {
+    let (filter, expected) = match step.action {
         // the history may have gone on; the phase itself must be there
-        Action::RefreshFunctions => (format!("where number = {}", step.phase.number), step.phase.number),
+        Action::RefreshFunctions => (format!(" where number = {}", step.phase.number), step.phase.number),
         Action::Apply | Action::Undo => (String::new(), step.comes_after()),
     };
     format!(
-        "do $reveille$\nbegin\n  if (select coalesce(max(number), 0) from reveille_migration {relation}) <> {expected} then\n    \
+        "do $reveille$\nbegin\n  if (select coalesce(max(number), 0) from reveille_migration{filter}) <> {expected} then\n    \
          raise exception 'phase {} does not come next here; nothing was done';\n  end if;\nend\n$reveille$;\n",
         step.phase.folder(),
     )
