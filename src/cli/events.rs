@@ -131,7 +131,7 @@ fn as_text(document: &Value) -> String {
     let mut text = fields(&document["event"], &FIELDS);
     let word = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
     let jobs = document["jobs"].as_array().map_or(&[][..], Vec::as_slice);
-    text.push_str(if jobs.is_empty() { "\n\nno job was made of it" } else { "\n\n" });
+    text.push_str(if jobs.is_empty() { "\n\nno job was made of it so far" } else { "\n\n" });
     if !jobs.is_empty() {
         let row = |job: &Value| {
             ["job_id", "job_kind", "status", "consumer_key", "last_error"].map(|name| word(job, name))

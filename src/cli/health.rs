@@ -41,7 +41,7 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
             component.status_hint.clone(),
             component.component.clone(),
             component.name.clone(),
-            component.age_seconds.map(age).unwrap_or_default(),
+            component.age_seconds.filter(|age| *age > 0.0).map(age).unwrap_or_default(),
             component.value.map(|value| value.to_string()).unwrap_or_default(),
         ]
     };

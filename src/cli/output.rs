@@ -241,3 +241,40 @@ fn problems_as_json(problems: &Problems) -> Value {
     };
     problems.0.iter().map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_at_most_two_units() {
+        for (millis, shown) in [
+            (0, "0ms"),
+            (350, "350ms"),
+            (1000, "1s"),
+            (59_999, "59s"),
+            (125_000, "2m 5s"),
+            (3_600_000, "1h"),
+            (3_661_000, "1h 1m"),
+            (356_400_000, "4d 3h"),
+            (-5000, "5s"),
+        ] {
+            assert_eq!(duration(SignedDuration::from_millis(millis)), shown);
+        }
+    }
+
+    #[test]
+    fn tables_cut_long_cells_and_let_no_control_character_through() {
+        let long = "é".repeat(500);
+        let text = table(&["a", "b"], [["\u{1b}[31mred\nline".to_owned(), long]]);
+        assert!(text.contains("\u{fffd}[31mred line"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() < 120), "{text}");
+        assert!(text.ends_with('…'));
+    }
+
+    #[test]
+    fn pairs_are_aligned_also_over_several_lines() {
+        let text = pairs([("a", Some("1\n2".to_owned())), ("bb", None), ("ccc", Some("3".to_owned()))]);
+        assert_eq!(text, "a    1\n     2\nccc  3");
+    }
+}

@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use reveille::cli::Cli;
 
 /// The built program, in a folder without `config.toml`, without settings in its environment.
-fn reveille(arguments: &[&str]) -> Command {
+pub(crate) fn reveille(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
     command.args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR"));
     for (name, _) in std::env::vars() {
@@ -18,7 +18,7 @@ fn reveille(arguments: &[&str]) -> Command {
     command
 }
 
-fn output(command: &mut Command) -> (Option<i32>, String, String) {
+pub(crate) fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
@@ -127,6 +127,13 @@ fn settings_are_complained_about_all_at_once_in_words_and_as_json() {
     assert_eq!(error["error"]["kind"], "usage");
     assert_eq!(error["error"]["problems"][0]["guess"], "PG_worker");
     assert_eq!(error["error"]["problems"][1]["key"], "dispatch.pol_interval");
+}
+
+#[test]
+fn a_log_filter_that_cannot_be_read_is_wrong_usage() {
+    let (code, _, err) = output(reveille(&["health"]).env("REVEILLE_LOG", "reveille=loud"));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("REVEILLE_LOG") && err.contains("hint:"), "{err}");
 }
 
 #[test]
