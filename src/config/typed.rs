@@ -63,14 +63,18 @@ impl Typed {
             }
         };
         let file = SourceFile { path: shown, text: &text };
-        // the library's own rendering quotes the line, which may hold a password: take the message alone
-        let (document, errors) = DeTable::parse_recoverable(&text);
-        for error in errors {
-            let origin = Some(file.origin(error.span().map_or(0, |span| span.start)));
-            let rule = format!("not TOML: {}", error.message());
+        let (document, mut errors) = DeTable::parse_recoverable(&text);
+        errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+        if let Some(first) = errors.first() {
+            // the library's own rendering quotes the line, which may hold a password: take the message alone
+            let origin = Some(file.origin(first.span().map_or(0, |span| span.start)));
+            let rule = format!("not TOML: {}", first.message());
             problems.push(Problem { key: "syntax".to_owned(), origin, rule, guess: None });
         }
-        self.add_table(&file, "", document.get_ref());
+        // after several errors the rest is guesswork, and would only be blamed for the first
+        if errors.len() < 2 {
+            self.add_table(&file, "", document.get_ref());
+        }
     }
 
     /// Keys of a table, one level deep: a section's tables are left to stage two, which knows none.

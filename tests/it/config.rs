@@ -183,6 +183,16 @@ fn a_file_that_is_not_toml_says_on_which_line() {
 }
 
 #[test]
+fn a_syntax_error_is_told_once_and_the_rest_of_the_file_is_still_checked() {
+    let all = problems(&file("one", "[worker]\nkind = DOT\nconcurency = 3\n"));
+    assert_eq!(all.len(), 2, "{all:#?}");
+    assert_eq!(problem(&all, "worker.concurency").guess.as_deref(), Some("worker.concurrency"));
+    let all = problems(&file("many", "a = \n b = [1\n[dispatch]\npoll_interval=\"1s\"\n"));
+    assert_eq!(all.len(), 1, "{all:#?}");
+    assert!(matches!(all[0].origin, Some(Origin::File { line: 1, .. })), "{all:#?}");
+}
+
+#[test]
 fn passwords_are_never_printed() {
     let url = "postgres://me:hush@host/db";
     let shown = format!("{:?}", Database { url: url.into(), listen_url: url.into(), ..Database::default() });
