@@ -1,0 +1,29 @@
+-- Undoes phase 001. Adopted tables stay as they are; created ones go, unless they hold facts.
+do $$
+begin
+  if (select created from host_object where object_name = 'event_outbox') and exists (select from event_outbox) then
+    raise exception 'event_outbox holds events that would be lost'
+      using errcode = '55000', hint = 'Export and empty event_outbox first, then run the down step again.';
+  end if;
+end
+$$;
+
+drop function fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz);
+drop function fn_gate_set(text, text, text, text);
+drop function fn_gate_is_open(text);
+drop function fn_config(text, text);
+drop procedure pr_grant(text, text[]);
+drop function fn_epoch_ms(timestamptz);
+drop function fn_uuid_v7();
+drop table dot_config_audit;
+
+do $$
+declare
+  v_name text;
+begin
+  for v_name in select object_name from host_object where created loop
+    execute format('drop table %I', v_name);
+  end loop;
+end
+$$;
+drop table host_object;

@@ -1,0 +1,145 @@
+-- Functions of phase 001: identifiers, settings and gates, emitting a fact.
+
+-- A time-ordered uuid (RFC 9562, version 7): random keys would cost index locality.
+do $$
+begin
+  if current_setting('server_version_num')::int >= 180000 then
+    execute 'create or replace function fn_uuid_v7() returns uuid language sql volatile return pg_catalog.uuidv7()';
+  else
+    execute $f$
+      create or replace function fn_uuid_v7() returns uuid language sql volatile
+      return encode(
+        set_bit(
+          set_bit(
+            overlay(
+              uuid_send(gen_random_uuid())
+              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+              from 1 for 6),
+            52, 1),
+          53, 1),
+        'hex')::uuid
+    $f$;
+  end if;
+end
+$$;
+comment on function fn_uuid_v7() is 'A time-ordered uuid, version 7, milliseconds first.';
+
+-- Milliseconds since 1970 by the server's clock; the unit of the awake marks.
+create or replace function fn_epoch_ms(p_at timestamptz) returns bigint
+language sql immutable
+return (extract(epoch from p_at) * 1000)::bigint;
+comment on function fn_epoch_ms(timestamptz) is 'Milliseconds since 1970-01-01 UTC.';
+
+-- Runs a grant only where the role exists; migrations by an unprivileged owner have no such roles.
+create or replace procedure pr_grant(p_what text, p_roles text[])
+language plpgsql
+as $$
+declare
+  v_role text;
+begin
+  foreach v_role in array p_roles loop
+    if exists (select from pg_roles where rolname = v_role) then
+      execute format('grant %s to %I', p_what, v_role);
+    end if;
+  end loop;
+end
+$$;
+comment on procedure pr_grant(text, text[]) is 'Grants to those of the roles that exist. Called by migrations only.';
+revoke all on procedure pr_grant(text, text[]) from public;
+
+-- A setting of dot_config, or the default. Called by every gated function.
+create or replace function fn_config(p_key text, p_default text) returns text
+language sql stable
+return coalesce((select c.value from dot_config c where c.key = p_key), p_default);
+comment on function fn_config(text, text) is 'The value of a key in dot_config, or the default when the key is missing.';
+
+-- Whether a gate is open. A missing key is a closed gate.
+create or replace function fn_gate_is_open(p_key text) returns boolean
+language sql stable
+return coalesce((select c.value = 'true' from dot_config c where c.key = p_key), false);
+comment on function fn_gate_is_open(text) is 'true only when dot_config holds the text ''true'' under the key.';
+
+-- Flips a gate (or any other key of dot_config) and keeps who and why. Called by operators.
+create or replace function fn_gate_set(p_key text, p_value text, p_actor text, p_reason text) returns jsonb
+language plpgsql security definer set search_path from current
+as $$
+declare
+  v_old text;
+begin
+  if coalesce(btrim(p_key), '') = '' or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_gate_set needs a key, an actor and a reason' using errcode = '22023';
+  end if;
+  select c.value into v_old from dot_config c where c.key = p_key for update;
+  if found then
+    update dot_config set value = p_value, updated_at = clock_timestamp() where key = p_key;
+  else
+    insert into dot_config (key, value, updated_at) values (p_key, p_value, clock_timestamp());
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values (p_key, v_old, p_value, p_actor, p_reason);
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'key', p_key, 'old_value', v_old, 'value', p_value);
+end
+$$;
+comment on function fn_gate_set(text, text, text, text) is 'Sets a key of dot_config, audits it and announces it on queue_control. Answers the old and the new value.';
+revoke all on function fn_gate_set(text, text, text, text) from public;
+call pr_grant(format('execute on function %s', 'fn_gate_set(text, text, text, text)'::regprocedure), array['reveille_operator']);
+
+-- Emits one fact of a registered type, in the caller's transaction. Stream, lane and severity come from the
+-- registry. The row is built from jsonb so that an adopted outbox may type its columns differently.
+create or replace function fn_event_emit(
+  p_event_domain text,
+  p_event_type text,
+  p_event_subject_ref text,
+  p_safe_payload jsonb default '{}',
+  p_event_subject_table text default null,
+  p_canonical_address text default null,
+  p_actor_ref text default null,
+  p_correlation_id text default null,
+  p_occurred_at timestamptz default null
+) returns uuid
+language plpgsql security definer set search_path from current
+as $$
+declare
+  v_type event_type_registry;
+  v_id uuid := fn_uuid_v7();
+begin
+  select r.* into v_type
+  from event_type_registry r
+  where r.event_domain = p_event_domain and r.event_type = p_event_type and r.active;
+  if not found then
+    raise exception 'unknown_event_type: %.% is not registered and active in event_type_registry', p_event_domain, p_event_type
+      using errcode = '22023', hint = 'Register the type first: insert it into event_type_registry with active = true.';
+  end if;
+  insert into event_outbox (
+    id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+    canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+  select
+    e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref,
+    e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at
+  from jsonb_populate_record(null::event_outbox, jsonb_build_object(
+    'id', v_id,
+    'event_domain', p_event_domain,
+    'event_type', p_event_type,
+    'event_stream', v_type.event_stream,
+    'delivery_lane', v_type.delivery_lane,
+    'event_severity', v_type.default_severity,
+    'event_subject_table', p_event_subject_table,
+    'event_subject_ref', p_event_subject_ref,
+    'canonical_address', p_canonical_address,
+    'actor_ref', coalesce(p_actor_ref, session_user::text),
+    'source_system', 'reveille',
+    'correlation_id', p_correlation_id,
+    'payload_classification', 'safe_metadata',
+    'safe_payload', coalesce(p_safe_payload, '{}'),
+    'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
+    'created_at', now())) e;
+  return v_id;
+end
+$$;
+comment on function fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz)
+  is 'Emits one fact of a registered, active type and answers its id; raises 22023 unknown_event_type otherwise.';
+revoke all on function fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz) from public;
+call pr_grant(
+  format('execute on function %s', 'fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz)'::regprocedure),
+  array['reveille_operator', 'reveille_executor', 'reveille_dispatcher']);

@@ -1,0 +1,359 @@
+-- Functions of phase 002: waking, recording arrivals, reading ranges between snapshots, sweeping, pruning.
+
+-- The mark "somebody looks by himself until …" of a channel. A sequence is read and written in place, outside
+-- MVCC: visible at once at every isolation level, and no dead rows. Milliseconds since 1970; 1 means armed.
+create or replace function fn_wake_mark(p_channel text) returns bigint
+language sql volatile
+return coalesce(pg_sequence_last_value(to_regclass(quote_ident('awake_' || p_channel))), 1);
+comment on function fn_wake_mark(text) is 'Until when (ms since 1970) the sleepers of a channel need no NOTIFY; 1 when they do.';
+
+-- Announces on a channel that there is something to look at, unless who listens is awake anyway (trap 1: NOTIFY
+-- takes a cluster-wide lock at commit). Called by the arrivals trigger and by whatever makes jobs ready.
+-- `set reveille.notify = off` keeps a transaction free of NOTIFY, which PREPARE TRANSACTION demands.
+create or replace function fn_wake(p_channel text) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  if fn_wake_mark(p_channel) <= fn_epoch_ms(clock_timestamp())
+    and fn_gate_is_open('queue.notify.bridge_enabled')
+    and coalesce(current_setting('reveille.notify', true), '') <> 'off'
+  then
+    perform pg_notify(p_channel, '');
+  end if;
+end
+$$;
+comment on function fn_wake(text) is 'NOTIFY with an empty payload, only when the listener of the channel sleeps and queue.notify.bridge_enabled is open.';
+revoke all on function fn_wake(text) from public;
+
+-- Says "awake for so many milliseconds": producers skip NOTIFY. Called by a dispatcher or worker that looks by itself.
+create or replace function fn_wake_awake(p_channel text, p_milliseconds int) returns void
+language sql volatile security definer set search_path from current
+as $$
+  select setval(to_regclass(quote_ident('awake_' || p_channel)), fn_epoch_ms(clock_timestamp()) + greatest(p_milliseconds, 1));
+$$;
+comment on function fn_wake_awake(text, int) is 'Sets the awake mark of a channel so many milliseconds ahead.';
+
+-- Says "asleep: notify me", and answers which transactions were running at that moment: those may have read the
+-- mark before it fell and commit later without a NOTIFY (blind transactions, engine.md section 3).
+create or replace function fn_wake_arm(p_channel text) returns pg_snapshot
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  perform setval(to_regclass(quote_ident('awake_' || p_channel)), 1);
+  return pg_current_snapshot();
+end
+$$;
+comment on function fn_wake_arm(text) is 'Drops the awake mark of a channel and answers a snapshot taken after it fell.';
+
+-- Creates the awake mark of a channel. Called by migrations and fn_dispatch_domain_add.
+create or replace function fn_wake_channel_add(p_channel text) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  execute format('create sequence if not exists %I minvalue 1', 'awake_' || p_channel);
+end
+$$;
+comment on function fn_wake_channel_add(text) is 'Creates the sequence that holds a channel''s awake mark.';
+
+-- Begins to dispatch a domain: its cursor row, its awake mark and its first position, which is "from now".
+create or replace function fn_dispatch_domain_add(p_event_domain text) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  if p_event_domain !~ '^[a-z][a-z0-9_]{0,40}$' then
+    raise exception 'event_domain % must be lower case letters, digits and underscores, at most 41', quote_literal(p_event_domain)
+      using errcode = '22023';
+  end if;
+  perform fn_wake_channel_add('queue_wake_' || p_event_domain);
+  insert into dispatch_cursor (event_domain, system_identifier)
+  select p_event_domain, s.system_identifier from pg_control_system() s
+  on conflict do nothing;
+  if found then
+    insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
+    values (p_event_domain, pg_current_snapshot(), pg_current_snapshot(), 0, 0, 0, 0, 'start');
+  end if;
+end
+$$;
+comment on function fn_dispatch_domain_add(text) is 'Adds a domain to dispatch; history before this moment does not flow.';
+
+do $$
+begin
+  perform fn_dispatch_domain_add(d) from unnest(array[
+    'iu', 'piece', 'staging', 'birth_registry', 'governance', 'tac', 'kg', 'system', 'dot', 'health']) d;
+end
+$$;
+
+-- Records what a statement inserted into the outbox, inside the producer's transaction, then wakes the dispatcher
+-- if it sleeps. Recorded first: an xid is then held while the mark is read, which is what makes arming safe.
+create or replace function fn_event_arrival_record() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+  insert into event_arrival (tx_id, event_domain, event_id)
+  select pg_current_xact_id(), i.event_domain, i.id from inserted i;
+  perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d;
+  return null;
+end
+$$;
+comment on function fn_event_arrival_record() is 'Trigger of event_outbox, once a statement: appends arrivals and wakes the dispatcher.';
+revoke all on function fn_event_arrival_record() from public;
+
+create or replace trigger reveille_event_arrival
+after insert on event_outbox
+referencing new table as inserted
+for each statement execute function fn_event_arrival_record();
+
+-- The stretches of event_arrival that the newer snapshot sees and the older does not, after a place, in reading
+-- order (tx, seq): first the transactions that the older listed as running, then everything from its xmax on, cut
+-- into the gaps between those still running, so that an open transaction's rows are never walked over.
+create or replace function fn_arrival_ranges(p_old pg_snapshot, p_new pg_snapshot, p_place_tx xid8, p_place_seq bigint)
+returns table (low_tx xid8, low_seq bigint, high_tx xid8, high_seq bigint)
+language sql stable parallel safe rows 4
+begin atomic
+  with late as (
+    select x.x as low_tx, 0::bigint as low_seq, x.x as high_tx, 9223372036854775807 as high_seq
+    from pg_snapshot_xip(p_old) as x (x)
+    where pg_visible_in_snapshot(x.x, p_new)
+  ),
+  edges as (
+    select pg_snapshot_xmax(p_old) as tx, 0::bigint as seq
+    union all
+    select x.x, 9223372036854775807 from pg_snapshot_xip(p_new) as x (x) where x.x >= pg_snapshot_xmax(p_old)
+  ),
+  gaps as (
+    select e.tx, e.seq, lead(e.tx, 1, pg_snapshot_xmax(p_new)) over (order by e.tx, e.seq) as high_tx, 0::bigint as high_seq
+    from edges e
+  ),
+  ranges as (
+    select * from late
+    union all
+    select * from gaps g where (g.tx, g.seq) < (g.high_tx, g.high_seq)
+  )
+  select
+    case when p_place_tx is null or (r.low_tx, r.low_seq) > (p_place_tx, p_place_seq) then r.low_tx else p_place_tx end,
+    case when p_place_tx is null or (r.low_tx, r.low_seq) > (p_place_tx, p_place_seq) then r.low_seq else p_place_seq end,
+    r.high_tx,
+    r.high_seq
+  from ranges r
+  where p_place_tx is null or (r.high_tx, r.high_seq) > (p_place_tx, p_place_seq)
+  order by 1, 2;
+end;
+comment on function fn_arrival_ranges(pg_snapshot, pg_snapshot, xid8, bigint)
+  is 'Half-open stretches (low, high) of (tx_id, arrival_seq) to read between two snapshots, after a place.';
+
+-- The oldest arrival of a domain that no pass has read yet, or null. Called by the poll and by v_queue_health.
+create or replace function fn_dispatch_unread(p_event_domain text) returns uuid
+language sql stable set search_path from current
+as $$
+  select a.event_id
+  from (
+    select p.* from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1
+  ) p
+  cross join lateral (
+    select r.* from fn_arrival_ranges(p.snapshot_old, p.snapshot_new, p.place_tx, p.place_seq) r where p.place_tx is not null
+    union all
+    select r.* from fn_arrival_ranges(p.snapshot_new, pg_current_snapshot(), null, null) r
+  ) r
+  cross join lateral (
+    select a.event_id
+    from event_arrival a
+    where a.event_domain = p_event_domain
+      and (a.tx_id, a.arrival_seq) > (r.low_tx, r.low_seq)
+      and (a.tx_id, a.arrival_seq) < (r.high_tx, r.high_seq)
+    order by a.tx_id, a.arrival_seq
+    limit 1
+  ) a
+  limit 1
+$$;
+comment on function fn_dispatch_unread(text) is 'The event of the first unread arrival of a domain; null when everything committed has been read.';
+
+-- Which of the domains have unread arrivals: the timer's one statement. With p_canary it also sends a notification
+-- through that channel, so that a dead listener is noticed without a statement of its own.
+create or replace function fn_dispatch_poll(p_event_domains text[] default null, p_canary text default null)
+returns setof text
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  if p_canary is not null then
+    perform pg_notify(p_canary, '');
+  end if;
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return; -- closed: positions stay where they are, nothing is lost
+  end if;
+  return query
+  select c.event_domain
+  from dispatch_cursor c
+  where (p_event_domains is null or c.event_domain = any (p_event_domains))
+    and fn_dispatch_unread(c.event_domain) is not null;
+end
+$$;
+comment on function fn_dispatch_poll(text[], text) is 'Domains with committed events that no pass has read. Empty while queue.job_substrate.enabled is closed.';
+
+-- Compares the cluster with the one the positions speak of. After a restored dump their transaction ids mean nothing
+-- here: the arrivals that are kept are stamped anew and read again (the unique key of job_queue absorbs repeats).
+-- Called by a dispatcher at start and after each reconnect.
+create or replace function fn_dispatch_attach() returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_system bigint := (select s.system_identifier from pg_control_system() s);
+  v_domains text[];
+begin
+  if not exists (select from dispatch_cursor c where c.system_identifier <> v_system) then
+    return jsonb_build_object('refused', false, 'restored', false);
+  end if;
+  perform from dispatch_cursor c order by c.event_domain for update;
+  select array_agg(c.event_domain order by c.event_domain) into v_domains
+  from dispatch_cursor c where c.system_identifier <> v_system;
+  update event_arrival set tx_id = pg_current_xact_id() where event_domain = any (v_domains);
+  insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
+  select d, pg_current_snapshot(), pg_current_snapshot(), 0, 0, 0, 0, 'start' from unnest(v_domains) d;
+  update dispatch_cursor set system_identifier = v_system where event_domain = any (v_domains);
+  return jsonb_build_object('refused', false, 'restored', true, 'domains', coalesce(to_jsonb(v_domains), '[]'));
+end
+$$;
+comment on function fn_dispatch_attach() is 'Notices a restored dump and makes its positions valid in this cluster; otherwise changes nothing.';
+
+-- The sweep: appends arrivals for events that have none (trigger disabled, dropped, skipped by replication or
+-- restore). It needs no trigger. Its window begins at the last watermark: no transaction that began before that
+-- moment was open then, and created_at is the start of the producer's transaction. One sweeper at a time.
+create or replace function fn_event_sweep(p_margin interval default interval '60 seconds', p_now timestamptz default null)
+returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_snapshot pg_snapshot := pg_current_snapshot();
+  v_last dispatch_sweep;
+  v_from timestamptz;
+  v_watermark timestamptz;
+  v_oldest_tx xid8;
+  v_margin interval := p_margin;
+  v_missing jsonb;
+  v_count int;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_event_sweep', 0)) then
+    return jsonb_build_object('refused', false, 'busy', true, 'missing', 0);
+  end if;
+  select s.* into v_last from dispatch_sweep s order by s.sweep_id desc limit 1;
+  v_from := coalesce(v_last.watermark, (select min(c.created_at) from dispatch_cursor c));
+  -- arrivals of events within the window were written by transactions that began after some earlier sweep
+  select pg_snapshot_xmin(s.snapshot) into v_oldest_tx
+  from dispatch_sweep s where s.swept_at <= v_from order by s.sweep_id desc limit 1;
+
+  with appended as (
+    insert into event_arrival (tx_id, event_domain, event_id)
+    select pg_current_xact_id(), e.event_domain, e.id
+    from event_outbox e
+    where e.created_at >= v_from
+      and e.created_at <= v_now
+      and not exists (
+        select from event_arrival a
+        where a.event_id = e.id and a.tx_id >= coalesce(v_oldest_tx, '0'::xid8))
+    returning event_domain
+  )
+  select coalesce(jsonb_object_agg(d.event_domain, d.n), '{}'), coalesce(sum(d.n), 0)
+  into v_missing, v_count
+  from (select a.event_domain, count(*) as n from appended a group by a.event_domain) d;
+
+  -- who may not see other sessions' transactions cannot know how old they are
+  if not pg_has_role(current_user, 'pg_read_all_stats', 'usage') then
+    v_margin := greatest(v_margin, interval '1 hour');
+  end if;
+  -- a prepared transaction hides when it began: the watermark waits for it
+  v_watermark := case
+    when exists (select from pg_prepared_xacts x where x.database = current_database()) then v_from
+    else greatest(v_from, least(
+      v_now - v_margin,
+      (select min(a.xact_start) from pg_stat_activity a
+       where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type <> 'autovacuum worker')))
+  end;
+  if v_count > 0 or v_last.sweep_id is null or v_watermark >= v_last.watermark + interval '30 seconds' then
+    insert into dispatch_sweep (swept_at, swept_from, watermark, snapshot, missing)
+    values (v_now, v_from, v_watermark, v_snapshot, v_count);
+  end if;
+  if v_count > 0 then
+    perform fn_wake('queue_wake_' || d) from jsonb_object_keys(v_missing) d;
+    perform fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
+    from event_type_registry r
+    where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
+  end if;
+  return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark);
+end
+$$;
+comment on function fn_event_sweep(interval, timestamptz) is 'Finds events without an arrival since the last watermark, appends and counts them, and emits system.queue_dispatch_gap if that type is registered.';
+
+-- Removes what nobody will read again: arrivals below the lowest position of their domain and older than the
+-- sweep's window, and passes older than p_keep_passes (the newest of each domain stays). At most p_limit rows each.
+create or replace function fn_dispatch_prune(p_keep_passes interval default interval '24 hours', p_limit int default 50000)
+returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_arrivals bigint := 0;
+  v_passes bigint;
+  v_sweeps bigint;
+  v_part bigint;
+  v_swept_tx xid8;
+  r record;
+begin
+  select pg_snapshot_xmin(s.snapshot) into v_swept_tx
+  from dispatch_sweep s
+  where s.swept_at < (select max(n.watermark) from dispatch_sweep n)
+  order by s.sweep_id desc limit 1;
+  for r in
+    select c.event_domain, least(v_swept_tx, pg_snapshot_xmin(p.snapshot_old)) as below
+    from dispatch_cursor c
+    cross join lateral (
+      select d.snapshot_old from dispatch_pass d where d.event_domain = c.event_domain order by d.pass_id desc limit 1) p
+    where v_swept_tx is not null
+  loop
+    delete from event_arrival a
+    where a.ctid = any (array(
+      select b.ctid from event_arrival b
+      where b.event_domain = r.event_domain and b.tx_id < r.below
+      order by b.tx_id, b.arrival_seq
+      limit p_limit));
+    get diagnostics v_part = row_count;
+    v_arrivals := v_arrivals + v_part;
+  end loop;
+
+  delete from dispatch_pass p
+  where (p.event_domain, p.pass_id) in (
+    select c.event_domain, o.pass_id
+    from dispatch_cursor c
+    cross join lateral (
+      select max(d.pass_id) as newest from dispatch_pass d where d.event_domain = c.event_domain) n
+    cross join lateral (
+      select d.pass_id from dispatch_pass d
+      where d.event_domain = c.event_domain and d.pass_id < n.newest
+        and d.finished_at < clock_timestamp() - p_keep_passes
+      order by d.pass_id
+      limit p_limit) o);
+  get diagnostics v_passes = row_count;
+
+  delete from dispatch_sweep s
+  where s.swept_at < clock_timestamp() - greatest(p_keep_passes, interval '1 hour')
+    and s.swept_at < (select max(n.watermark) from dispatch_sweep n) - interval '1 hour'
+    and s.sweep_id < (select max(n.sweep_id) - 10 from dispatch_sweep n);
+  get diagnostics v_sweeps = row_count;
+  return jsonb_build_object('refused', false, 'arrivals', v_arrivals, 'passes', v_passes, 'sweeps', v_sweeps,
+    'more', v_arrivals >= p_limit or v_passes >= p_limit);
+end
+$$;
+comment on function fn_dispatch_prune(interval, int) is 'Deletes read arrivals and old passes in batches; answers how many of each.';
+
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array[
+    'fn_wake_awake(text, int)', 'fn_wake_arm(text)', 'fn_dispatch_poll(text[], text)', 'fn_dispatch_attach()',
+    'fn_event_sweep(interval, timestamptz)', 'fn_dispatch_prune(interval, int)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher']);
+  end loop;
+  call pr_grant(format('execute on function %s', 'fn_wake_awake(text, int)'::regprocedure), array['reveille_executor']);
+  call pr_grant(format('execute on function %s', 'fn_wake_arm(text)'::regprocedure), array['reveille_executor']);
+end
+$$;

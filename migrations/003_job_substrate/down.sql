@@ -1,0 +1,30 @@
+-- Undoes phase 003. Refuses while there are jobs.
+do $$
+begin
+  if exists (select from job_queue) then
+    raise exception 'job_queue holds jobs that would be lost'
+      using errcode = '55000', hint = 'Export and empty job_queue first, then run the down step again.';
+  end if;
+end
+$$;
+
+drop function fn_job_run(uuid, bigint);
+drop function fn_job_handler_of(uuid, bigint);
+drop function fn_job_release(uuid, bigint);
+drop function fn_job_succeed_many(uuid[], bigint[]);
+drop function fn_job_succeed(uuid, bigint, text);
+drop function fn_job_renew(uuid, bigint, int);
+drop function fn_job_start(uuid, bigint);
+drop function fn_job_lease_lost(uuid);
+drop function fn_job_claim(text, int, int, text[]);
+drop function fn_job_max_attempts(text);
+drop function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text);
+drop function fn_job_key(text);
+drop table job_handler;
+drop function fn_job_handler_check();
+drop table job_queue;
+drop function fn_job_move_refuse();
+drop function fn_job_move_is_legal(text, text);
+drop sequence job_lease_token_seq;
+drop sequence awake_job_wake_dot, awake_job_wake_agent, awake_job_wake_hermes, awake_job_wake_codex, awake_job_wake_pg_worker,
+  awake_job_wake_external_worker, awake_job_wake_future_kestra_adapter;

@@ -1,0 +1,2 @@
+-- Phase 004: what happens after a failure. This first form needs no table of its own: delays come from dot_config,
+-- and a job that may not be tried again rests in status dead_letter with its last error.

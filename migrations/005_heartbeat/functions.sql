@@ -1,0 +1,169 @@
+-- Functions of phase 005: register, beat, and the one view over everything that can fall silent.
+
+create or replace function fn_queue_heartbeat_register(
+  p_executor_name text,
+  p_executor_kind text,
+  p_domain_scope text[] default '{}',
+  p_expected_cadence_seconds int default 60,
+  p_stale_threshold_seconds int default null,
+  p_metadata jsonb default '{}'
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_owner name;
+begin
+  insert into queue_heartbeat as h (
+    executor_name, executor_kind, domain_scope, expected_cadence_seconds, stale_threshold_seconds, metadata,
+    last_beat_at, last_beat_status, beats_total, owner_role)
+  values (
+    p_executor_name, p_executor_kind, coalesce(p_domain_scope, '{}'), p_expected_cadence_seconds,
+    coalesce(p_stale_threshold_seconds, fn_config('queue.heartbeat.stale_threshold_seconds', '300')::int), coalesce(p_metadata, '{}'),
+    clock_timestamp(), 'ok', 1, session_user)
+  on conflict (executor_name) do update
+  set executor_kind = excluded.executor_kind,
+      domain_scope = excluded.domain_scope,
+      expected_cadence_seconds = excluded.expected_cadence_seconds,
+      stale_threshold_seconds = excluded.stale_threshold_seconds,
+      metadata = excluded.metadata,
+      last_beat_at = excluded.last_beat_at,
+      last_beat_status = 'ok',
+      beats_total = h.beats_total + 1
+  where pg_has_role(session_user, h.owner_role, 'member');
+  if not found then
+    select h.owner_role into v_owner from queue_heartbeat h where h.executor_name = p_executor_name;
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'owner_role', v_owner);
+  end if;
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'executor_kind', p_executor_kind);
+end
+$$;
+comment on function fn_queue_heartbeat_register(text, text, text[], int, int, jsonb)
+  is 'Registers an executor under a name, before its first claim; the first role to take a name owns it. Refused not_owner otherwise.';
+
+create or replace function fn_queue_heartbeat_tick(
+  p_executor_name text,
+  p_executor_kind text default null,
+  p_status text default 'ok',
+  p_current_job_id uuid default null,
+  p_lease_owner text default null,
+  p_metadata jsonb default null
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  update queue_heartbeat h
+  set last_beat_at = clock_timestamp(),
+      last_beat_status = p_status,
+      beats_total = h.beats_total + 1,
+      current_job_id = p_current_job_id,
+      metadata = coalesce(p_metadata, h.metadata)
+  where h.executor_name = p_executor_name
+    and (p_executor_kind is null or h.executor_kind = p_executor_kind)
+    and (p_lease_owner is null or p_lease_owner = p_executor_name)
+    and pg_has_role(session_user, h.owner_role, 'member');
+  if found then
+    return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
+  end if;
+  return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
+    case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+end
+$$;
+comment on function fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)
+  is 'Beats for an executor. Refused executor_not_registered, or not_owner when name, kind or role do not fit.';
+
+-- Whether an executor may claim, and of which kind it is. One row: reason is null when it may.
+create or replace function fn_executor_admission(p_executor_name text) returns table (reason text, executor_kind text)
+language sql stable set search_path from current
+as $$
+  select
+    case
+      when not fn_gate_is_open('queue.job_substrate.enabled') then 'job_substrate_disabled'
+      when not fn_gate_is_open('queue.worker.enabled') then 'worker_disabled'
+      when h.executor_name is null then 'executor_not_registered'
+      when not pg_has_role(session_user, h.owner_role, 'member') then 'not_owner'
+      when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
+    end,
+    h.executor_kind
+  from (select 1) one
+  left join queue_heartbeat h on h.executor_name = p_executor_name
+$$;
+comment on function fn_executor_admission(text) is 'Why an executor may not claim (null: it may), and its kind. Called by fn_job_claim.';
+revoke all on function fn_executor_admission(text) from public;
+
+-- Invariant 12: one view over cursors, backlog, leases, dead letters and heartbeat ages. Each row is found by an
+-- index and counts at most 10,000, so that a look costs the same with ten million jobs.
+create or replace view v_queue_health as
+select
+  'executor'::text as component,
+  h.executor_name as name,
+  case
+    when h.last_beat_at is null then 'never'
+    when h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'stale'
+    when h.last_beat_at < clock_timestamp() - make_interval(secs => 2 * h.expected_cadence_seconds) or h.last_beat_status <> 'ok' then 'warning'
+    else 'fresh'
+  end as status_hint,
+  round(extract(epoch from clock_timestamp() - h.last_beat_at)::numeric, 3) as age_seconds,
+  h.beats_total as value,
+  jsonb_build_object('executor_kind', h.executor_kind, 'last_beat_status', h.last_beat_status, 'owner_role', h.owner_role,
+    'expected_cadence_seconds', h.expected_cadence_seconds, 'stale_threshold_seconds', h.stale_threshold_seconds,
+    'metadata', h.metadata) as detail
+from queue_heartbeat h
+union all
+select
+  'cursor',
+  c.event_domain,
+  case
+    when u.event_id is null then 'fresh'
+    when not fn_gate_is_open('queue.job_substrate.enabled') then 'warning'
+    when e.created_at > clock_timestamp() - interval '60 seconds' then 'fresh'
+    when p.found_by is null then 'never'
+    when e.created_at > clock_timestamp() - interval '300 seconds' then 'warning'
+    else 'stale'
+  end,
+  case when u.event_id is null then 0 else round(extract(epoch from clock_timestamp() - e.created_at)::numeric, 3) end,
+  coalesce(p.pass_id, 0),
+  jsonb_build_object('oldest_unread_event', u.event_id, 'last_pass_at', p.finished_at, 'last_found_by', p.found_by)
+from dispatch_cursor c
+left join lateral (
+  select d.pass_id, d.finished_at, nullif(d.found_by, 'start') as found_by
+  from dispatch_pass d where d.event_domain = c.event_domain order by d.pass_id desc limit 1) p on true
+cross join lateral (select fn_dispatch_unread(c.event_domain) as event_id) u
+left join event_outbox e on e.id = u.event_id
+union all
+select
+  'backlog',
+  x.executor,
+  case
+    when r.due = 0 then 'fresh'
+    when not exists (
+      select from queue_heartbeat h
+      where h.executor_kind = x.executor
+        and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds)) then 'stale'
+    when r.oldest < clock_timestamp() - interval '300 seconds' then 'warning'
+    else 'fresh'
+  end,
+  coalesce(round(extract(epoch from clock_timestamp() - r.oldest)::numeric, 3), 0),
+  r.due,
+  jsonb_build_object('counted_up_to', 10000)
+from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) as x (executor)
+cross join lateral (
+  select count(*) as due, min(s.scheduled_at) as oldest
+  from (
+    select j.scheduled_at from job_queue j
+    where j.executor = x.executor and j.claimable and j.scheduled_at <= clock_timestamp()
+    order by j.priority, j.scheduled_at, j.job_id
+    limit 10000) s) r;
+comment on view v_queue_health is 'component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.';
+
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array[
+    'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb)', 'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor', 'reveille_dispatcher']);
+  end loop;
+  call pr_grant('select on v_queue_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
+end
+$$;

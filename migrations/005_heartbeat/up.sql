@@ -1,0 +1,28 @@
+-- Phase 005: who is alive. One row an executor; narrow and with room in its page, so that a beat leaves nothing behind.
+
+create table queue_heartbeat (
+  executor_name text primary key
+    constraint queue_heartbeat_executor_name_check check (executor_name ~ '^[^\s].{0,119}$' and executor_name <> 'MOT'),
+  executor_kind text not null
+    constraint queue_heartbeat_executor_kind_check check (executor_kind in
+      ('DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter')),
+  domain_scope text[] not null default '{}',
+  last_beat_at timestamptz,
+  last_beat_status text
+    constraint queue_heartbeat_status_check check (last_beat_status in ('ok', 'warn', 'error')),
+  beats_total bigint not null default 0,
+  expected_cadence_seconds int not null default 60
+    constraint queue_heartbeat_cadence_check check (expected_cadence_seconds > 0),
+  stale_threshold_seconds int not null default 300
+    constraint queue_heartbeat_threshold_check check (stale_threshold_seconds > 0),
+  silent_since timestamptz,
+  owner_role name not null default session_user,
+  current_job_id uuid,
+  metadata jsonb not null default '{}'
+    constraint queue_heartbeat_signal_only_check check (
+      jsonb_typeof(metadata) = 'object'
+      and octet_length(metadata::text) <= 4096
+      and metadata::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": ')
+) with (fillfactor = 10);
+comment on table queue_heartbeat is 'Executors: who they are, who owns the name, and when they last beat. Also when idle and when gated.';
+comment on column queue_heartbeat.owner_role is 'Only members of this role may beat or claim under the name.';

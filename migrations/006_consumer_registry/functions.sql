@@ -1,0 +1,520 @@
+-- Functions of phase 006: the check of a consumer row, templates, the verdict, the pass, one event, the preview.
+
+-- The event as a filter sees it.
+create or replace function fn_event_document(p_event event_outbox) returns jsonb
+language sql stable
+return jsonb_build_object(
+  'event', jsonb_build_object(
+    'id', (p_event).id,
+    'event_domain', (p_event).event_domain,
+    'event_type', (p_event).event_type,
+    'event_stream', (p_event).event_stream,
+    'delivery_lane', (p_event).delivery_lane,
+    'event_severity', (p_event).event_severity,
+    'event_subject_table', (p_event).event_subject_table,
+    'event_subject_ref', (p_event).event_subject_ref,
+    'canonical_address', (p_event).canonical_address,
+    'actor_ref', (p_event).actor_ref,
+    'source_system', (p_event).source_system,
+    'correlation_id', (p_event).correlation_id,
+    'occurred_at', (p_event).occurred_at,
+    'created_at', (p_event).created_at),
+  'payload', (p_event).safe_payload);
+comment on function fn_event_document(event_outbox) is 'An event as {"event": …, "payload": …}, the document of consumer filters.';
+
+-- One pass over a template, so that a value which looks like a variable stays what it is. Null as soon as one
+-- variable has no value.
+create or replace function fn_template_expand(p_template text, p_consumer_key text, p_event jsonb) returns text
+language sql immutable
+return (
+  select case when bool_or(t.value is null) then null else string_agg(t.value, '' order by t.n) end
+  from (
+    select m.n, case
+      when m.part[1] is not null then m.part[1]
+      when m.part[2] = 'consumer_key' then p_consumer_key
+      when m.part[2] = 'event_id' then p_event #>> '{event,id}'
+      when m.part[2] like 'payload.%' then p_event -> 'payload' ->> substr(m.part[2], 9)
+      else p_event -> 'event' ->> m.part[2]
+    end as value
+    from regexp_matches(p_template, '([^{]+)|\{([^{}]*)\}', 'g') with ordinality as m (part, n)
+  ) t);
+comment on function fn_template_expand(text, text, jsonb) is 'Fills a template from {"event": …, "payload": …}.';
+
+-- The common templates are single variables and cost nothing; the others are expanded.
+create or replace function fn_template_render(p_template text, p_consumer_key text, p_event event_outbox) returns text
+language sql stable
+return case
+  when p_template is null then null
+  when p_template = '{event_subject_ref}' then (p_event).event_subject_ref
+  when p_template = '{consumer_key}:{event_id}' then p_consumer_key || ':' || (p_event).id::text
+  when p_template = '{event_id}' then (p_event).id::text
+  when p_template = '{canonical_address}' then (p_event).canonical_address
+  when strpos(p_template, '{') = 0 then p_template
+  else fn_template_expand(p_template, p_consumer_key, fn_event_document(p_event))
+end;
+comment on function fn_template_render(text, text, event_outbox) is 'Fills a consumer''s template from an event; null when a variable has no value.';
+
+-- What a consumer row says to an event: match, or the first reason why not. Used by the pass and by the preview.
+create or replace function fn_consumer_verdict(p_consumer consumer_registry, p_event event_outbox) returns text
+language sql stable
+return case
+  when (p_event).event_domain is distinct from (p_consumer).event_domain then 'other_domain'
+  when (p_event).event_type not like (p_consumer).event_type_like then 'other_type'
+  when (p_consumer).event_stream is not null and (p_event).event_stream is distinct from (p_consumer).event_stream then 'other_stream'
+  when (p_event).created_at < (p_consumer).starts_at then 'before_start'
+  when (p_consumer).filter is not null
+    and not coalesce(jsonb_path_match(fn_event_document(p_event), (p_consumer).filter, '{}', true), false) then 'filtered'
+  else 'match'
+end;
+comment on function fn_consumer_verdict(consumer_registry, event_outbox) is 'match, other_domain, other_type, other_stream, before_start or filtered.';
+
+-- What is wrong with a consumer row, or null. Called when a row is written and by the preview of a row not yet stored.
+create or replace function fn_consumer_problem(p_consumer consumer_registry) returns text
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_template record;
+  v_variable text;
+begin
+  if not exists (select from dispatch_cursor c where c.event_domain = (p_consumer).event_domain) then
+    return format('event_domain %s is not dispatched here; it is one of %s', quote_literal((p_consumer).event_domain),
+      (select string_agg(c.event_domain, ', ' order by c.event_domain) from dispatch_cursor c));
+  end if;
+  for v_template in
+    select t.name, t.template from (values
+      ('source_ref', (p_consumer).source_ref), ('target_ref', (p_consumer).target_ref), ('payload_ref', (p_consumer).payload_ref),
+      ('ordering_key', (p_consumer).ordering_key), ('idempotency_key', (p_consumer).idempotency_key)) as t (name, template)
+    where t.template is not null
+  loop
+    if regexp_replace(v_template.template, '\{[^{}]*\}', '', 'g') ~ '[{}]' then
+      return format('%s has an unmatched brace: %s', v_template.name, quote_literal(v_template.template));
+    end if;
+    for v_variable in select m[1] from regexp_matches(v_template.template, '\{([^{}]*)\}', 'g') as m loop
+      if v_variable not in ('consumer_key', 'event_id', 'event_domain', 'event_type', 'event_stream', 'event_severity', 'event_subject_table',
+          'event_subject_ref', 'canonical_address', 'actor_ref', 'source_system', 'correlation_id')
+        and v_variable !~ '^payload\..+$' then
+        return format('%s has an unknown variable {%s}; known are {consumer_key} {event_id} {event_domain} {event_type} {event_stream} '
+          '{event_severity} {event_subject_table} {event_subject_ref} {canonical_address} {actor_ref} {source_system} {correlation_id} {payload.KEY}',
+          v_template.name, v_variable);
+      end if;
+    end loop;
+  end loop;
+  if btrim(coalesce((p_consumer).idempotency_key, '')) = '' then
+    return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
+  end if;
+  if (p_consumer).filter is not null then
+    begin
+      perform jsonb_path_match('{"event": {}, "payload": {}}', (p_consumer).filter, '{}', false);
+    exception
+      when singleton_sql_json_item_required then
+        return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+      when others then
+        null; -- strict paths may fail on the empty sample and work on real events
+    end;
+  end if;
+  return null;
+end
+$$;
+comment on function fn_consumer_problem(consumer_registry) is 'The first thing wrong with a consumer row, as a sentence; null when it is sound.';
+
+create or replace function fn_consumer_registry_check() returns trigger
+language plpgsql set search_path from current
+as $$
+declare
+  v_problem text := fn_consumer_problem(new);
+begin
+  if v_problem is not null then
+    raise exception 'consumer %: %', new.consumer_key, v_problem using errcode = '23514';
+  end if;
+  if tg_op = 'UPDATE' then
+    new.updated_at := clock_timestamp();
+  end if;
+  return new;
+end
+$$;
+comment on function fn_consumer_registry_check() is 'Refuses a bad consumer row when it is written, with the reason.';
+
+create or replace function fn_queue_control_announce() returns trigger
+language plpgsql set search_path from current
+as $$
+begin
+  perform pg_notify('queue_control', '');
+  return null;
+end
+$$;
+comment on function fn_queue_control_announce() is 'Announces on queue_control that consumers changed.';
+revoke all on function fn_consumer_registry_check() from public;
+revoke all on function fn_queue_control_announce() from public;
+
+create or replace trigger consumer_registry_check
+before insert or update on consumer_registry
+for each row execute function fn_consumer_registry_check();
+
+create or replace trigger consumer_registry_announce
+after insert or update or delete on consumer_registry
+for each statement execute function fn_queue_control_announce();
+
+-- Match and enqueue in one statement: every enabled consumer (or the named one) against these events.
+-- A key that has no value goes to dispatch_error; anything worse raises and the caller takes events one by one.
+create or replace function fn_dispatch_events(
+  p_event_ids uuid[],
+  p_consumer_key text default null,
+  out matched int, out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
+language plpgsql volatile set search_path from current set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = on set jit = off
+as $$
+begin
+  with consumers as materialized (
+    select c as consumer, coalesce(c.max_attempts, fn_job_max_attempts(c.job_kind)) as max_attempts
+    from consumer_registry c
+    where c.enabled and c.job_kind is not null and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+  ),
+  rendered as (
+    select
+      u.n,
+      e.id as event_id,
+      e.event_domain,
+      e.safe_payload,
+      e.correlation_id::text as correlation_id,
+      (k.consumer).consumer_key,
+      (k.consumer).job_kind,
+      (k.consumer).executor,
+      (k.consumer).priority,
+      k.max_attempts,
+      (k.consumer).delay,
+      (k.consumer).dry_run,
+      (k.consumer).actor,
+      (k.consumer).ordering_key is not null as is_ordered,
+      fn_template_render((k.consumer).source_ref, (k.consumer).consumer_key, e) as source_ref,
+      fn_template_render((k.consumer).target_ref, (k.consumer).consumer_key, e) as target_ref,
+      fn_template_render((k.consumer).payload_ref, (k.consumer).consumer_key, e) as payload_ref,
+      fn_template_render((k.consumer).ordering_key, (k.consumer).consumer_key, e) as ordering_key,
+      nullif(fn_template_render((k.consumer).idempotency_key, (k.consumer).consumer_key, e), '') as idempotency_key
+    from unnest(p_event_ids) with ordinality as u (id, n)
+    join event_outbox e on e.id = u.id
+    join consumers k on (k.consumer).event_domain = e.event_domain
+    where fn_consumer_verdict(k.consumer, e) = 'match'
+  ),
+  wanted as materialized (
+    select r.*, r.idempotency_key is not null and (not r.is_ordered or r.ordering_key is not null) as is_sound
+    from rendered r
+  ),
+  made as (
+    insert into job_queue (
+      job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
+      idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    select
+      w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref, w.safe_payload, w.priority,
+      clock_timestamp() + w.delay, w.max_attempts,
+      case when length(w.idempotency_key) <= 512 then w.idempotency_key else fn_job_key(w.idempotency_key) end, w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id
+    from wanted w
+    where not w.dry_run and w.is_sound
+    order by w.n
+    on conflict (job_kind, idempotency_key) do nothing
+    returning executor
+  ),
+  refused as (
+    insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+    select w.event_id, w.consumer_key, w.event_domain, '22004',
+      'the template of ' || case when w.idempotency_key is null then 'idempotency_key' else 'ordering_key' end || ' has a variable without a value'
+    from wanted w
+    where not w.dry_run and not w.is_sound
+    on conflict (event_id, consumer_key) do update
+    set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp()
+    returning 1
+  )
+  select
+    (select count(*) from wanted),
+    (select count(*) from made),
+    (select count(*) from wanted w where not w.dry_run and w.is_sound) - (select count(*) from made),
+    (select count(*) from wanted w where w.dry_run),
+    (select count(*) from refused),
+    (select array_agg(distinct m.executor) from made m)
+  into matched, jobs, duplicates, dry, errors, executors;
+end
+$$;
+comment on function fn_dispatch_events(uuid[], text) is 'Makes the jobs of some events: matched, jobs, duplicates, dry, errors, executors. Internal.';
+
+-- The same, event by event and consumer by consumer: what cannot be digested goes to dispatch_error, alone.
+create or replace function fn_dispatch_events_singly(
+  p_event_ids uuid[],
+  out matched int, out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
+language plpgsql volatile set search_path from current
+as $$
+declare
+  v_pair record;
+  v_one record;
+  v_state text;
+  v_message text;
+begin
+  matched := 0; jobs := 0; duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  for v_pair in
+    select e.id, e.event_domain, c.consumer_key
+    from unnest(p_event_ids) with ordinality as u (id, n)
+    join event_outbox e on e.id = u.id
+    join consumer_registry c on c.enabled and c.event_domain = e.event_domain and e.event_type like c.event_type_like
+    order by u.n, c.consumer_key
+  loop
+    begin
+      select * into v_one from fn_dispatch_events(array[v_pair.id], v_pair.consumer_key);
+      matched := matched + v_one.matched;
+      jobs := jobs + v_one.jobs;
+      duplicates := duplicates + v_one.duplicates;
+      dry := dry + v_one.dry;
+      errors := errors + v_one.errors;
+      executors := executors || coalesce(v_one.executors, '{}');
+    exception
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or raise_exception then
+        get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+        errors := errors + 1;
+        insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+        values (v_pair.id, v_pair.consumer_key, v_pair.event_domain, v_state, v_message)
+        on conflict (event_id, consumer_key) do update
+        set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp();
+    end;
+  end loop;
+end
+$$;
+comment on function fn_dispatch_events_singly(uuid[]) is 'Makes the jobs of some events one by one, when doing it at once failed. Internal.';
+
+-- One pass of one domain: read the next arrivals in commit-safe order, make their jobs, append the new position.
+-- One transaction: a crash leaves position and jobs as they were before. Called by the dispatcher and by `tick`.
+create or replace function fn_consumer_dispatch_batch(p_event_domain text, p_limit int default 1000, p_found_by text default 'sql')
+returns jsonb
+language plpgsql volatile security definer set search_path from current set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_started timestamptz := clock_timestamp();
+  v_pass dispatch_pass;
+  v_old pg_snapshot;
+  v_new pg_snapshot;
+  v_place_tx xid8;
+  v_place_seq bigint;
+  v_range record;
+  v_part record;
+  v_ids uuid[] := '{}';
+  v_txs xid8[] := '{}';
+  v_seqs bigint[] := '{}';
+  v_counts record;
+  v_count int;
+  v_more boolean;
+  v_executor text;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fn_consumer_dispatch_batch needs READ COMMITTED: an older snapshot would miss another sidecar''s last pass'
+      using errcode = '25001';
+  end if;
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
+  if not found then
+    if exists (select from dispatch_cursor c where c.event_domain = p_event_domain) then
+      return jsonb_build_object('refused', false, 'busy', true, 'events', 0, 'jobs', 0, 'duplicates', 0, 'errors', 0, 'more', false);
+    end if;
+    raise exception 'event_domain % is not dispatched here', quote_literal(p_event_domain)
+      using errcode = '22023', hint = 'fn_dispatch_domain_add adds a domain.';
+  end if;
+
+  -- a statement of its own, after the lock: it sees the pass of whoever held the lock before
+  select p.* into v_pass from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1;
+  v_old := v_pass.snapshot_old;
+  v_new := v_pass.snapshot_new;
+  v_place_tx := v_pass.place_tx;
+  v_place_seq := v_pass.place_seq;
+  if pg_snapshot_xmax(v_new) > pg_snapshot_xmax(pg_current_snapshot()) then
+    raise exception 'the position of % lies in the future of this cluster: a restored dump', p_event_domain
+      using errcode = '55000', hint = 'Call fn_dispatch_attach(), or restart the sidecar, which does.';
+  end if;
+  loop
+    if v_place_tx is null then
+      v_old := v_new;
+      v_new := pg_current_snapshot();
+    end if;
+    for v_range in select * from fn_arrival_ranges(v_old, v_new, v_place_tx, v_place_seq) loop
+      select array_agg(s.event_id) as ids, array_agg(s.tx_id) as txs, array_agg(s.arrival_seq) as seqs into v_part
+      from (
+        select a.event_id, a.tx_id, a.arrival_seq
+        from event_arrival a
+        where a.event_domain = p_event_domain
+          and (a.tx_id, a.arrival_seq) > (v_range.low_tx, v_range.low_seq)
+          and (a.tx_id, a.arrival_seq) < (v_range.high_tx, v_range.high_seq)
+        order by a.tx_id, a.arrival_seq
+        limit p_limit - cardinality(v_ids)) s;
+      if v_part.ids is not null then
+        v_ids := v_ids || v_part.ids;
+        v_txs := v_txs || v_part.txs;
+        v_seqs := v_seqs || v_part.seqs;
+      end if;
+      exit when cardinality(v_ids) >= p_limit;
+    end loop;
+    exit when cardinality(v_ids) > 0 or v_place_tx is null;
+    v_place_tx := null; -- the resumed pair had nothing left: look at a new one
+  end loop;
+  v_count := cardinality(v_ids);
+  if v_count = 0 then
+    return jsonb_build_object('refused', false, 'busy', false, 'events', 0, 'jobs', 0, 'duplicates', 0, 'errors', 0, 'more', false);
+  end if;
+  v_more := v_count >= p_limit;
+
+  begin
+    select * into v_counts from fn_dispatch_events(v_ids);
+  exception
+    when data_exception or integrity_constraint_violation or program_limit_exceeded or raise_exception then
+      -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
+      v_count := least(v_count, greatest(1, 60 / greatest(1, (
+        select count(*) from consumer_registry c where c.enabled and c.event_domain = p_event_domain)::int)));
+      v_more := v_more or v_count < cardinality(v_ids);
+      select * into v_counts from fn_dispatch_events_singly(v_ids[1:v_count]);
+  end;
+
+  insert into dispatch_pass (
+    event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
+  values (
+    p_event_domain, v_old, v_new, case when v_more then v_txs[v_count] end, case when v_more then v_seqs[v_count] end,
+    v_count, v_counts.jobs, v_counts.duplicates, v_counts.errors, p_found_by, clock_timestamp() - v_started);
+  foreach v_executor in array coalesce((select array_agg(distinct x) from unnest(v_counts.executors) x), '{}') loop
+    perform fn_wake('job_wake_' || lower(v_executor));
+  end loop;
+  return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_counts.jobs,
+    'duplicates', v_counts.duplicates, 'dry', v_counts.dry, 'errors', v_counts.errors, 'more', v_more);
+end
+$$;
+comment on function fn_consumer_dispatch_batch(text, int, text)
+  is 'One pass of one domain: {events, jobs, duplicates, dry, errors, more}; busy when another sidecar holds the domain.';
+
+-- One event, again or for the first time: makes what is missing and answers a decision per consumer. Idempotent.
+-- Called by operators and after a dispatch_error was mended; does not move any position.
+create or replace function fn_consumer_dispatch(p_event_id uuid) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_counts record;
+  v_decisions jsonb;
+begin
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  if not exists (select from event_outbox e where e.id = p_event_id) then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
+  end if;
+  delete from dispatch_error d where d.event_id = p_event_id;
+  select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
+  perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
+  select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
+      when not c.enabled then 'disabled'
+      when fn_consumer_verdict(c, e) <> 'match' then fn_consumer_verdict(c, e)
+      when c.job_kind is null then 'terminal'
+      when d.event_id is not null then 'error'
+      when c.dry_run then 'dry_run'
+      else 'job'
+    end, 'job_id', j.job_id, 'status', j.status, 'error', d.message) order by c.consumer_key), '[]')
+  into v_decisions
+  from event_outbox e
+  join consumer_registry c on c.event_domain = e.event_domain
+  left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
+  left join job_queue j on j.job_kind = c.job_kind
+    and j.idempotency_key = fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))
+  where e.id = p_event_id;
+  return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
+    'errors', v_counts.errors, 'decisions', v_decisions);
+end
+$$;
+comment on function fn_consumer_dispatch(uuid) is 'Dispatches one event to every consumer that wants it; answers {jobs, duplicates, errors, decisions}.';
+
+-- What a consumer would do with the newest events since a moment. Reads only; same verdict and templates as the pass.
+create or replace function fn_route_consumer_dry_run(
+  p_consumer jsonb,
+  p_since timestamptz default null,
+  p_limit int default 1000
+) returns table (
+  event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text,
+  ordering_key text, idempotency_key text, event_type text, created_at timestamptz)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+declare
+  v_consumer consumer_registry;
+  v_problem text;
+begin
+  v_consumer := jsonb_populate_record(
+    jsonb_populate_record(null::consumer_registry, jsonb_build_object(
+      'event_type', '*', 'executor', 'PG_worker', 'priority', 100, 'delay', '0', 'source_ref', '{event_subject_ref}',
+      'idempotency_key', '{consumer_key}:{event_id}', 'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
+    p_consumer);
+  v_consumer.event_type_like := replace(replace(v_consumer.event_type, '_', '\_'), '*', '%');
+  v_problem := fn_consumer_problem(v_consumer);
+  if v_problem is not null then
+    raise exception 'consumer %: %', v_consumer.consumer_key, v_problem using errcode = '23514';
+  end if;
+  return query
+  select
+    r.id,
+    r.reason = 'match',
+    r.reason,
+    v_consumer.job_kind,
+    v_consumer.executor,
+    case when r.reason = 'match' then fn_template_render(v_consumer.source_ref, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_template_render(v_consumer.target_ref, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_template_render(v_consumer.payload_ref, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_job_key(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, r.e)) end,
+    r.event_type,
+    r.created_at
+  from (
+    select e as e, e.id, e.event_type, e.created_at, case
+      when fn_consumer_verdict(v_consumer, e) <> 'match' then fn_consumer_verdict(v_consumer, e)
+      when v_consumer.job_kind is null then 'terminal'
+      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, e), '') is null
+        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, e) is null) then 'undigestible'
+      else 'match'
+    end as reason
+    from (
+      select o.* from event_outbox o
+      where o.event_domain = v_consumer.event_domain and (p_since is null or o.created_at >= p_since)
+      order by o.created_at desc, o.id desc
+      limit p_limit) e) r
+  order by r.created_at, r.id;
+end
+$$;
+comment on function fn_route_consumer_dry_run(jsonb, timestamptz, int)
+  is 'What a consumer that need not be stored would do with the newest p_limit events of its domain.';
+
+create or replace function fn_route_consumer_dry_run(
+  p_consumer_key text,
+  p_since timestamptz default null,
+  p_limit int default 1000
+) returns table (
+  event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text,
+  ordering_key text, idempotency_key text, event_type text, created_at timestamptz)
+language plpgsql stable security definer set search_path from current
+as $$
+declare
+  v_consumer jsonb;
+begin
+  select to_jsonb(c.*) - 'event_type_like' - 'starts_at' into v_consumer from consumer_registry c where c.consumer_key = p_consumer_key;
+  if not found then
+    raise exception 'consumer % does not exist', quote_literal(p_consumer_key)
+      using errcode = '22023', hint = 'See `reveille consumers list`.';
+  end if;
+  return query select * from fn_route_consumer_dry_run(v_consumer, p_since, p_limit);
+end
+$$;
+comment on function fn_route_consumer_dry_run(text, timestamptz, int)
+  is 'What a stored consumer would do with the newest p_limit events of its domain, as if it had existed then.';
+
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array['fn_consumer_dispatch_batch(text, int, text)', 'fn_consumer_dispatch(uuid)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
+  end loop;
+  foreach v_function in array array['fn_route_consumer_dry_run(jsonb, timestamptz, int)', 'fn_route_consumer_dry_run(text, timestamptz, int)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator', 'reveille_reader']);
+  end loop;
+  execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
+end
+$$;
