@@ -17,7 +17,8 @@ mod typed;
 
 use std::path::PathBuf;
 
-pub use problem::{Origin, Problem, Problems, guess};
+pub use crate::model::spelling::guess;
+pub use problem::{Origin, Problem, Problems};
 pub use redact::redact;
 pub use services::{Dispatch, Listener, Maintenance, Sweep, Worker};
 pub use settings::{Database, Http, Log, LogFormat, LogLevel, Settings, Shutdown};

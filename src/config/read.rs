@@ -5,8 +5,9 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::problem::{Origin, Problem, guess};
+use super::problem::{Origin, Problem};
 use super::typed::{Typed, Value};
+use crate::model::spelling::guess;
 
 /// Why a word does not fit its key.
 pub(super) struct Fault {

@@ -1,6 +1,10 @@
 //! Words: plain data shared by every floor above; no input, no output.
 
+pub mod consumer;
+pub mod consumer_file;
 pub mod domain;
 pub mod executor;
 pub mod job;
 pub mod refusal;
+pub mod spelling;
+mod toml_reader;
