@@ -3,10 +3,12 @@
 //! Every function takes the connection first, prepares its statement once a connection, and says in its error
 //! what it was about to do. Functions of the contract are called by named notation.
 
+pub mod consumers;
 pub mod events;
 pub mod gates;
 pub mod health;
 pub mod jobs;
+pub mod pilot_host;
 
 use deadpool_postgres::GenericClient;
 use tokio_postgres::Row;
