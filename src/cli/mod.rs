@@ -6,6 +6,7 @@
 //! also has `Args::flags`, named in [`Command::flags`].
 
 mod completions;
+mod consumers;
 pub mod context;
 mod events;
 mod gate;
@@ -55,6 +56,7 @@ pub struct Cli {
 enum Command {
     Migrate(migrate::Args),
     Events(events::Args),
+    Consumers(consumers::Args),
     Jobs(jobs::Args),
     Gate(gate::Args),
     Health(health::Args),
@@ -67,6 +69,7 @@ impl Command {
         match self {
             Self::Migrate(_)
             | Self::Events(_)
+            | Self::Consumers(_)
             | Self::Jobs(_)
             | Self::Gate(_)
             | Self::Health(_)
@@ -78,6 +81,7 @@ impl Command {
         match self {
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
+            Self::Consumers(args) => consumers::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,

@@ -42,6 +42,14 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "write it as 2026-01-31T09:30:00Z or 2026-01-31T09:30:00+01:00".to_owned())
 }
 
+/// A moment as RFC 3339, or how long ago it was, for clap.
+pub(super) fn since(text: &str) -> Result<Timestamp, String> {
+    match humantime::parse_duration(text) {
+        Ok(ago) => Timestamp::now().checked_sub(ago).map_err(|_| "that is too long ago".to_owned()),
+        Err(_) => moment(text).map_err(|rule| format!("{rule}, or as a time ago such as 90m or 2days")),
+    }
+}
+
 /// Adds what to do to an error of the database about what was typed.
 pub(super) fn explain(error: Error) -> Error {
     if error.sqlstate() != Some("23514") {

@@ -1,1 +1,3 @@
-//! (to be written)
+//! Chores: what keeps the tables in order.
+
+pub mod consumer_sync;
