@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall panic")]
 
 mod cli;
+mod commands;
 mod config;
 mod embedded;
 mod floors;
