@@ -1,4 +1,5 @@
--- Functions of phase 006: the check of a consumer row, templates, the verdict, the pass, one event, the preview.
+-- Functions of phase 006: the check of a consumer row, templates, the verdict, the pass, one event, the preview,
+-- and writing a row.
 
 -- The event as a filter sees it.
 create or replace function fn_event_document(p_event event_outbox) returns jsonb
@@ -461,18 +462,18 @@ begin
     r.event_type,
     r.created_at
   from (
-    select e as e, e.id, e.event_type, e.created_at, case
-      when fn_consumer_verdict(v_consumer, e) <> 'match' then fn_consumer_verdict(v_consumer, e)
+    select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
+      when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
       when v_consumer.job_kind is null then 'terminal'
-      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, e), '') is null
-        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, e) is null) then 'undigestible'
+      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
+        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null) then 'undigestible'
       else 'match'
     end as reason
     from (
-      select o.* from event_outbox o
+      select o as e from event_outbox o
       where o.event_domain = v_consumer.event_domain and (p_since is null or o.created_at >= p_since)
       order by o.created_at desc, o.id desc
-      limit p_limit) e) r
+      limit p_limit) s) r
   order by r.created_at, r.id;
 end
 $$;
@@ -502,6 +503,91 @@ $$;
 comment on function fn_route_consumer_dry_run(text, timestamptz, int)
   is 'What a stored consumer would do with the newest p_limit events of its domain, as if it had existed then.';
 
+-- Writes a consumer row: a new one, or one of the same source again. Keys that p_consumer does not name keep their
+-- value, in a new row their default. Whether an existing row is enabled is the operator's decision and stays as it
+-- is unless p_set_enabled. Called by `reveille consumers sync`.
+create or replace function fn_consumer_put(
+  p_consumer jsonb,
+  p_actor text,
+  p_source text default 'sql',
+  p_set_enabled boolean default false
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_key text := p_consumer ->> 'consumer_key';
+  v_created boolean := false;
+  v_row consumer_registry;
+begin
+  select c.* into v_row from consumer_registry c where c.consumer_key = v_key for update;
+  if not found then
+    v_created := true;
+    insert into consumer_registry (consumer_key, event_domain, source, actor)
+    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor)
+    returning * into v_row;
+  elsif v_row.source <> p_source then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', v_key, 'source', v_row.source);
+  end if;
+  v_row := jsonb_populate_record(v_row, case when v_created or p_set_enabled then p_consumer else p_consumer - 'enabled' end);
+  update consumer_registry c
+  set event_domain = v_row.event_domain, event_type = v_row.event_type, event_stream = v_row.event_stream, filter = v_row.filter,
+      job_kind = v_row.job_kind, executor = v_row.executor, priority = v_row.priority, max_attempts = v_row.max_attempts,
+      delay = v_row.delay, source_ref = v_row.source_ref, target_ref = v_row.target_ref, payload_ref = v_row.payload_ref,
+      ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
+      starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
+  where c.consumer_key = v_key;
+  return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
+end
+$$;
+comment on function fn_consumer_put(jsonb, text, text, boolean)
+  is 'Writes a consumer row from its columns; refused not_owner when the row has another source.';
+
+-- Switches a consumer on or off, and keeps who and why beside the flips of the gates.
+create or replace function fn_consumer_set_enabled(p_consumer_key text, p_enabled boolean, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_was boolean;
+begin
+  if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_consumer_set_enabled needs p_enabled, an actor and a reason' using errcode = '22023';
+  end if;
+  select c.enabled into v_was from consumer_registry c where c.consumer_key = p_consumer_key for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'consumer_key', p_consumer_key);
+  end if;
+  if v_was <> p_enabled then
+    update consumer_registry c set enabled = p_enabled, actor = p_actor where c.consumer_key = p_consumer_key;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason)
+    values ('consumer.' || p_consumer_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key, 'enabled', p_enabled, 'was_enabled', v_was);
+end
+$$;
+comment on function fn_consumer_set_enabled(text, boolean, text, text)
+  is 'Enables or disables a consumer; the flip is audited in dot_config_audit as consumer.<key>.enabled.';
+
+-- Removes a consumer row of the given source. Its jobs stay.
+create or replace function fn_consumer_remove(p_consumer_key text, p_actor text, p_reason text, p_source text default 'sql') returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_row consumer_registry;
+begin
+  select c.* into v_row from consumer_registry c where c.consumer_key = p_consumer_key for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'consumer_key', p_consumer_key);
+  elsif v_row.source <> p_source then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', p_consumer_key, 'source', v_row.source);
+  end if;
+  delete from consumer_registry c where c.consumer_key = p_consumer_key;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('consumer.' || p_consumer_key || '.enabled', v_row.enabled::text, null, p_actor, p_reason);
+  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key);
+end
+$$;
+comment on function fn_consumer_remove(text, text, text, text) is 'Removes a consumer row; refused not_owner when it has another source.';
+
 do $$
 declare
   v_function text;
@@ -513,6 +599,11 @@ begin
   foreach v_function in array array['fn_route_consumer_dry_run(jsonb, timestamptz, int)', 'fn_route_consumer_dry_run(text, timestamptz, int)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator', 'reveille_reader']);
+  end loop;
+  foreach v_function in array array['fn_consumer_put(jsonb, text, text, boolean)', 'fn_consumer_set_enabled(text, boolean, text, text)',
+      'fn_consumer_remove(text, text, text, text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
   execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
