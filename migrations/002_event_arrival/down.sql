@@ -16,7 +16,7 @@ drop function fn_event_arrival_record();
 drop function fn_dispatch_prune(interval, int);
 drop function fn_event_sweep(interval, timestamptz);
 drop function fn_dispatch_attach();
-drop function fn_dispatch_poll(text[], text);
+drop function fn_dispatch_poll(text[], text, text);
 drop function fn_dispatch_unread(text);
 drop function fn_arrival_ranges(pg_snapshot, pg_snapshot, xid8, bigint);
 drop function fn_dispatch_domain_add(text);

@@ -169,25 +169,29 @@ comment on function fn_dispatch_unread(text) is 'The event of the first unread a
 
 -- Which of the domains have unread arrivals: the timer's one statement. With p_canary it also sends a notification
 -- through that channel, so that a dead listener is noticed without a statement of its own.
-create or replace function fn_dispatch_poll(p_event_domains text[] default null, p_canary text default null)
-returns setof text
+create or replace function fn_dispatch_poll(
+  p_event_domains text[] default null,
+  p_canary text default null,
+  p_canary_token text default ''
+) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 begin
   if p_canary is not null then
-    perform pg_notify(p_canary, '');
+    perform pg_notify(p_canary, p_canary_token);
   end if;
   if not fn_gate_is_open('queue.job_substrate.enabled') then
-    return; -- closed: positions stay where they are, nothing is lost
+    -- closed: positions stay where they are, nothing is lost
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'domains', jsonb_build_array());
   end if;
-  return query
-  select c.event_domain
-  from dispatch_cursor c
-  where (p_event_domains is null or c.event_domain = any (p_event_domains))
-    and fn_dispatch_unread(c.event_domain) is not null;
+  return jsonb_build_object('refused', false, 'domains', coalesce((
+    select jsonb_agg(c.event_domain)
+    from dispatch_cursor c
+    where (p_event_domains is null or c.event_domain = any (p_event_domains))
+      and fn_dispatch_unread(c.event_domain) is not null), '[]'));
 end
 $$;
-comment on function fn_dispatch_poll(text[], text) is 'Domains with committed events that no pass has read. Empty while queue.job_substrate.enabled is closed.';
+comment on function fn_dispatch_poll(text[], text, text) is 'Domains with committed events that no pass has read; refused while queue.job_substrate.enabled is closed.';
 
 -- Compares the cluster with the one the positions speak of. After a restored dump their transaction ids mean nothing
 -- here: the arrivals that are kept are stamped anew and read again (the unique key of job_queue absorbs repeats).
@@ -348,7 +352,7 @@ declare
   v_function text;
 begin
   foreach v_function in array array[
-    'fn_wake_awake(text, int)', 'fn_wake_arm(text)', 'fn_dispatch_poll(text[], text)', 'fn_dispatch_attach()',
+    'fn_wake_awake(text, int)', 'fn_wake_arm(text)', 'fn_dispatch_poll(text[], text, text)', 'fn_dispatch_attach()',
     'fn_event_sweep(interval, timestamptz)', 'fn_dispatch_prune(interval, int)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher']);

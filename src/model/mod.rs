@@ -5,6 +5,7 @@ pub mod consumer_file;
 pub mod domain;
 pub mod executor;
 pub mod job;
+pub mod pass;
 pub mod refusal;
 pub mod spelling;
 mod toml_reader;

@@ -4,11 +4,13 @@
 //! what it was about to do. Functions of the contract are called by named notation.
 
 pub mod consumers;
+pub mod dispatch;
 pub mod events;
 pub mod gates;
 pub mod health;
 pub mod jobs;
 pub mod pilot_host;
+pub mod wakes;
 
 use deadpool_postgres::GenericClient;
 use tokio_postgres::Row;
