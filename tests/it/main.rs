@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod config;
+mod connect;
 mod embedded;
 mod floors;
 mod harness;

@@ -5,9 +5,11 @@ mod database;
 mod folder;
 mod migrate;
 mod proxy;
+mod settings;
 mod wait;
 
 pub(crate) use database::{TestDb, connect, own_server, quiet_options, shared_server};
 pub(crate) use folder::Folder;
 pub(crate) use proxy::{Mode, Proxy};
+pub(crate) use settings::{database_at, server_at};
 pub(crate) use wait::{SOON, wait_for, wait_until};
