@@ -16,6 +16,15 @@ pub(crate) fn literal(text: &str) -> String {
     if text.contains('\\') { format!(" E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
+/// A `do` block around this PL/pgSQL body, whatever is in it.
+pub(crate) fn do_block(body: &str) -> String {
+    let mut tag = "$reveille$".to_owned();
+    while body.contains(&tag) {
+        tag.insert_str(tag.len() - 1, "_");
+    }
+    format!("do {tag}\nbegin\n{body}\nend\n{tag};\n")
+}
+
 /// A value inside the startup parameter `options`, which the server splits at blanks.
 pub(super) fn startup_value(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
@@ -54,6 +63,7 @@ mod tests {
         assert_eq!(identifier(r#"a"; drop"#), r#""a""; drop""#);
         assert_eq!(literal("it's"), "'it''s'");
         assert_eq!(literal(r"a\'b"), r" E'a\\''b'");
+        assert_eq!(do_block("a$reveille$b"), "do $reveille_$\nbegin\na$reveille$b\nend\n$reveille_$;\n");
         assert_eq!(startup_value(r#""Weird \ Name""#), r#""Weird\ \\\ Name""#);
     }
 

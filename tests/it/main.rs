@@ -8,4 +8,5 @@ mod connect;
 mod embedded;
 mod floors;
 mod harness;
+mod migrate;
 mod support;

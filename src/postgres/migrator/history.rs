@@ -94,13 +94,17 @@ fn applied(row: &tokio_postgres::Row) -> Result<Entry, tokio_postgres::Error> {
     })
 }
 
-/// Makes what is missing before the first phase.
+/// Makes what is missing before the first phase. A printed script may not know whether the schema is there.
 pub(super) fn begin(schema: &str, history: &History) -> Script {
     let mut text = String::new();
-    let name = quote::identifier(schema);
     if !history.has_schema {
-        text =
-            format!("create schema {name};\ncomment on schema {name} is {};\n", quote::literal(MADE_BY_US));
+        let name = quote::identifier(schema);
+        text = quote::do_block(&format!(
+            "  if to_regnamespace({}) is null then\n    execute {};\n    execute {};\n  end if;",
+            quote::literal(&name),
+            quote::literal(&format!("create schema {name}")),
+            quote::literal(&format!("comment on schema {name} is {}", quote::literal(MADE_BY_US))),
+        ));
     }
     if !history.has_table {
         text.push_str(CREATE_TABLE);
@@ -128,16 +132,14 @@ grant select on reveille_migration to public;
 /// Removes what [`begin`] made, after the last phase is gone. A schema that holds anything else stays.
 pub(super) fn end(schema: &str) -> Script {
     let name = quote::identifier(schema);
-    let text = format!(
-        "drop table reveille_migration;\n\
-         do $reveille$\nbegin\n  \
-         if obj_description(to_regnamespace({regnamespace})::oid, 'pg_namespace') = {made_by_us} then\n    \
-         execute {drop};\n  end if;\n\
-         exception when dependent_objects_still_exist then null;\nend\n$reveille$;\n",
-        regnamespace = quote::literal(&name),
-        made_by_us = quote::literal(MADE_BY_US),
-        drop = quote::literal(&format!("drop schema {name}")),
-    );
+    let drop_schema = quote::do_block(&format!(
+        "  if obj_description(to_regnamespace({})::oid, 'pg_namespace') = {} then\n    execute {};\n  end if;\n\
+         exception when dependent_objects_still_exist then null;",
+        quote::literal(&name),
+        quote::literal(MADE_BY_US),
+        quote::literal(&format!("drop schema {name}")),
+    ));
+    let text = format!("drop table reveille_migration;\n{drop_schema}");
     Script::new(format!("leaving schema `{schema}`"), text)
 }
 

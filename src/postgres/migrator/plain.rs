@@ -94,9 +94,9 @@ fn turn(step: &Step) -> String {
         Action::RefreshFunctions => (format!(" where number = {}", step.phase.number), step.phase.number),
         Action::Apply | Action::Undo => (String::new(), step.comes_after()),
     };
-    format!(
-        "do $reveille$\nbegin\n  if (select coalesce(max(number), 0) from reveille_migration{filter}) <> {expected} then\n    \
-         raise exception 'phase {} does not come next here; nothing was done';\n  end if;\nend\n$reveille$;\n",
+    quote::do_block(&format!(
+        "  if (select coalesce(max(number), 0) from reveille_migration{filter}) <> {expected} then\n    \
+         raise exception 'phase {} does not come next here; nothing was done';\n  end if;",
         step.phase.folder(),
-    )
+    ))
 }
