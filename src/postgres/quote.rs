@@ -20,7 +20,7 @@ pub(crate) fn literal(text: &str) -> String {
 pub(crate) fn do_block(body: &str) -> String {
     let mut tag = "$reveille$".to_owned();
     while body.contains(&tag) {
-        tag.insert_str(tag.len() - 1, "_");
+        tag.insert(tag.len() - 1, '_');
     }
     format!("do {tag}\nbegin\n{body}\nend\n{tag};\n")
 }
