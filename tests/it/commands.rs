@@ -6,7 +6,7 @@ use crate::cli::{output, reveille};
 use crate::support::TestDb;
 
 /// Runs a command with `--json` against the database: exit code, answer, error.
-fn json(db: &TestDb, arguments: &[&str]) -> (Option<i32>, Value, Value) {
+pub(crate) fn json(db: &TestDb, arguments: &[&str]) -> (Option<i32>, Value, Value) {
     let (code, out, err) =
         output(reveille(arguments).arg("--json").env("DATABASE_URL", db.url()).env("USER", "operator"));
     let parse = |text: &str| match text {
@@ -17,7 +17,7 @@ fn json(db: &TestDb, arguments: &[&str]) -> (Option<i32>, Value, Value) {
 }
 
 /// Runs a command for people against the database: exit code, answer, error.
-fn words(db: &TestDb, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn words(db: &TestDb, arguments: &[&str]) -> (Option<i32>, String, String) {
     output(reveille(arguments).env("DATABASE_URL", db.url()).env("USER", "operator"))
 }
 

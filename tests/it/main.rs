@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod config;
 mod connect;
+mod consumers;
 mod embedded;
 mod floors;
 mod harness;

@@ -1,0 +1,327 @@
+//! Consumers as files: read, compared, written, and never more than that.
+
+use std::path::{Path, PathBuf};
+
+use reveille::maintain::consumer_sync::{self as sync, Action, Options, Plan};
+use reveille::model::consumer::Consumer;
+use reveille::model::consumer_file::ConsumerFile;
+use reveille::store::consumers::{self, Subject};
+use serde_json::{Value, json};
+
+use crate::commands::{json as command, words};
+use crate::support::{Folder, TestDb};
+
+fn of_this_project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("consumers")
+}
+
+/// A folder of consumer files by name and text.
+fn folder(files: &[(&str, &str)]) -> Folder {
+    let folder = Folder::open_to_all();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+const ONE: &str = "event_domain = \"staging\"\nevent_type = \"record_*\"\njob_kind = \"one.do\"\n";
+
+async fn plan(db: &TestDb, folder: &Path, options: Options) -> Plan {
+    let client = db.pool(1).get().await.unwrap();
+    sync::plan(&client, &sync::read_folder(folder).unwrap(), options).await.unwrap()
+}
+
+/// Plans and applies.
+async fn synchronise(db: &TestDb, folder: &Path, options: Options) -> Plan {
+    let plan = plan(db, folder, options).await;
+    let mut client = db.pool(1).get().await.unwrap();
+    sync::apply(&mut client, &plan, Some("test"), options).await.unwrap();
+    plan
+}
+
+fn actions(plan: &Plan) -> Vec<(&str, &Action)> {
+    plan.entries.iter().map(|entry| (entry.consumer_key.as_str(), &entry.action)).collect()
+}
+
+async fn row(db: &TestDb, key: &str) -> Value {
+    let client = db.pool(1).get().await.unwrap();
+    Value::Object(consumers::show(&client, key).await.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn the_consumers_of_this_project_become_rows_and_a_second_sync_changes_nothing() {
+    let db = TestDb::new().await;
+    let plan = synchronise(&db, &of_this_project(), Options::default()).await;
+    let expected = ["mark_cut.cleaned", "mark_cut.cut", "mark_cut.verify_cut"].map(|key| (key, &Action::Add));
+    assert_eq!(actions(&plan), expected);
+    let cut = row(&db, "mark_cut.cut").await;
+    assert_eq!(
+        (&cut["job_kind"], &cut["enabled"], &cut["source"]),
+        (&json!("cut.cut"), &json!(true), &json!("file"))
+    );
+    assert_eq!(row(&db, "mark_cut.cleaned").await["job_kind"], Value::Null);
+
+    let again = self::plan(&db, &of_this_project(), Options { prune: true, enabled_too: true }).await;
+    assert!(!again.changes_anything(), "{again:?}");
+}
+
+#[tokio::test]
+async fn sync_shows_the_difference_first_and_writes_only_when_told() {
+    let db = TestDb::new().await;
+    let folder = folder(&[("one.toml", ONE)]);
+    let dir = folder.path().to_str().unwrap();
+    let (code, out, _) = words(&db, &["consumers", "sync", "--dir", dir]);
+    assert_eq!(code, Some(0));
+    assert_eq!(out, "+ one: added\n1 to write; nothing was changed, --apply does it\n");
+    assert_eq!(command(&db, &["consumers", "list"]).1, json!([]));
+
+    let (code, out, _) = words(&db, &["consumers", "sync", "--dir", dir, "--apply"]);
+    assert_eq!((code, out.as_str()), (Some(0), "+ one: added\n1 consumer written\n"));
+    assert_eq!(row(&db, "one").await["actor"], "user:operator");
+
+    std::fs::write(folder.path().join("one.toml"), format!("{ONE}priority = 7\ndelay = \"90m\"\n")).unwrap();
+    let (_, out, _) = words(&db, &["consumers", "sync", "--dir", dir, "--apply"]);
+    let expected = "~ one: changed\n    delay: \"00:00:00\" -> \"01:30:00\"\n    priority: 100 -> 7\n1 consumer written\n";
+    assert_eq!(out, expected);
+    let (_, document, _) = command(&db, &["consumers", "sync", "--dir", dir, "--apply"]);
+    assert_eq!(document["applied"], false);
+    assert_eq!(document["consumers"][0]["action"], "keep");
+}
+
+#[tokio::test]
+async fn rows_that_others_wrote_are_never_touched() {
+    let db = TestDb::new().await;
+    let insert = "insert into consumer_registry (consumer_key, event_domain, job_kind) values
+        ('one', 'kg', 'theirs'), ('other', 'kg', 'theirs')";
+    db.client().await.batch_execute(insert).await.unwrap();
+    let before = [row(&db, "one").await, row(&db, "other").await];
+
+    let folder = folder(&[("one.toml", ONE), ("two.toml", ONE)]);
+    let options = Options { prune: true, enabled_too: true };
+    let plan = synchronise(&db, folder.path(), options).await;
+    assert_eq!(
+        actions(&plan),
+        [("one", &Action::Foreign), ("other", &Action::Foreign), ("two", &Action::Add)]
+    );
+    assert_eq!([row(&db, "one").await, row(&db, "other").await], before);
+
+    // a file that has no effect is bad news
+    let (code, out, _) =
+        words(&db, &["consumers", "sync", "--dir", folder.path().to_str().unwrap(), "--apply"]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("one: a row of that name was written by somebody else"), "{out}");
+
+    // nor does the database let a file's hand write or remove them
+    let client = db.pool(1).get().await.unwrap();
+    let columns = Consumer::new("one", "staging").columns();
+    for answer in [
+        consumers::put(&client, &columns, None, true).await.unwrap(),
+        consumers::remove(&client, "other", None, "test").await.unwrap(),
+    ] {
+        assert!(format!("{answer:?}").contains("not_owner"), "{answer:?}");
+    }
+    assert_eq!([row(&db, "one").await, row(&db, "other").await], before);
+}
+
+#[tokio::test]
+async fn sync_leaves_it_to_the_operator_whether_a_row_is_enabled() {
+    let db = TestDb::new().await;
+    let folder = folder(&[("one.toml", &format!("{ONE}enabled = true\n"))]);
+    synchronise(&db, folder.path(), Options::default()).await;
+    let (code, out, _) = words(&db, &["consumers", "disable", "one", "--reason", "too \"loud\""]);
+    assert_eq!((code, out.as_str()), (Some(0), "one: disabled (was enabled)\n"));
+    let switched = &row(&db, "one").await["switched"];
+    assert_eq!((&switched["actor"], &switched["reason"]), (&json!("user:operator"), &json!("too \"loud\"")));
+
+    std::fs::write(folder.path().join("one.toml"), format!("{ONE}enabled = true\npriority = 1\n")).unwrap();
+    let plan = synchronise(&db, folder.path(), Options::default()).await;
+    assert_eq!(plan.entries[0].enabled_stays, Some(false));
+    let kept = row(&db, "one").await;
+    assert_eq!((&kept["enabled"], &kept["priority"]), (&json!(false), &json!(1)));
+
+    synchronise(&db, folder.path(), Options { enabled_too: true, ..Options::default() }).await;
+    assert_eq!(row(&db, "one").await["enabled"], true);
+    assert_eq!(words(&db, &["consumers", "enable", "one"]).1, "one: enabled (was so before)\n");
+}
+
+#[tokio::test]
+async fn a_row_whose_file_is_gone_stays_until_pruned() {
+    let db = TestDb::new().await;
+    let folder = folder(&[("one.toml", ONE), ("two.toml", ONE)]);
+    synchronise(&db, folder.path(), Options::default()).await;
+    std::fs::remove_file(folder.path().join("two.toml")).unwrap();
+    let plan = synchronise(&db, folder.path(), Options::default()).await;
+    assert_eq!(actions(&plan), [("one", &Action::Keep), ("two", &Action::Orphan)]);
+    row(&db, "two").await;
+
+    let pruned = Options { prune: true, ..Options::default() };
+    let plan = synchronise(&db, folder.path(), pruned).await;
+    assert_eq!(actions(&plan), [("one", &Action::Keep), ("two", &Action::Remove)]);
+    let (code, _, error) = command(&db, &["consumers", "show", "two"]);
+    assert_eq!((code, &error["error"]["message"]), (Some(1), &json!("there is no consumer `two`")));
+
+    // a folder that holds none is a slip of the hand, not a wish to remove them all
+    std::fs::remove_file(folder.path().join("one.toml")).unwrap();
+    let error = sync::read_folder(folder.path()).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[tokio::test]
+async fn what_only_the_database_can_judge_is_told_for_all_files_at_once_with_its_line() {
+    let db = TestDb::new().await;
+    let folder = folder(&[
+        (
+            "a.toml",
+            "event_domain = \"staging\"\nevent_type = \"x\"\nterminal = true\nfilter = \"$.payload.x >\"\n",
+        ),
+        ("b.toml", "terminal = true\nevent_type = \"x\"\nevent_domain = \"stagin\"\n"),
+        ("c.toml", &format!("{ONE}target_ref = \"{{payload.}}\"\nsource_ref = \"{{subject}}\"\n")),
+        ("d.toml", &format!("{ONE}filter = \"$.payload.x\"\n")),
+        ("e.toml", ONE),
+    ]);
+    let (code, _, err) =
+        words(&db, &["consumers", "sync", "--apply", "--dir", folder.path().to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{err}");
+    let lines: Vec<&str> = err.lines().collect();
+    assert_eq!(lines[0], "error: 4 problems in consumer files:");
+    for (line, (place, part)) in lines[1..].iter().zip([
+        ("a.toml:4", "filter: syntax error"),
+        ("b.toml:3", "event_domain 'stagin' is not dispatched here"),
+        ("c.toml:5", "source_ref has an unknown variable {subject}"),
+        ("d.toml:4", "filter is not a predicate"),
+    ]) {
+        assert!(line.contains(place) && line.contains(part), "{line} should have {place} and {part}");
+    }
+    assert_eq!(command(&db, &["consumers", "list"]).1, json!([]));
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_at_once_with_line_rule_and_guess() {
+    let text = "event_domian = \"staging\"\nevent_type = \"staging.x\"\npriority = 1.5\nexecutor = \"Agnet\"\n\
+                event_stream = \"updat\"\ndelay = \"1 fortnight\"\nmax_attempts = 0\nenabled = \"yes\"\n\
+                starts_at = \"tomorrow\"\njob_kind = \"a b\"\nconsumer_key = \"x\"\nfilter = 1\n";
+    let problems = ConsumerFile::parse("Bad Name.toml", "Bad Name", text).unwrap_err();
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let expected = [
+        "Bad Name.toml: `Bad Name` cannot be a consumer's name",
+        "toml:1: there is no key `event_domian`; did you mean `event_domain`?",
+        "toml:3: priority must be a whole number from 0 to 32767",
+        "toml:4: `Agnet` is not an executor kind",
+        "toml:5: `updat` is not a stream",
+        "toml:6: delay: `1 fortnight` is not a duration",
+        "toml:7: max_attempts must be a whole number from 1",
+        "toml:8: enabled must be true or false",
+        "toml:9: starts_at must be a moment",
+        "toml:10: job_kind is a name",
+        "toml:11: consumer_key is the name of the file",
+        "toml:12: filter must be text in quotes",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.contains(expected), "{told} should have {expected}");
+    }
+    let guesses: Vec<&str> = problems.iter().filter_map(|problem| problem.guess.as_deref()).collect();
+    assert_eq!(guesses, ["event_domain", "Agent", "update"]);
+}
+
+#[test]
+fn a_consumer_makes_a_job_or_says_that_it_does_not() {
+    let problem = |text: &str| ConsumerFile::parse("x.toml", "x", text).unwrap_err()[0].to_string();
+    let wants = "event_domain = \"staging\"\nevent_type = \"staging.x\"\n";
+    assert!(problem(&format!("{wants}terminal = true\n")).ends_with("did you mean `x`?"));
+    let wants = "event_domain = \"staging\"\nevent_type = \"x\"\n";
+    assert!(problem(wants).contains("job_kind is missing"));
+    let both = format!("{wants}terminal = true\njob_kind = \"a.b\"\n");
+    assert!(problem(&both).contains("x.toml:3: a terminal consumer makes no job"));
+    assert!(problem(&format!("{wants}terminal = tru\n")).contains("x.toml:3: not TOML"));
+}
+
+#[tokio::test]
+async fn the_defaults_of_a_file_are_the_defaults_of_the_table() {
+    let db = TestDb::new().await;
+    let client = db.pool(1).get().await.unwrap();
+    client
+        .batch_execute("insert into consumer_registry (consumer_key, event_domain) values ('bare', 'kg')")
+        .await
+        .unwrap();
+    let stored = row(&db, "bare").await;
+    let ours = Consumer::new("bare", "kg").columns();
+    let ours = consumers::stored_form(&client, &ours).await.unwrap().unwrap();
+    for (column, value) in ours {
+        assert_eq!(stored[&column], value, "{column}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_file_says_arrives_unchanged() {
+    let db = TestDb::new().await;
+    let mut it = Consumer::new("odd", "staging");
+    it.event_type = "record_*".to_owned();
+    it.job_kind = Some("odd.do".to_owned());
+    it.filter = Some(
+        "$.payload.\"sch lüssel\" like_regex \"^[it's]\\\\d\" && $.event.event_type != \"𝄞\"".to_owned(),
+    );
+    it.source_ref = Some("'; drop table consumer_registry; -- {event_subject_ref} ñ".to_owned());
+    it.target_ref = Some("{payload.a b'c\"}".to_owned());
+    it.ordering_key = Some("{payload.key}".to_owned());
+    it.description = Some("zeile\nzwei \\ \"drei\" $1 %s".to_owned());
+    it.starts_at = Some("2026-01-31T09:30:00.123456+02:00".parse().unwrap());
+    it.delay = std::time::Duration::from_millis(1500);
+    it.max_attempts = Some(3);
+    let client = db.pool(1).get().await.unwrap();
+    consumers::put(&client, &it.columns(), Some("me"), false).await.unwrap().done("put").unwrap();
+    let stored = row(&db, "odd").await;
+    for column in ["source_ref", "target_ref", "ordering_key", "description", "max_attempts"] {
+        assert_eq!(stored[column], it.columns()[column], "{column}");
+    }
+    assert_eq!(stored["delay"], "00:00:01.5");
+    assert_eq!(
+        stored["starts_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap(),
+        it.starts_at.unwrap()
+    );
+    let form = consumers::stored_form(&client, &it.columns()).await.unwrap().unwrap();
+    assert_eq!(stored["filter"], form["filter"]);
+}
+
+#[tokio::test]
+async fn a_preview_says_what_a_file_would_do_before_it_is_a_row() {
+    let db = TestDb::new().await;
+    let setup = "
+        insert into event_type_registry (event_domain, event_type, event_stream, delivery_lane, description)
+        values ('staging', 'record_created', 'birth', 'delayed', 'test'), ('staging', 'record_gone', 'update', 'delayed', 'test');
+        select fn_event_emit('staging', 'record_created', n::text, jsonb_build_object('source_bytes', n * 1000000))
+        from generate_series(0, 3) n;
+        select fn_event_emit('staging', 'record_gone', 'it');";
+    db.client().await.batch_execute(setup).await.unwrap();
+    let readme = std::fs::read_to_string(of_this_project().join("README.md")).unwrap();
+    let example = readme.split("Write `consumers/review.large_documents.toml`:").nth(1).unwrap();
+    let example: String = example
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with("    ") || line.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n");
+    let folder = folder(&[("review.large_documents.toml", &example)]);
+    let file = folder.path().join("review.large_documents.toml");
+    let file = file.to_str().unwrap();
+
+    let (code, answer, _) = command(&db, &["consumers", "preview", file, "--since", "1h"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(answer["consumer_key"], "review.large_documents");
+    assert_eq!((&answer["events"], &answer["would_enqueue"]), (&json!(5), &json!(2)));
+    assert_eq!(answer["reasons"], json!({ "filtered": 2, "match": 2, "other_type": 1 }));
+    let (_, out, _) = words(&db, &["consumers", "preview", file]);
+    assert!(
+        out.starts_with("review.large_documents: 5 events, 2 jobs (2 filtered, 2 match, 1 other_type)\n"),
+        "{out}"
+    );
+    assert_eq!(command(&db, &["consumers", "list"]).1, json!([]), "a preview writes nothing");
+
+    synchronise(&db, folder.path(), Options::default()).await;
+    let client = db.pool(1).get().await.unwrap();
+    let subject = Subject::Stored("review.large_documents".to_owned());
+    let stored = consumers::preview(&client, &subject, None, 2).await.unwrap();
+    assert_eq!(stored.iter().map(|one| one.reason.as_str()).collect::<Vec<_>>(), ["match", "other_type"]);
+    let (code, _, error) = command(&db, &["consumers", "preview", "review.large_document"]);
+    assert_eq!((code, &error["error"]["hint"]), (Some(1), &json!("did you mean `review.large_documents`?")));
+}
