@@ -8,10 +8,9 @@ use deadpool_postgres::Pool;
 use reveille::config::Settings;
 use reveille::postgres::Server;
 use reveille::postgres::embedded::{Options, Throwaway};
+use reveille::postgres::migrator::Migrator;
 use tokio::sync::{Mutex, OnceCell};
 use tokio_postgres::{Client, NoTls};
-
-use super::migrate::migrate;
 
 const TEMPLATE: &str = "reveille_template";
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
@@ -26,7 +25,7 @@ pub(crate) async fn shared_server() -> Arc<Throwaway> {
     let start = async || {
         let server = own_server(quiet_options()).await;
         admin(&server.url("postgres"), &format!("create database {TEMPLATE}")).await;
-        migrate(&connect(&server.url(TEMPLATE)).await).await;
+        migrate(server.url(TEMPLATE)).await;
         Arc::new(server)
     };
     Arc::clone(SERVER.get_or_init(start).await)
@@ -69,7 +68,7 @@ impl TestDb {
     /// A migrated database on a server of the test's own.
     pub(crate) async fn on(server: Arc<Throwaway>) -> Self {
         let database = Self::create_empty(server).await;
-        migrate(&database.client().await).await;
+        migrate(database.url()).await;
         database
     }
 
@@ -106,9 +105,7 @@ impl TestDb {
 
     /// The program's settings with this database's address, else the defaults.
     pub(crate) fn settings(&self) -> Settings {
-        let mut settings = Settings::default();
-        settings.database.url = self.url();
-        settings
+        settings(self.url())
     }
 
     /// A pool as the program makes it, with room for `size` connections.
@@ -154,6 +151,20 @@ static CLEANER: LazyLock<mpsc::Sender<(String, String)>> = LazyLock::new(|| {
     });
     sender
 });
+
+fn settings(url: String) -> Settings {
+    let mut settings = Settings::default();
+    settings.database.url = url;
+    settings
+}
+
+/// Brings a database to the newest phase, as `reveille migrate up` does.
+async fn migrate(url: String) {
+    let server = Server::direct(&settings(url).database).unwrap();
+    if let Err(e) = Migrator::new(server).up(None, false).await {
+        panic!("migrate up: {e}\n{}", e.hint_text().unwrap_or_default());
+    }
+}
 
 fn fresh_name() -> String {
     format!("test_{}", uuid::Uuid::new_v4().simple())

@@ -3,7 +3,6 @@
 
 mod database;
 mod folder;
-mod migrate;
 mod proxy;
 mod settings;
 mod wait;
