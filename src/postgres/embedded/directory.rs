@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
 use super::account::Account;
-use super::keeper;
+use super::{keeper, table};
 use crate::error::{Error, Kind, Result};
 
 const PREFIX: &str = "reveille-pg-";
@@ -150,24 +150,14 @@ fn sweep_one(path: &Path, metadata: &Metadata, account: &Account) {
 fn stop_orphan(path: &Path, account: &Account) {
     let Some(pid) = postmaster_line(path, 1).and_then(|line| line.parse().ok()) else { return };
     for name in ["QUIT", "KILL"] {
-        if !runs_here(pid, path) || !keeper::signal(&mut account.command("sh"), name, pid) {
+        if !table::names_path(pid, path) || !keeper::signal(&mut account.command("sh"), name, pid) {
             return;
         }
         let deadline = Instant::now() + Duration::from_secs(6); // it gives its children 5 s
-        while runs_here(pid, path) && Instant::now() < deadline {
+        while table::names_path(pid, path) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-/// Whether this process has the directory in its command line, as our servers do.
-fn runs_here(pid: u32, path: &Path) -> bool {
-    let path = path.as_os_str().as_encoded_bytes();
-    let line = fs::read(format!("/proc/{pid}/cmdline")).or_else(|_| {
-        let ps = Command::new("ps").args(["-o", "args=", "-p", &pid.to_string()]).output();
-        ps.map(|output| output.stdout)
-    });
-    line.is_ok_and(|line| line.windows(path.len()).any(|part| part == path))
 }
 
 fn remove(path: &Path) {

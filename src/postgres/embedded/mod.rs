@@ -12,6 +12,7 @@ mod keeper;
 mod npm;
 mod port;
 mod server;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use super::account::Account;
 use super::binaries::Binaries;
 use super::directory::{Directory, postmaster_line};
 use super::keeper::{self, Kept};
-use super::{Options, conf, port};
+use super::{Options, conf, port, table};
 use crate::error::{Error, Kind, Result};
 
 /// From the start of the process until it takes connections.
@@ -105,15 +105,19 @@ impl Server {
         self.end(&mut self.state(), "INT", STOP_DEADLINE)
     }
 
-    /// Kills postmaster and sessions, as a crash of the machine would.
+    /// Kills postmaster and sessions, as a crash of the machine would; on return none of them lives.
     pub(super) fn kill9(&self) -> Result<()> {
         let mut state = self.state();
-        let sessions = state.running.as_ref().map(|kept| children(kept.pid)).unwrap_or_default();
-        let end = self.end(&mut state, "KILL", STOP_DEADLINE);
-        for pid in sessions {
-            keeper::signal(&mut self.account.command("sh"), "KILL", pid);
+        let sessions = state.running.as_ref().map(|kept| table::children(kept.pid)).unwrap_or_default();
+        self.end(&mut state, "KILL", STOP_DEADLINE)?;
+        for pid in &sessions {
+            keeper::signal(&mut self.account.command("sh"), "KILL", *pid);
         }
-        end
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while sessions.iter().any(|pid| table::lives(*pid)) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+        Ok(())
     }
 
     /// Starts it on its port; `more` replaces the settings of the last such call.
@@ -252,20 +256,4 @@ impl Drop for Server {
             tracing::warn!(error = %e, "the throw-away server was killed");
         }
     }
-}
-
-/// The child processes of a postmaster, where /proc tells (Linux); elsewhere sessions end by themselves
-/// when they notice that their postmaster is gone.
-fn children(parent: u32) -> Vec<u32> {
-    let parent = parent.to_string();
-    let pids = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // "pid (name) state ppid …"; the name may hold blanks
-        stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) == Some(parent.as_str())
-    })
-    .collect()
 }

@@ -1,15 +1,14 @@
 //! Which server programs are taken, and what is said when there are none.
 
 use std::ffi::OsString;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use reveille::error::Kind;
 use reveille::postgres::embedded::{Options, Search};
 
-use crate::support::{Folder, connect, own_server, quiet_options};
+use crate::support::{Folder, connect, copy_program, own_server, quiet_options};
 
 /// A search that finds nothing.
 fn nowhere() -> Search {
@@ -18,8 +17,10 @@ fn nowhere() -> Search {
 
 fn script(path: &Path, lines: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, format!("#!/bin/sh\n{lines}\n")).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    let text = path.with_extension("text");
+    fs::write(&text, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    copy_program(&text, path);
+    fs::remove_file(text).unwrap();
 }
 
 /// A folder with programs that say they are this version.

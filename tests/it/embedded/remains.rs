@@ -1,14 +1,14 @@
 //! What is left when the owner of a server is killed: nothing.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use reveille::postgres::embedded::{Options, Search, Throwaway};
 
-use crate::support::{Folder, SOON, own_server, quiet_options, wait_until};
+use crate::support::{Folder, SOON, copy_program, own_server, quiet_options, wait_until};
 
 /// Where the helper makes its server. Set: this process is the helper.
 const PARENT: &str = "REVEILLE_TEST_SERVER_PARENT";
@@ -51,7 +51,10 @@ impl Owner {
 
     /// The shell that watches over the directory.
     fn watcher(&self) -> u32 {
-        let found = processes_with(&self.directory).into_iter().find(|pid| *pid != self.server);
+        let found = processes_with(&self.directory).into_iter().find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("reveille-pg-watcher")
+        });
         found.expect("a watcher")
     }
 
@@ -127,7 +130,8 @@ async fn an_orphaned_server_is_stopped_by_the_next_start() {
     let mut owner = Owner::start(command, parent.path());
     kill9(owner.watcher());
     owner.kill();
-    assert_eq!(processes_with(&owner.directory), [owner.server], "the server lives on");
+    let alone = async || processes_with(&owner.directory) == [owner.server];
+    wait_until("the server lives on alone", SOON, alone).await;
     let next = own_server(Options { parent: Some(parent.path().into()), ..quiet_options() }).await;
     assert_eq!(processes_with(&owner.directory), Vec::<u32>::new());
     assert!(!owner.directory.exists());
@@ -154,8 +158,7 @@ async fn an_ordinary_user_can_own_one() {
         return; // then all the tests here show it
     }
     let program = programs.path().join("it");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &program);
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "nobody", "--regid", "65534", "--clear-groups"]).arg(&program);
     command.current_dir("/");

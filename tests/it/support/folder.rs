@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A scratch folder below the temporary directory; dropping it removes it with all it holds.
 pub(crate) struct Folder(PathBuf);
@@ -27,4 +28,14 @@ impl Drop for Folder {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
+}
+
+/// Copies a file that is going to be run by anybody.
+///
+/// Another process does it: while this one has the file open for writing, a child that another test starts
+/// just then inherits that, and running the file fails with "text file busy".
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let mut copy = Command::new("sh");
+    copy.args(["-c", "cp \"$1\" \"$2\" && chmod 755 \"$2\"", "sh"]).args([from, to]);
+    assert!(copy.status().unwrap().success());
 }

@@ -8,7 +8,7 @@ mod settings;
 mod wait;
 
 pub(crate) use database::{TestDb, connect, own_server, quiet_options, shared_server};
-pub(crate) use folder::Folder;
+pub(crate) use folder::{Folder, copy_program};
 pub(crate) use proxy::{Mode, Proxy};
 pub(crate) use settings::{database_at, server_at};
 pub(crate) use wait::{SOON, wait_for, wait_until};
