@@ -1,5 +1,7 @@
 //! One server a run, one database a test.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -36,9 +38,18 @@ pub(crate) async fn own_server(options: Options) -> Throwaway {
     Throwaway::start(options).await.unwrap_or_else(|e| panic!("{e}\n{}", e.hint_text().unwrap_or_default()))
 }
 
-/// Settings of a server for tests.
+/// A server for tests: forgetful, roomy, and in memory where there is enough of it.
 pub(crate) fn quiet_options() -> Options {
-    Options::default().set("max_connections", "200").set("autovacuum", "on").set("shared_buffers", "64MB")
+    let options = Options { parent: memory(), ..Options::default() };
+    options.set("max_connections", "200").set("autovacuum", "on").set("shared_buffers", "64MB")
+}
+
+/// The folder of a file system in memory, if it has 4 GB to spare: making files there costs a tenth.
+fn memory() -> Option<PathBuf> {
+    let free = Command::new("df").args(["-Pk", "/dev/shm"]).output().ok()?.stdout;
+    let line = String::from_utf8_lossy(&free).lines().nth(1)?.to_owned();
+    let kilobytes: u64 = line.split_whitespace().nth(3)?.parse().ok()?;
+    (kilobytes > 4 << 20).then(|| "/dev/shm".into())
 }
 
 /// A migrated database of one test; it is dropped, with whoever is still connected, when this is.
