@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one Postgres server a run, one database a test.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall panic")]
 
+mod adoption;
 mod cli;
 mod commands;
 mod config;
@@ -9,5 +10,6 @@ mod consumers;
 mod embedded;
 mod floors;
 mod harness;
+mod listener;
 mod migrate;
 mod support;

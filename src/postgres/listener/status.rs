@@ -158,7 +158,8 @@ impl ListenerStatus {
     /// `canary` was committed: from now on its return is awaited.
     pub fn canary_sent(&self, canary: &Canary) {
         let mut canaries = self.lock();
-        if canaries.active && canaries.returned < canary.number {
+        // the oldest one counts: later ones must not put off its deadline
+        if canaries.active && canaries.awaited.is_none() && canaries.returned < canary.number {
             canaries.awaited = Some((canary.number, Instant::now() + self.timeout));
             drop(canaries);
             self.changed.notify_waiters();
