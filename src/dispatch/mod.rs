@@ -1,1 +1,14 @@
-//! (to be written)
+//! From fact to job: the waker folds wake-ups into flags, the dispatcher reads and routes, the sweeper proves
+//! that nothing was missed.
+
+mod dispatcher;
+mod domain;
+mod rhythm;
+mod stats;
+mod sweeper;
+mod waker;
+
+pub use dispatcher::Dispatcher;
+pub use stats::{DispatchStats, SweepStats};
+pub use sweeper::{Sweeper, Swept};
+pub use waker::Waker;

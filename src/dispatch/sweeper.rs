@@ -1,0 +1,128 @@
+//! The sweeper: finds events that no trigger recorded, so that a disabled trigger loses nothing either.
+//!
+//! Settings: `[sweep]`. Each sweep is one statement; one sweeper works at a time, whoever comes second goes away.
+//! Runs at start, on its timer, and once in `tick`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use serde_json::Value;
+
+use super::stats::SweepStats;
+use super::waker::Waker;
+use crate::backoff::Backoff;
+use crate::config;
+use crate::error::{Kind, Result};
+use crate::postgres::Server;
+use crate::postgres::listener::Wake;
+use crate::postgres::pool::hand_back;
+use crate::shutdown::Shutdown;
+use crate::store;
+
+/// Without an index by time each sweep reads the whole outbox: it then runs this many times more seldom.
+const UNINDEXED_FACTOR: u32 = 10;
+
+/// Reconciles the outbox with its arrivals.
+#[derive(Debug)]
+pub struct Sweeper {
+    server: Server,
+    pool: Pool,
+    settings: config::Sweep,
+    waker: Arc<Waker>,
+    stats: Arc<SweepStats>,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swept {
+    /// Events that had no arrival; they have one now.
+    pub missing: u64,
+    /// Their domains.
+    pub domains: Vec<String>,
+}
+
+impl Sweeper {
+    /// Repaired domains are woken through `waker`.
+    pub fn new(server: Server, pool: Pool, settings: &config::Sweep, waker: Arc<Waker>) -> Self {
+        Self { server, pool, settings: settings.clone(), waker, stats: Arc::new(SweepStats::default()) }
+    }
+
+    /// The counters, to be shared with metrics.
+    pub fn stats(&self) -> Arc<SweepStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Sweeps until told to stop.
+    pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
+        let mut backoff =
+            Backoff::new(Duration::from_secs(1), self.settings.interval.max(Duration::from_secs(1)));
+        let mut interval = None;
+        loop {
+            let pause = match self.round(&mut interval).await {
+                Ok(pause) => {
+                    backoff.reset();
+                    pause
+                }
+                Err(error) if matches!(error.kind(), Kind::Denied | Kind::Schema) => return Err(error),
+                Err(error) => {
+                    tracing::debug!("the sweep waits: {error}"); // the dispatcher reports the outage
+                    backoff.next_delay()
+                }
+            };
+            if !shutdown.pause(pause).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn round(&self, interval: &mut Option<Duration>) -> Result<Duration> {
+        let pause = match *interval {
+            Some(pause) => pause,
+            None => *interval.insert(self.affordable_interval().await?),
+        };
+        self.run_once().await?;
+        Ok(pause)
+    }
+
+    async fn affordable_interval(&self) -> Result<Duration> {
+        let client = self.server.take(&self.pool).await?;
+        let outcome = store::dispatch::outbox_is_indexed_by_time(&client).await;
+        if hand_back(client, outcome)? {
+            return Ok(self.settings.interval);
+        }
+        let interval = self.settings.interval * UNINDEXED_FACTOR;
+        tracing::warn!(
+            "event_outbox has no index that begins with created_at, so each sweep reads the whole table: \
+             sweeping every {} only",
+            humantime::format_duration(interval)
+        );
+        Ok(interval)
+    }
+
+    /// One sweep.
+    pub async fn run_once(&self) -> Result<Swept> {
+        let client = self.server.take(&self.pool).await?;
+        let outcome = store::dispatch::sweep(&client, self.settings.margin).await;
+        let swept = read(&hand_back(client, outcome)?);
+        self.stats.swept(swept.missing);
+        if swept.missing > 0 {
+            tracing::warn!(
+                sweep.missing = swept.missing,
+                domains = %swept.domains.join(", "),
+                "the sweep found events without an arrival and repaired them: is the trigger reveille_event_arrival \
+                 on event_outbox enabled?"
+            );
+            self.waker.wake(Wake::Resync);
+        }
+        Ok(swept)
+    }
+}
+
+fn read(answer: &Value) -> Swept {
+    let domains = answer.get("domains").and_then(Value::as_object);
+    Swept {
+        missing: answer.get("missing").and_then(Value::as_u64).unwrap_or(0),
+        domains: domains.map(|found| found.keys().cloned().collect()).unwrap_or_default(),
+    }
+}
