@@ -689,10 +689,10 @@ begin
       using errcode = case when p_answer ->> 'reason' like 'gate_closed:%' then '55000' else '22023' end,
             detail = p_answer::text;
   end if;
-  return p_answer;
+  return p_answer || jsonb_build_object('result_ref', coalesce(p_answer ->> 'run_id', p_answer ->> 'staging_record_id'));
 end
 $$;
-comment on function iu_core.fn_iu_job_result(text, jsonb) is 'Pilot host: passes an answer on, or raises when it is a refusal';
+comment on function iu_core.fn_iu_job_result(text, jsonb) is 'Pilot host: passes an answer on with its result_ref, or raises when it is a refusal';
 
 create or replace function iu_core.fn_iu_job_actor(p_job jsonb) returns text
 language sql immutable set search_path from current as $$
@@ -752,7 +752,7 @@ begin
     raise exception 'nothing is due for clean-up, staging record % neither', v_record using errcode = '22023';
   end if;
   return iu_core.fn_iu_job_result('fn_iu_staging_cleanup', fn_iu_staging_cleanup(v_days, true, v_actor, v_record))
-    || jsonb_build_object('staging_record_id', v_record, 'previewed', v_preview -> 'clean');
+    || jsonb_build_object('staging_record_id', v_record, 'result_ref', v_record, 'previewed', v_preview -> 'clean');
 end
 $$;
 comment on function fn_iu_job_cleanup(jsonb) is 'Pilot host: handler of cut.cleanup; source_ref is the staging record';
@@ -777,7 +777,7 @@ declare
 begin
   for v_function in
     select p.oid from pg_proc p
-     where p.pronamespace in (current_schema()::regnamespace, 'iu_core'::regnamespace) and p.proname like 'fn\_iu\_%'
+     where p.pronamespace in (quote_ident(current_schema())::regnamespace, 'iu_core'::regnamespace) and p.proname like 'fn\_iu\_%'
   loop
     execute format('revoke all on function %s from public', v_function);
   end loop;

@@ -12,4 +12,5 @@ mod floors;
 mod harness;
 mod listener;
 mod migrate;
+mod pilot_host;
 mod support;
