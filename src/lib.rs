@@ -10,6 +10,7 @@
 // 1 ground: no module of ours beneath
 pub mod backoff;
 pub mod error;
+pub mod host;
 pub mod shutdown;
 // 2 words: plain data, no input or output
 pub mod model;

@@ -135,9 +135,11 @@ select
   x.executor,
   case
     when r.due = 0 then 'fresh'
-    when not exists (
+    when r.oldest < clock_timestamp() - interval '60 seconds' and not exists (
+      -- whoever has a role (dispatcher) beats, but claims nothing
       select from queue_heartbeat h
       where h.executor_kind = x.executor
+        and not h.metadata ? 'role'
         and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds)) then 'stale'
     when r.oldest < clock_timestamp() - interval '300 seconds' then 'warning'
     else 'fresh'

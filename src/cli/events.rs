@@ -30,6 +30,12 @@ enum Action {
         /// The fact's id
         id: Uuid,
     },
+    /// Dispatch one fact again, after what kept a consumer from digesting it was mended; makes only what is missing
+    #[command(after_help = "Example:\n  reveille events dispatch 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
+    Dispatch {
+        /// The fact's id
+        id: Uuid,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +69,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
         Action::Emit(args) => emit(args, context).await,
         Action::Show { id } => show(id, context).await,
+        Action::Dispatch { id } => dispatch(id, context).await,
     }
 }
 
@@ -114,6 +121,26 @@ async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     };
     context.out.answer(&document, || as_text(&document))?;
     Ok(Outcome::Done)
+}
+
+async fn dispatch(id: Uuid, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let answer = crate::store::dispatch::event(&client, id).await?;
+    Outcome::of(answer, |answer| context.out.answer(answer, || decisions(answer)))
+}
+
+fn decisions(answer: &Value) -> String {
+    let rows = answer["decisions"].as_array().map_or(&[][..], Vec::as_slice);
+    let word = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    let row = |decision: &Value| {
+        ["consumer_key", "decision", "job_id", "status", "error"].map(|name| word(decision, name))
+    };
+    format!(
+        "{} made now, {} there already\n{}",
+        answer["jobs"],
+        answer["duplicates"],
+        table(&["consumer", "decision", "job", "status", "error"], rows.iter().map(row))
+    )
 }
 
 const FIELDS: [&str; 8] = [

@@ -16,6 +16,9 @@ pub mod log;
 mod migrate;
 pub mod output;
 mod payload;
+mod run;
+mod signals;
+mod tick;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,6 +57,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
+    Tick(tick::Args),
     Migrate(migrate::Args),
     Events(events::Args),
     Consumers(consumers::Args),
@@ -67,7 +72,9 @@ impl Command {
     /// What the flags of this command say about settings.
     fn flags(&self) -> Vec<Flag> {
         match self {
-            Self::Migrate(_)
+            Self::Run(args) => args.flags(),
+            Self::Tick(_)
+            | Self::Migrate(_)
             | Self::Events(_)
             | Self::Consumers(_)
             | Self::Jobs(_)
@@ -79,6 +86,8 @@ impl Command {
 
     async fn run(self, context: &Context) -> Result<Outcome> {
         match self {
+            Self::Run(args) => run::run(args, context).await,
+            Self::Tick(args) => tick::run(args, context).await,
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,

@@ -270,13 +270,14 @@ impl Dispatcher {
         if state.closed == reason {
             return;
         }
-        match &reason {
-            Some(reason) => tracing::warn!(
+        if let Some(reason) = &reason {
+            tracing::warn!(
                 gate.reason = %reason,
                 "dispatch is refused, positions stay where they are: {}",
                 remedy(reason).unwrap_or("see the contract's reasons")
-            ),
-            None => tracing::info!("dispatch is open"),
+            );
+        } else {
+            tracing::info!("dispatch is open");
         }
         state.closed = reason;
     }

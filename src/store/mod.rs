@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod events;
 pub mod gates;
 pub mod health;
+pub mod heartbeats;
 pub mod jobs;
 pub mod pilot_host;
 pub mod wakes;

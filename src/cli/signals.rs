@@ -1,0 +1,44 @@
+//! The two signals that stop a long command.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
+
+/// SIGTERM and SIGINT, as the two steps of stopping.
+#[derive(Debug)]
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Error::io("listening for signals", error));
+        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    /// Takes the first step at the first signal and ends with the second: at the next signal or at the deadline.
+    pub(super) async fn two_steps(&mut self, shutdown: &Shutdown, deadline: Duration) {
+        self.next().await;
+        tracing::info!(
+            "stopping: running work may finish within {}; once more to stop at once",
+            humantime::format_duration(deadline)
+        );
+        shutdown.request();
+        tokio::select! {
+            () = self.next() => tracing::warn!("stopping at once"),
+            () = tokio::time::sleep(deadline) => tracing::warn!("the deadline is over: stopping at once"),
+        }
+        shutdown.cut();
+    }
+}

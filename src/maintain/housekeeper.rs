@@ -1,0 +1,114 @@
+//! The housekeeper: beats for the sidecar, also when idle and when gated, and prunes what nobody reads again.
+//!
+//! Settings: `[maintenance]`. A round is one statement a chore; any number of sidecars may keep house.
+
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::config;
+use crate::error::{Kind, Result};
+use crate::host;
+use crate::model::executor::ExecutorKind;
+use crate::model::refusal::Answer;
+use crate::postgres::Server;
+use crate::postgres::pool::hand_back;
+use crate::shutdown::Shutdown;
+use crate::store;
+
+/// Beats and prunes.
+#[derive(Debug)]
+pub struct Housekeeper {
+    server: Server,
+    pool: Pool,
+    settings: config::Maintenance,
+    name: String,
+}
+
+/// What one round removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Pruned {
+    /// Arrivals that every position has passed.
+    pub arrivals: u64,
+    /// Passes older than `keep_passes_for`.
+    pub passes: u64,
+}
+
+impl Housekeeper {
+    /// Beats as `dispatcher@<host>`.
+    pub fn new(server: Server, pool: Pool, settings: &config::Maintenance) -> Self {
+        Self { server, pool, settings: settings.clone(), name: format!("dispatcher@{}", host::name()) }
+    }
+
+    /// Keeps house until told to stop.
+    pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let mut next_prune = Instant::now() + self.settings.interval;
+        let mut registered = false;
+        loop {
+            let pause = match self.round(&mut registered, &mut next_prune).await {
+                Ok(pause) => {
+                    backoff.reset();
+                    pause
+                }
+                Err(error) if matches!(error.kind(), Kind::Denied | Kind::Schema) => return Err(error),
+                Err(error) => {
+                    registered = false;
+                    tracing::debug!("housekeeping waits: {error}"); // the dispatcher reports the outage
+                    backoff.next_delay()
+                }
+            };
+            if !shutdown.pause(pause).await {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn round(&self, registered: &mut bool, next_prune: &mut Instant) -> Result<Duration> {
+        self.beat(registered).await?;
+        if Instant::now() >= *next_prune {
+            *next_prune = Instant::now() + self.settings.interval;
+            self.run_once().await?;
+        }
+        Ok(self.settings.heartbeat_interval.min(self.settings.interval))
+    }
+
+    async fn beat(&self, registered: &mut bool) -> Result<()> {
+        let client = self.server.take(&self.pool).await?;
+        let outcome = if *registered {
+            store::heartbeats::tick(&client, &self.name, None).await
+        } else {
+            let cadence = self.settings.heartbeat_interval;
+            let metadata = json!({"role": "dispatcher", "version": env!("CARGO_PKG_VERSION")});
+            // its kind is that of what runs beside Postgres; the role says that it claims nothing
+            store::heartbeats::register(&client, &self.name, ExecutorKind::PgWorker, cadence, &metadata).await
+        };
+        let answer = hand_back(client, outcome)?;
+        if let Answer::Refused(refusal) = &answer
+            && *registered
+        {
+            tracing::warn!(executor = %self.name, "the heartbeat was refused: {}", refusal.reason);
+        }
+        *registered = matches!(answer, Answer::Done(_));
+        Ok(())
+    }
+
+    /// One round of pruning, in batches until nothing is left.
+    pub async fn run_once(&self) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        loop {
+            let client = self.server.take(&self.pool).await?;
+            let outcome = store::dispatch::prune(&client, self.settings.keep_passes_for).await;
+            let answer = hand_back(client, outcome)?;
+            let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+            pruned.arrivals += count("arrivals");
+            pruned.passes += count("passes");
+            if answer.get("more").and_then(Value::as_bool) != Some(true) {
+                return Ok(pruned);
+            }
+        }
+    }
+}
