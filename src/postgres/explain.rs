@@ -7,13 +7,28 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use super::dial::Connection;
-use crate::error::{Error, Kind, chain};
+use crate::error::{Error, Kind, Result, chain};
 
 /// Polls a connection to its end. An error reaches whoever uses the client; here it is only noted.
 pub(super) async fn drive(connection: Connection) {
     if let Err(error) = connection.await {
         tracing::debug!(error = %chain(&error), "database connection ended");
     }
+}
+
+/// Gives `work` no longer than `limit`. The server's own `statement_timeout` ends a slow statement; this ends the wait
+/// for a server that is not there any more.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    let Ok(done) = tokio::time::timeout(limit, work).await else {
+        let limit = humantime::format_duration(limit);
+        return Err(Error::new(Kind::Timeout, format!("{what}: no answer within {limit}"))
+            .hint("is the server still there, and the network in between?"));
+    };
+    done.map_err(|error| Error::postgres(what, error))
 }
 
 /// The handshake did not end in time.

@@ -3,10 +3,11 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
+use super::SHORT;
 use super::phase::Phase;
 use super::script::Script;
-use crate::error::{Error, Result};
-use crate::postgres::quote;
+use crate::error::Result;
+use crate::postgres::{explain, quote};
 
 /// Set on a schema that we made, so that the way back to nothing removes it.
 const MADE_BY_US: &str = "made by `reveille migrate up`";
@@ -57,25 +58,28 @@ impl History {
         self.applied.iter().find(|applied| applied.number == phase.number)
     }
 
-    /// Reads it; `what` names the place for messages.
+    /// Reads it.
     pub(super) async fn read(client: &Client, schema: &str) -> Result<Self> {
-        let failed = |error| Error::postgres(format!("reading the migrations of schema `{schema}`"), error);
+        let what = format!("reading the migrations of schema `{schema}`");
+        explain::within(SHORT, &what, Self::query(client, schema)).await
+    }
+
+    async fn query(client: &Client, schema: &str) -> Result<Self, tokio_postgres::Error> {
         let table = format!("{}.reveille_migration", quote::identifier(schema));
         let row = client
             .query_typed_one(
                 "select exists (select from pg_namespace where nspname = $1), to_regclass($2) is not null",
                 &[(&schema, Type::TEXT), (&table, Type::TEXT)],
             )
-            .await
-            .map_err(failed)?;
+            .await?;
         let mut history = Self { has_schema: row.get(0), has_table: row.get(1), applied: Vec::new() };
         if history.has_table {
             let query = format!(
                 "select number, name, up_checksum, functions_checksum, applied_at, applied_by, binary_version \
                  from {table} order by number"
             );
-            let rows = client.query_typed(&query, &[]).await.map_err(failed)?;
-            history.applied = rows.iter().map(applied).collect::<Result<_, _>>().map_err(failed)?;
+            let rows = client.query_typed(&query, &[]).await?;
+            history.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
         }
         Ok(history)
     }

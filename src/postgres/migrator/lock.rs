@@ -8,21 +8,22 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
+use super::SHORT;
 use crate::backoff::Backoff;
 use crate::error::{Error, Kind, Result};
+use crate::postgres::explain;
 
 /// Takes the lock of `schema` within `deadline`; it is held until [`release`] or the end of the session.
 pub(super) async fn take(client: &Client, schema: &str, deadline: Duration) -> Result<()> {
     let key = key(schema);
+    let parameter = parameter(&key);
     let end = Instant::now() + deadline;
     let mut pauses = Backoff::new(Duration::from_millis(10), Duration::from_millis(200));
     loop {
-        let row = client
-            .query_typed_one("select pg_try_advisory_lock($1)", &[(&key, Type::INT8)])
-            .await
-            .map_err(|error| Error::postgres("taking the migration lock", error))?;
+        let asked = client.query_typed_one("select pg_try_advisory_lock($1)", &parameter);
+        let row = explain::within(SHORT, "taking the migration lock", asked).await?;
         if row.get(0) {
             return Ok(());
         }
@@ -35,8 +36,11 @@ pub(super) async fn take(client: &Client, schema: &str, deadline: Duration) -> R
 
 /// Gives the lock back, so that the next migrator need not wait for our connection to close.
 pub(super) async fn release(client: &Client, schema: &str) {
+    let key = key(schema);
+    let parameter = parameter(&key);
+    let released = client.query_typed("select pg_advisory_unlock($1)", &parameter);
     // the session is about to end, and the lock with it: an error here changes nothing
-    let _ = client.query_typed("select pg_advisory_unlock($1)", &[(&key(schema), Type::INT8)]).await;
+    let _ = explain::within(SHORT, "releasing the migration lock", released).await;
 }
 
 fn key(schema: &str) -> i64 {
@@ -44,16 +48,20 @@ fn key(schema: &str) -> i64 {
     digest.iter().take(8).fold(0, |key, byte| (key << 8) | i64::from(*byte))
 }
 
+fn parameter(key: &i64) -> [(&(dyn ToSql + Sync), Type); 1] {
+    [(key, Type::INT8)]
+}
+
 async fn held(client: &Client, key: i64, deadline: Duration) -> Error {
-    let holder = client
-        .query_typed(
-            "select a.pid, a.application_name, coalesce(host(a.client_addr), 'this machine')
+    let parameter = parameter(&key);
+    let holders = client.query_typed(
+        "select a.pid, a.application_name, coalesce(host(a.client_addr), 'this machine')
                from pg_locks l join pg_stat_activity a using (pid)
-              where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+              where l.locktype = 'advisory' and l.granted and l.objsubid = 1 and a.datname = current_database()
                 and l.classid::bigint = ($1 >> 32) & 4294967295 and l.objid::bigint = $1 & 4294967295",
-            &[(&key, Type::INT8)],
-        )
-        .await;
+        &parameter,
+    );
+    let holder = explain::within(SHORT, "asking who holds the migration lock", holders).await;
     let who = match holder.as_deref() {
         Ok([row, ..]) => {
             let (pid, name, host): (i32, String, String) = (row.get(0), row.get(1), row.get(2));

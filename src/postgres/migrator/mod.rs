@@ -19,8 +19,8 @@ use tokio_postgres::Client;
 
 use self::history::History;
 use self::script::Script;
-use super::{Server, Session};
-use crate::error::{Error, Result};
+use super::{Server, Session, explain};
+use crate::error::Result;
 
 pub use phase::{PHASES, Phase};
 pub use plain::{Direction, Start};
@@ -31,6 +31,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Longest that one statement of a migration may take.
 const LONGEST_STATEMENT: Duration = Duration::from_hours(1);
+
+/// Longest wait for an answer that takes no work.
+const SHORT: Duration = Duration::from_secs(30);
 
 /// Longest wait for a lock on a table: behind a waiting migration every producer waits too.
 const LONGEST_TABLE_LOCK: &str = "set lock_timeout = '10s'";
@@ -147,10 +150,7 @@ impl Migrator {
     ) -> Result<Report> {
         let client = self.client().await?;
         let schema = self.server.schema();
-        client
-            .batch_execute(LONGEST_TABLE_LOCK)
-            .await
-            .map_err(|error| Error::postgres("preparing to migrate", error))?;
+        explain::within(SHORT, "preparing to migrate", client.batch_execute(LONGEST_TABLE_LOCK)).await?;
         lock::take(&client, schema, self.patience).await?;
         let outcome = async {
             let history = History::read(&client, schema).await?;
@@ -214,7 +214,7 @@ async fn run(client: &Client, scripts: &[Script]) -> Result<()> {
     for script in scripts {
         if let Err(error) = script.run(client).await {
             // if this fails too the connection is gone, and the transaction with it
-            let _ = client.batch_execute("rollback").await;
+            let _ = explain::within(SHORT, "rolling back", client.batch_execute("rollback")).await;
             return Err(error);
         }
     }

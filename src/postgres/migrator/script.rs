@@ -1,12 +1,17 @@
 //! Runs the text of one file, and says at which line it failed.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use tokio::time::timeout;
 use tokio_postgres::error::ErrorPosition;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::{Error, Kind, Result};
+
+/// The server's own limit for each statement comes first; this is for a server that is gone without a word.
+const LONGEST_SCRIPT: Duration = super::LONGEST_STATEMENT.saturating_mul(2);
 
 /// SQL with the place it came from.
 #[derive(Debug, Clone)]
@@ -31,8 +36,11 @@ impl Script {
             }
             Ok(())
         };
-        let outcome: Result<(), tokio_postgres::Error> = outcome.await;
-        outcome.map_err(|error| self.explain(error, done))
+        let outcome: Result<Result<(), tokio_postgres::Error>, _> = timeout(LONGEST_SCRIPT, outcome).await;
+        match outcome {
+            Ok(outcome) => outcome.map_err(|error| self.explain(error, done)),
+            Err(_) => Err(Error::new(Kind::Timeout, format!("{}: the server does not answer", self.place))),
+        }
     }
 
     /// `done` statements had run before `error`.
