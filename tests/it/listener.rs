@@ -34,7 +34,7 @@ struct Running {
 
 impl Running {
     fn start(url: &str, settings: &config::Listener, channels: &[&str]) -> Self {
-        let database = config::Database { connect_timeout: Duration::from_secs(2), ..database_at(url) };
+        let database = config::Database { connect_timeout: Duration::from_secs(1), ..database_at(url) };
         let listener = Listener::new(Server::direct(&database).unwrap(), settings);
         let (status, shutdown) = (listener.status(), Shutdown::new());
         let (said, wakes) = unbounded_channel();
@@ -123,7 +123,7 @@ async fn every_fault_ends_with_a_resync() {
     running.resync().await;
     let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
                       where application_name = 'reveille/listener' and datname = current_database()";
-    for round in 0..3 {
+    for round in 0..2 {
         for fault in ["cut", "refuse", "black hole", "stall", "terminate"] {
             match fault {
                 "cut" => proxy.cut(),
@@ -147,8 +147,8 @@ async fn every_fault_ends_with_a_resync() {
             assert_eq!(heard, Wake::Channel("queue_wake_iu".to_owned()), "round {round}, after {fault}");
         }
     }
-    assert!(running.status.reconnects() >= 15);
-    assert!(running.status.canaries_lost() >= 3);
+    assert!(running.status.reconnects() >= 10);
+    assert!(running.status.canaries_lost() >= 2);
     poller.abort();
     running.stop().await;
 }
