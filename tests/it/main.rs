@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod config;
 mod connect;
+mod consumer_files;
 mod consumers;
 mod embedded;
 mod floors;
