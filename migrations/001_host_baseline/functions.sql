@@ -48,15 +48,25 @@ comment on procedure pr_grant(text, text[]) is 'Grants to those of the roles tha
 revoke all on procedure pr_grant(text, text[]) from public;
 
 -- A setting of dot_config, or the default. Called by every gated function.
+-- PL/pgSQL, here and in fn_gate_is_open: an SQL function with a subselect is never inlined and is planned anew at
+-- every call, which costs four times as much.
 create or replace function fn_config(p_key text, p_default text) returns text
-language sql stable
-return coalesce((select c.value from dot_config c where c.key = p_key), p_default);
+language plpgsql stable set search_path from current
+as $$
+begin
+  return coalesce((select c.value from dot_config c where c.key = p_key), p_default);
+end
+$$;
 comment on function fn_config(text, text) is 'The value of a key in dot_config, or the default when the key is missing.';
 
 -- Whether a gate is open. A missing key is a closed gate.
 create or replace function fn_gate_is_open(p_key text) returns boolean
-language sql stable
-return coalesce((select c.value = 'true' from dot_config c where c.key = p_key), false);
+language plpgsql stable set search_path from current
+as $$
+begin
+  return coalesce((select c.value = 'true' from dot_config c where c.key = p_key), false);
+end
+$$;
 comment on function fn_gate_is_open(text) is 'true only when dot_config holds the text ''true'' under the key.';
 
 -- Flips a gate (or any other key of dot_config) and keeps who and why. Called by operators.

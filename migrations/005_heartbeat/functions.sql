@@ -73,8 +73,10 @@ comment on function fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)
 
 -- Whether an executor may claim, and of which kind it is. One row: reason is null when it may.
 create or replace function fn_executor_admission(p_executor_name text) returns table (reason text, executor_kind text)
-language sql stable set search_path from current
+language plpgsql stable set search_path from current
 as $$
+begin
+  return query
   select
     case
       when not fn_gate_is_open('queue.job_substrate.enabled') then 'job_substrate_disabled'
@@ -85,7 +87,8 @@ as $$
     end,
     h.executor_kind
   from (select 1) one
-  left join queue_heartbeat h on h.executor_name = p_executor_name
+  left join queue_heartbeat h on h.executor_name = p_executor_name;
+end
 $$;
 comment on function fn_executor_admission(text) is 'Why an executor may not claim (null: it may), and its kind. Called by fn_job_claim.';
 revoke all on function fn_executor_admission(text) from public;
