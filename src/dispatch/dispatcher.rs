@@ -15,6 +15,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::domain::{Domain, Drained};
+use super::poll;
 use super::rhythm::Rhythm;
 use super::stats::DispatchStats;
 use super::waker::Waker;
@@ -149,7 +150,7 @@ impl Dispatcher {
             waiting: self.domains.iter().map(|name| (name.clone(), FoundBy::Start)).collect(),
             running: FuturesUnordered::new(),
             polling: false,
-            next_poll: Instant::now() + self.poll_pause(),
+            next_poll: Instant::now() + poll::pause(self.settings.poll_interval),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             unattached: true,
             in_outage: false,
@@ -213,7 +214,7 @@ impl Dispatcher {
         let (server, pool) = (self.server.clone(), self.pool.clone());
         let (domains, listener) = (self.domains.clone(), self.listener.clone());
         state.running.push(Box::pin(async move {
-            Done::Polled(poll(&server, &pool, &domains, listener.as_deref()).await)
+            Done::Polled(poll::poll(&server, &pool, &domains, listener.as_deref()).await)
         }));
     }
 
@@ -233,7 +234,7 @@ impl Dispatcher {
             }
             Done::Polled(outcome) => {
                 state.polling = false;
-                state.next_poll = Instant::now() + self.poll_pause();
+                state.next_poll = Instant::now() + poll::pause(self.settings.poll_interval);
                 match outcome {
                     Ok(answer) => self.polled(state, answer),
                     Err(error) => return self.outage(state, error),
@@ -296,35 +297,4 @@ impl Dispatcher {
         state.next_poll = Instant::now() + state.backoff.next_delay();
         Ok(())
     }
-
-    /// The poll interval, up to a quarter longer, so that sidecars do not poll in step (trap 20).
-    fn poll_pause(&self) -> Duration {
-        self.settings.poll_interval.mul_f64(1.0 + jitter() / 4.0)
-    }
-}
-
-/// A number in 0..1 that differs from call to call and process to process.
-fn jitter() -> f64 {
-    let (_, low) = uuid::Uuid::new_v4().as_u64_pair();
-    #[expect(clippy::cast_precision_loss, reason = "any number will do")]
-    let fraction = (low >> 11) as f64 / (1_u64 << 53) as f64;
-    fraction.fract()
-}
-
-/// The timer's one statement; sends the listener's canary when one is due.
-async fn poll(
-    server: &Server,
-    pool: &Pool,
-    domains: &[String],
-    listener: Option<&ListenerStatus>,
-) -> Result<Answer> {
-    let client = server.take(pool).await?;
-    let canary = listener.and_then(ListenerStatus::canary_due);
-    let token = canary.as_ref().map(crate::postgres::listener::Canary::token);
-    let sent = canary.as_ref().zip(token.as_deref()).map(|(canary, token)| (canary.channel(), token));
-    let outcome = store::dispatch::poll(&client, Some(domains), sent).await;
-    if let (Ok(_), Some(listener), Some(canary)) = (&outcome, listener, &canary) {
-        listener.canary_sent(canary);
-    }
-    hand_back(client, outcome)
 }

@@ -3,6 +3,7 @@
 
 mod dispatcher;
 mod domain;
+mod poll;
 mod rhythm;
 mod stats;
 mod sweeper;

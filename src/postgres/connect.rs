@@ -140,7 +140,7 @@ impl Server {
     /// The whole of `options`: the operator's own first, ours last, so that ours hold.
     fn startup_options(&self, session: &Session) -> String {
         let mut settings = vec![
-            ("search_path", quote::identifier(&self.schema)),
+            ("search_path", quote::search_path(&self.schema)),
             ("statement_timeout", session.statement_timeout.as_millis().to_string()),
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION.as_millis().to_string()),
         ];
@@ -162,7 +162,7 @@ impl Server {
             _ => None,
         });
         let (path, first) = row.as_ref().map_or((None, None), |row| (row.get(0), row.get(1)));
-        if path == Some(&quote::identifier(&self.schema)) || first == Some(self.schema()) {
+        if path == Some(&quote::search_path(&self.schema)) || first == Some(self.schema()) {
             return Ok(());
         }
         Err(explain::dropped_options(&self.describe(), self.schema(), path.unwrap_or_default()))

@@ -54,6 +54,12 @@ pub(super) fn check_schema(schema: &str) -> Result<()> {
         .hint("choose another name, for example `public` or `reveille`"))
 }
 
+/// The search path of every session and function: our schema, and temporary tables last, so that nobody's
+/// temporary table stands in for one of ours (trap 44).
+pub(crate) fn search_path(schema: &str) -> String {
+    format!("{}, pg_temp", identifier(schema))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,7 +31,7 @@ async fn a_session_begins_with_our_schema_and_our_limits() {
     let show = "select current_setting('search_path'), current_setting('application_name'), \
                 current_setting('synchronous_commit'), current_setting('idle_in_transaction_session_timeout')";
     let row = client.query_one(show, &[]).await.unwrap();
-    assert_eq!(row.get::<_, &str>(0), "\"Weird \\ \"\"Näme\"\"\"");
+    assert_eq!(row.get::<_, &str>(0), "\"Weird \\ \"\"Näme\"\"\", pg_temp");
     assert_eq!(row.get::<_, &str>(1), "reveille/test");
     assert_eq!((row.get(2), row.get(3)), ("off", "1min"));
     client.batch_execute("create schema \"Weird \\ \"\"Näme\"\"\"").await.unwrap();

@@ -66,8 +66,8 @@ impl Migrator {
 
     fn transaction(&self, history: &History, steps: &[Step], index: usize) -> String {
         let step = &steps[index];
-        let name = quote::identifier(self.server.schema());
-        let mut text = format!("\nbegin;\nset local search_path to {name};\n");
+        let path = quote::search_path(self.server.schema());
+        let mut text = format!("\nbegin;\nset local search_path to {path};\n");
         if index > 0 || history.has_table {
             text.push_str(&turn(step));
         }
