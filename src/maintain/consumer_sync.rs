@@ -148,6 +148,23 @@ pub fn read_folder(folder: &Path) -> Result<Vec<ConsumerFile>> {
     if problems.is_empty() { Ok(files) } else { Err(Problems(problems).into()) }
 }
 
+/// The consumers of the MARK/CUT pilot, as they stand in `consumers/`; for the demo, which runs in any folder.
+///
+/// # Errors
+/// Kind Usage, never in a build whose tests passed.
+pub fn of_the_pilot() -> Result<Vec<ConsumerFile>> {
+    const FILES: [(&str, &str); 3] = [
+        ("mark_cut.cleaned", include_str!("../../consumers/mark_cut.cleaned.toml")),
+        ("mark_cut.cut", include_str!("../../consumers/mark_cut.cut.toml")),
+        ("mark_cut.verify_cut", include_str!("../../consumers/mark_cut.verify_cut.toml")),
+    ];
+    let parse = |(key, text): (&str, &str)| {
+        ConsumerFile::parse(&format!("consumers/{key}.toml"), key, text)
+            .map_err(|problems| Problems(problems).into())
+    };
+    FILES.into_iter().map(parse).collect()
+}
+
 /// Reads one file.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use reveille::maintain::consumer_sync::{self as sync, Action, Options, Plan};
 use reveille::model::consumer::Consumer;
+use reveille::model::consumer_file::ConsumerFile;
 use reveille::store::consumers::{self, Subject};
 use serde_json::{Value, json};
 
@@ -60,6 +61,11 @@ async fn the_consumers_of_this_project_become_rows_and_a_second_sync_changes_not
     );
     assert_eq!(row(&db, "mark_cut.cleaned").await["job_kind"], Value::Null);
 
+    let embedded = sync::of_the_pilot().unwrap();
+    let in_folder = sync::read_folder(&of_this_project()).unwrap();
+    let consumers =
+        |files: &[ConsumerFile]| files.iter().map(|file| file.consumer.clone()).collect::<Vec<_>>();
+    assert_eq!(consumers(&embedded), consumers(&in_folder), "the demo brings the same consumers");
     let again = self::plan(&db, &of_this_project(), Options { prune: true, enabled_too: true }).await;
     assert!(!again.changes_anything(), "{again:?}");
 }
