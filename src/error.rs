@@ -192,6 +192,9 @@ fn hint_of(error: &tokio_postgres::Error) -> Option<&'static str> {
         Some("25006") => Some(
             "the server is read-only (a standby?): name all hosts in DATABASE_URL with target_session_attrs=read-write",
         ),
+        Some("26000" | "42P05") => Some(
+            "a transaction pooler loses prepared statements: give Reveille a direct URL, or use PgBouncer 1.21 or newer with max_prepared_statements",
+        ),
         Some("53100") => Some("free disk space on the server; work goes on by itself afterwards"),
         Some("53300") => Some("raise max_connections on the server, or lower [database] pool_size"),
         Some("57P01" | "57P02" | "57P03") => {

@@ -214,11 +214,14 @@ fn say(word: &str, message: &str, hint: Option<&str>) {
     }
 }
 
-/// The causes of an error, nearest first.
+/// The causes of an error, nearest first, without the driver's own.
 fn causes(error: &Error) -> Vec<String> {
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
+        if cause.is::<tokio_postgres::Error>() {
+            break; // its words are in the message already; alone it says "db error"
+        }
         causes.push(cause.to_string());
         next = cause.source();
     }

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use reveille::config::Database;
 use reveille::error::Kind;
 use reveille::postgres::Server;
-use reveille::postgres::migrator::{Action, Direction, Migrator, Phase, Report, Start, State};
+use reveille::postgres::migrator::{Action, Direction, Migrator, PHASES, Phase, Report, Start, State};
 
 use crate::support::{TestDb, database_at, server_at};
 
@@ -85,16 +85,19 @@ async fn phases_go_up_and_down_step_by_step_and_leave_nothing() {
 
 #[tokio::test]
 async fn of_twenty_migrators_at_once_one_does_the_work_and_nobody_fails() {
-    let database = TestDb::empty().await;
     let slow = Phase { up: "create table second (); select pg_sleep(0.2);", ..TWO };
-    let runs = (0..20).map(|_| {
-        let migrator = migrator(&database, &[ONE, slow]);
-        async move { migrator.up(None, false).await.unwrap().steps.len() }
-    });
-    let mut steps = join_all(runs).await;
-    steps.sort_unstable();
-    assert_eq!((steps[..19].iter().sum::<usize>(), steps[19]), (0, 2));
-    assert_eq!(number(&database, "select count(*) from reveille_migration").await, 2);
+    for phases in [&[ONE, slow], PHASES] {
+        let database = TestDb::empty().await;
+        let runs = (0..20).map(|_| {
+            let migrator = migrator(&database, phases);
+            async move { migrator.up(None, false).await.unwrap().steps.len() }
+        });
+        let mut steps = join_all(runs).await;
+        steps.sort_unstable();
+        assert_eq!((steps[..19].iter().sum::<usize>(), steps[19]), (0, phases.len()));
+        let rows = number(&database, "select count(*) from reveille_migration").await;
+        assert_eq!(usize::try_from(rows).unwrap(), phases.len());
+    }
 }
 
 #[tokio::test]
