@@ -11,7 +11,9 @@
 pub mod backoff;
 pub mod error;
 pub mod host;
+pub mod latch;
 pub mod shutdown;
+pub mod systemd;
 // 2 words: plain data, no input or output
 pub mod model;
 // 3 settings: file + environment + flags -> checked settings

@@ -1,1 +1,105 @@
-//! (to be written)
+//! The HTTP face: `/live`, `/ready`, `/metrics`.
+//!
+//! Settings: `[http]`. It answers also while the database does not. Nothing here writes; there is no password.
+
+mod connections;
+mod metrics;
+mod readiness;
+mod routes;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use self::metrics::{Database, Metrics};
+use self::readiness::Ready;
+use self::routes::Answers;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::latch::{Latch, Readiness};
+use crate::postgres::Server;
+use crate::postgres::listener::ListenerStatus;
+use crate::shutdown::Shutdown;
+
+/// Age up to which gauges of the database are answered again instead of read anew.
+const DATABASE_GAUGES_KEEP: Duration = Duration::from_secs(5);
+
+/// What the face shows; the app fills it.
+#[derive(Debug)]
+pub struct FaceState {
+    /// Where the gauges of the database come from; the face opens one connection of its own, at the first scrape.
+    pub server: Server,
+    /// The services' metrics, already registered.
+    pub registry: Registry,
+    /// Set while all tasks of the process run.
+    pub live: Latch,
+    /// The components' latches. The listener needs none: its status is read here.
+    pub readiness: Readiness,
+    /// None in poll-only mode.
+    pub listener: Option<Arc<ListenerStatus>>,
+}
+
+/// A socket that is bound, and what will be answered on it.
+#[derive(Debug)]
+pub struct Face {
+    socket: TcpListener,
+    address: SocketAddr,
+    router: Router,
+    database: Arc<Database>,
+}
+
+impl Face {
+    /// Takes the address `[http] listen`; connections wait until [`Self::run`].
+    ///
+    /// # Errors
+    /// Kind Io when the address cannot be had, with the reason; kind Usage when no pool can be set up.
+    pub async fn bind(settings: &config::Http, state: FaceState) -> Result<Self> {
+        Self::bind_keeping(settings, state, DATABASE_GAUGES_KEEP).await
+    }
+
+    /// As [`Self::bind`]; gauges of the database are read anew when they are older than `keep`.
+    pub async fn bind_keeping(settings: &config::Http, state: FaceState, keep: Duration) -> Result<Self> {
+        let FaceState { server, registry, live, readiness, listener } = state;
+        let socket =
+            TcpListener::bind(settings.listen).await.map_err(|error| not_bound(settings.listen, error))?;
+        let address = socket.local_addr().map_err(|error| not_bound(settings.listen, error))?;
+        let database = Arc::new(Database::new(server, keep)?);
+        let ready = Ready { readiness, listener };
+        let metrics = Metrics::new(registry, &ready, Arc::clone(&database));
+        let router = routes::router(Answers { live, ready, metrics });
+        Ok(Self { socket, address, router, database })
+    }
+
+    /// The address taken; its port differs from the setting when that was 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until the first step of `shutdown`, then gives open requests a moment to end.
+    ///
+    /// To be seen alive while other parts stop, it needs a `shutdown` that is requested after theirs.
+    pub async fn run(self, shutdown: Shutdown) {
+        tracing::info!(http.listen = %self.address, "http://{}: /live, /ready, /metrics", self.address);
+        tokio::select! {
+            () = connections::serve(self.socket, self.router, shutdown) => {}
+            never = self.database.run() => match never {},
+        }
+    }
+}
+
+fn not_bound(address: SocketAddr, error: io::Error) -> Error {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => "is taken by another program",
+        io::ErrorKind::AddrNotAvailable => "is not an address of this machine",
+        io::ErrorKind::PermissionDenied => "may not be used by this user",
+        _ => "cannot be used",
+    };
+    Error::io(format!("[http] listen: {address} {what}"), error).hint(
+        "stop the other program, choose another address in [http] listen, or set [http] enabled = false",
+    )
+}

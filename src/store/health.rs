@@ -4,7 +4,7 @@ use deadpool_postgres::GenericClient;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{get, rows};
+use super::{get, row, rows};
 use crate::error::Result;
 
 /// One component and how it is.
@@ -50,4 +50,10 @@ pub async fn list(client: &impl GenericClient) -> Result<Vec<Component>> {
         })
     };
     found.iter().map(component).collect()
+}
+
+/// The part of the server's notification queue that is in use, 0 to 1; when it is full, commits that notify fail.
+pub async fn notification_queue_usage(client: &impl GenericClient) -> Result<f64> {
+    const SQL: &str = "select pg_notification_queue_usage() as usage";
+    get(&row(client, "reading the use of the notification queue", SQL, &[]).await?, "usage")
 }

@@ -23,7 +23,8 @@ pub enum ListenerState {
 }
 
 impl ListenerState {
-    const ALL: [Self; 4] = [Self::Connecting, Self::Listening, Self::PoolerSuspected, Self::Stopped];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Connecting, Self::Listening, Self::PoolerSuspected, Self::Stopped];
 
     /// The state as a label of a metric.
     pub fn as_str(self) -> &'static str {

@@ -1,0 +1,54 @@
+//! `/metrics`: what the services count, and gauges read when somebody asks. Catalogue: `docs/metrics.md`.
+
+mod database;
+mod listener;
+mod process;
+mod ready;
+mod series;
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+pub(super) use self::database::Database;
+use self::listener::ListenerSeries;
+use self::process::Process;
+use self::ready::ReadySeries;
+use super::readiness::Ready;
+
+/// The whole registry, ready to be printed.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    database: Arc<Database>,
+}
+
+impl Metrics {
+    /// `registry` holds what the services count; the rest is added here.
+    pub(super) fn new(mut registry: Registry, ready: &Ready, database: Arc<Database>) -> Self {
+        let build = Info::new([
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("os", std::env::consts::OS),
+            ("arch", std::env::consts::ARCH),
+        ]);
+        registry.register("reveille_build", "The program that answers", build);
+        registry.register_collector(Box::new(Process::new()));
+        registry.register_collector(Box::new(ReadySeries(ready.clone())));
+        if let Some(listener) = &ready.listener {
+            registry.register_collector(Box::new(ListenerSeries(Arc::clone(listener))));
+        }
+        registry.register_collector(Box::new(Arc::clone(&database)));
+        Self { registry, database }
+    }
+
+    /// The text of all series. Gauges of the database are read first if they are old, within a deadline.
+    pub(super) async fn text(&self) -> Result<String, fmt::Error> {
+        self.database.refreshed().await;
+        let mut text = String::with_capacity(16 * 1024);
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
