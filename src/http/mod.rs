@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use self::metrics::{Database, Metrics};
@@ -26,6 +25,8 @@ use crate::postgres::Server;
 use crate::postgres::listener::ListenerStatus;
 use crate::shutdown::Shutdown;
 
+pub use self::metrics::SharedRegistry;
+
 /// Age up to which gauges of the database are answered again instead of read anew.
 const DATABASE_GAUGES_KEEP: Duration = Duration::from_secs(5);
 
@@ -34,8 +35,8 @@ const DATABASE_GAUGES_KEEP: Duration = Duration::from_secs(5);
 pub struct FaceState {
     /// Where the gauges of the database come from; the face opens one connection of its own, at the first scrape.
     pub server: Server,
-    /// The services' metrics, already registered.
-    pub registry: Registry,
+    /// Holds the services' metrics, now or later.
+    pub registry: SharedRegistry,
     /// Set while all tasks of the process run.
     pub live: Latch,
     /// The components' latches. The listener needs none: its status is read here.
