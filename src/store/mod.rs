@@ -11,6 +11,7 @@ pub mod health;
 pub mod heartbeats;
 pub mod jobs;
 pub mod pilot_host;
+pub mod timeline;
 pub mod wakes;
 
 use deadpool_postgres::GenericClient;
