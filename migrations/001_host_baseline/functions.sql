@@ -153,3 +153,17 @@ revoke all on function fn_event_emit(text, text, text, jsonb, text, text, text, 
 call pr_grant(
   format('execute on function %s', 'fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz)'::regprocedure),
   array['reveille_operator', 'reveille_executor', 'reveille_dispatcher']);
+
+-- What everybody may see. The host's own tables keep the grants that the host gave them.
+do $$
+declare
+  v_all text[] := array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader'];
+  v_object record;
+begin
+  call pr_grant(format('usage on schema %I', current_schema()), v_all);
+  for v_object in select h.object_name from host_object h where h.created loop
+    call pr_grant(format('select on table %I', v_object.object_name), array['reveille_operator', 'reveille_reader']);
+  end loop;
+  call pr_grant('select on table dot_config_audit', array['reveille_operator', 'reveille_reader']);
+end
+$$;

@@ -359,5 +359,7 @@ begin
   end loop;
   call pr_grant(format('execute on function %s', 'fn_wake_awake(text, int)'::regprocedure), array['reveille_executor']);
   call pr_grant(format('execute on function %s', 'fn_wake_arm(text)'::regprocedure), array['reveille_executor']);
+  call pr_grant('select on table dispatch_cursor', array['reveille_dispatcher', 'reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table event_arrival, dispatch_pass, dispatch_sweep', array['reveille_operator', 'reveille_reader']);
 end
 $$;

@@ -383,5 +383,6 @@ begin
   call pr_grant(
     format('execute on function %s', 'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'::regprocedure),
     array['reveille_operator']);
+  call pr_grant('select on table job_queue, job_handler', array['reveille_operator', 'reveille_reader']);
 end
 $$;

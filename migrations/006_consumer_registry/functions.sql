@@ -607,5 +607,6 @@ begin
   end loop;
   execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
+  call pr_grant('select on table consumer_registry, dispatch_error', array['reveille_operator', 'reveille_reader']);
 end
 $$;
