@@ -133,8 +133,10 @@ return fn_config('queue.retry.max_attempts.' || p_job_kind, fn_config('queue.ret
 comment on function fn_job_max_attempts(text) is 'max_attempts of a kind from dot_config.';
 
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first. Each gets a
--- fresh lease token. A refusal is one row. The ids are collected in an array first: a LIMIT that the planner cannot
--- see inside UPDATE … FROM becomes a sequential scan (engine.md section 4; trap 15).
+-- fresh lease token. A refusal is one row. The rows are locked and collected in an array first: a LIMIT that the
+-- planner cannot see inside UPDATE … FROM becomes a sequential scan (trap 15). Their ctid serves as long as this
+-- transaction holds them. The settings keep one plan, along the ready index, whatever the statistics say: they were
+-- taken when the queue was empty, or full.
 create or replace function fn_job_claim(
   p_executor_name text,
   p_limit int default 1,
@@ -146,6 +148,7 @@ create or replace function fn_job_claim(
   attempts int, max_attempts int, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid,
   causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamptz)
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -153,7 +156,7 @@ declare
   v_seconds int;
   v_priority int := -1;
   v_now timestamptz := clock_timestamp();
-  v_ids uuid[] := '{}';
+  v_rows tid[] := '{}';
 begin
   select * into v_admission from fn_executor_admission(p_executor_name) a;
   if v_admission.reason is not null then
@@ -170,11 +173,12 @@ begin
   -- one priority after the other: due jobs of a later priority are found without walking over the
   -- scheduled jobs of an earlier one
   loop
-    select min(j.priority) into v_priority
-    from job_queue j where j.executor = v_admission.executor_kind and j.claimable and j.priority > v_priority;
-    exit when v_priority is null;
-    v_ids := v_ids || array(
-      select j.job_id
+    select j.priority into v_priority
+    from job_queue j where j.executor = v_admission.executor_kind and j.claimable and j.priority > v_priority
+    order by j.priority limit 1;
+    exit when not found;
+    v_rows := v_rows || array(
+      select j.ctid
       from job_queue j
       where j.executor = v_admission.executor_kind
         and j.claimable
@@ -182,11 +186,11 @@ begin
         and j.scheduled_at <= v_now
         and (p_job_kinds is null or j.job_kind = any (p_job_kinds))
       order by j.scheduled_at, j.job_id
-      limit p_limit - cardinality(v_ids)
+      limit p_limit - cardinality(v_rows)
       for update skip locked);
-    exit when cardinality(v_ids) >= p_limit;
+    exit when cardinality(v_rows) >= p_limit;
   end loop;
-  if cardinality(v_ids) = 0 then
+  if cardinality(v_rows) = 0 then
     return;
   end if;
 
@@ -200,7 +204,7 @@ begin
         picked_at = v_now,
         started_at = null,
         updated_at = v_now
-    where j.job_id = any (v_ids)
+    where j.ctid = any (v_rows)
     returning j.*
   )
   select false, null::text, c.job_id, c.job_kind, c.lease_token, c.lease_until, c.status, c.executor, c.event_domain, c.source_ref,
