@@ -66,6 +66,34 @@ create or replace trigger job_handler_check
 before insert or update on job_handler
 for each row execute function fn_job_handler_check();
 
+-- Workers learn of a new handler at once.
+create or replace function fn_job_handler_announce() returns trigger
+language plpgsql
+as $$
+begin
+  perform pg_notify('queue_control', '');
+  return null;
+end
+$$;
+comment on function fn_job_handler_announce() is 'Announces a change of job_handler on queue_control, once a statement.';
+revoke all on function fn_job_handler_announce() from public;
+
+create or replace trigger job_handler_announce
+after insert or update or delete on job_handler
+for each statement execute function fn_job_handler_announce();
+
+-- What a worker has to know of job kinds: those that it names itself, and those that have an SQL function.
+create or replace function fn_job_kinds(p_job_kinds text[] default '{}')
+returns table (job_kind text, handler text, time_limit_seconds text)
+language sql stable security definer set search_path from current
+as $$
+  select k.job_kind, h.handler, fn_config('job.' || k.job_kind || '.time_limit_seconds', null)
+  from (select unnest(p_job_kinds) union select a.job_kind from job_handler a) as k (job_kind)
+  left join job_handler h on h.job_kind = k.job_kind
+  order by k.job_kind
+$$;
+comment on function fn_job_kinds(text[]) is 'The given kinds and those of job_handler: SQL function and job.<kind>.time_limit_seconds, each null where there is none.';
+
 do $$
 begin
   perform fn_wake_channel_add('job_wake_' || k)
@@ -225,9 +253,11 @@ return jsonb_build_object('refused', true,
   'job_id', p_job_id);
 comment on function fn_job_lease_lost(uuid) is 'The refusal lease_lost, or not_found.';
 
--- The lease is still the caller's: same token, not ended, status leased or in_progress.
+-- The lease is still the caller's: same token, not ended, status leased or in_progress. Here and below the settings
+-- keep a session from caching a sequential scan that it planned while the table was small.
 create or replace function fn_job_start(p_job_id uuid, p_lease_token bigint) returns jsonb
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -245,6 +275,7 @@ comment on function fn_job_start(uuid, bigint) is 'leased → in_progress. Refus
 
 create or replace function fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds int default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -263,8 +294,16 @@ end
 $$;
 comment on function fn_job_renew(uuid, bigint, int) is 'Makes a lease longer and tells whether cancellation was asked for.';
 
+-- Whether this very lease has ended well already: its worker lost the answer and asks again. Changes nothing.
+create or replace function fn_job_has_succeeded(p_job_id uuid, p_lease_token bigint) returns boolean
+language sql stable
+return exists (
+  select from job_queue j where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('succeeded', 'cleaned'));
+comment on function fn_job_has_succeeded(uuid, bigint) is 'Whether the lease with this token ended as succeeded.';
+
 create or replace function fn_job_succeed(p_job_id uuid, p_lease_token bigint, p_result_ref text default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -273,43 +312,53 @@ begin
   set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
-  if not found then
+  if not found and not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'succeeded');
 end
 $$;
-comment on function fn_job_succeed(uuid, bigint, text) is 'Ends a job well. Refused lease_lost for an old token, and nothing is changed.';
+comment on function fn_job_succeed(uuid, bigint, text)
+  is 'Ends a job well. Refused lease_lost for an old token, and nothing is changed; the same token may ask again.';
 
 -- Many completions in one statement. Each job is judged alone; the lost ones are named.
-create or replace function fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[]) returns jsonb
+create or replace function fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[], p_result_refs text[] default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_done uuid[];
+  v_lost jsonb := '[]';
 begin
-  if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens) then
-    raise exception 'fn_job_succeed_many: as many tokens as jobs are needed' using errcode = '22023';
+  if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
+    or cardinality(p_job_ids) <> cardinality(p_result_refs)
+  then
+    raise exception 'fn_job_succeed_many: as many tokens (and result refs, if any) as jobs are needed' using errcode = '22023';
   end if;
   with done as (
     update job_queue j
-    set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at), updated_at = v_now
-    from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
+    set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
+        result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
+    from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     returning j.job_id
   )
   select coalesce(array_agg(d.job_id), '{}') into v_done from done d;
-  return jsonb_build_object('refused', false, 'succeeded', cardinality(v_done), 'lease_lost',
-    case when cardinality(v_done) = cardinality(p_job_ids) then '[]'::jsonb
-    else (select coalesce(jsonb_agg(i.id), '[]') from unnest(p_job_ids) as i (id) where i.id <> all (v_done)) end);
+  if cardinality(v_done) < cardinality(p_job_ids) then
+    select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
+    from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
+    where u.job_id <> all (v_done) and not fn_job_has_succeeded(u.job_id, u.lease_token);
+  end if;
+  return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
 end
 $$;
-comment on function fn_job_succeed_many(uuid[], bigint[]) is 'Ends many jobs well: {succeeded, lease_lost: [ids]}.';
+comment on function fn_job_succeed_many(uuid[], bigint[], text[]) is 'Ends many jobs well: {succeeded, lease_lost: [ids]}.';
 
 -- Gives a job back without spending an attempt. Called by a worker that stops.
 create or replace function fn_job_release(p_job_id uuid, p_lease_token bigint) returns jsonb
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -378,8 +427,8 @@ declare
 begin
   foreach v_function in array array[
     'fn_job_claim(text, int, int, text[])', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
-    'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[])', 'fn_job_release(uuid, bigint)',
-    'fn_job_handler_of(uuid, bigint)', 'fn_job_run(uuid, bigint)',
+    'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
+    'fn_job_handler_of(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);

@@ -28,6 +28,7 @@ comment on function fn_job_backoff(text, int) is 'The jittered delay before the 
 -- through failed in any case, so the guard on moves sees every step.
 create or replace function fn_job_fail(p_job_id uuid, p_lease_token bigint, p_error text, p_outcome text) returns jsonb
 language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
