@@ -1,7 +1,8 @@
 //! Assembly: what `run` and `tick` are made of, in start order and stop order. Nothing else starts long tasks.
 //!
-//! Start: the database answers, the schema fits, then listener, dispatcher, sweeper, housekeeper. Stop: all of them
-//! are asked at once and finish their statement; at the deadline, or at the second signal, they are cut.
+//! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, housekeeper. Stop:
+//! all of these are asked at once and finish their statement, then the face; at the deadline, or at the second
+//! signal, they are cut.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::backoff::Backoff;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
+use crate::http::{Face, FaceState, SharedRegistry};
+use crate::latch::{Latch, Readiness};
 use crate::maintain::{Housekeeper, Pruned};
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
@@ -23,6 +26,7 @@ use crate::postgres::listener::Listener;
 use crate::postgres::migrator::Migrator;
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::systemd;
 
 /// How long `tick` dispatches at most, so that a cron job ends.
 const TICK_LIMIT: Duration = Duration::from_mins(1);
@@ -42,41 +46,95 @@ pub struct Tick {
 /// The sidecar, until `shutdown`. Ends with an error only when trying again cannot help.
 pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
     let server = Server::from_settings(&settings.database)?;
-    if !database_answers(&server, &shutdown).await? {
-        return Ok(()); // told to stop before it came up
-    }
+    let readiness = Readiness::new();
+    let live = Latch::alone("live", "starting");
+    let schema = readiness.latch("schema", "the database has not answered yet");
+    let dispatcher = readiness.latch("dispatcher", "not started yet");
+    let listener = settings.dispatch.listen.then(|| listener(settings)).transpose()?;
+    let registry = SharedRegistry::default();
+    let state = FaceState {
+        server: server.clone(),
+        registry: registry.clone(),
+        live: live.clone(),
+        readiness,
+        listener: listener.as_ref().map(Listener::status),
+    };
+    // the face outlives the other parts, so that it can be seen how they stop
+    let face_stop = Shutdown::new();
+    let face = if settings.http.enabled { Some(Face::bind(&settings.http, state).await?) } else { None };
+    let face = async {
+        match face {
+            Some(face) => face.run(face_stop.clone()).await,
+            None => face_stop.requested().await,
+        }
+    };
+    let parts = async {
+        live.set("");
+        let outcome = match database_answers(&server, &shutdown).await {
+            Ok(true) => {
+                schema.set("");
+                let parts = Parts { settings, server, listener, registry, latch: dispatcher };
+                run_parts(parts, &shutdown).await
+            }
+            Ok(false) => Ok(()), // told to stop before it came up
+            Err(error) => Err(error),
+        };
+        live.clear("stopping");
+        face_stop.request();
+        outcome
+    };
+    let ((), outcome) = tokio::join!(face, parts);
+    outcome
+}
+
+/// What the parts of the sidecar are made of.
+struct Parts<'a> {
+    settings: &'a Settings,
+    server: Server,
+    listener: Option<Listener>,
+    registry: SharedRegistry,
+    latch: Latch,
+}
+
+fn listener(settings: &Settings) -> Result<Listener> {
+    Ok(Listener::new(Server::direct(&settings.database)?, &settings.listener))
+}
+
+/// Listener, dispatcher, sweeper, housekeeper, until told to stop.
+async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
+    let Parts { settings, server, listener, registry, latch } = parts;
     let pool = server.pool("chores", 1, &server.session())?;
     let domains = domains(settings, &server, &pool).await?;
     let waker = Arc::new(Waker::default());
-    let mut tasks = JoinSet::new();
-
-    let mut status = None;
-    if settings.dispatch.listen {
-        let listener = Listener::new(Server::direct(&settings.database)?, &settings.listener);
-        status = Some(listener.status());
-        let (waker, channels) = (Arc::clone(&waker), Waker::channels(&domains));
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            listener.run(channels, move |wake| waker.wake(wake), shutdown).await;
-            Ok(())
-        });
-    }
+    let status = listener.as_ref().map(Listener::status);
     tracing::info!(
         database = %server.describe(),
         schema = server.schema(),
         domains = %domains.join(", "),
-        mode = if settings.dispatch.listen { "notify and poll" } else { "poll only" },
+        mode = if listener.is_some() { "notify and poll" } else { "poll only" },
         "reveille {} is running",
         env!("CARGO_PKG_VERSION")
     );
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = listener {
+        let (waker, channels) = (Arc::clone(&waker), Waker::channels(&domains));
+        spawn(&mut tasks, shutdown, async move |shutdown| {
+            listener.run(channels, move |wake| waker.wake(wake), shutdown).await;
+            Ok(())
+        });
+    }
     let dispatcher =
-        Dispatcher::new(server.clone(), &settings.dispatch, domains, Arc::clone(&waker), status)?;
+        Dispatcher::new(server.clone(), &settings.dispatch, domains, Arc::clone(&waker), status)?
+            .latched(latch);
     let sweeper = Sweeper::new(server.clone(), pool.clone(), &settings.sweep, waker);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
-    spawn(&mut tasks, &shutdown, async move |shutdown| dispatcher.run(shutdown).await);
-    spawn(&mut tasks, &shutdown, async move |shutdown| sweeper.run(shutdown).await);
-    spawn(&mut tasks, &shutdown, async move |shutdown| housekeeper.run(shutdown).await);
-    supervise(tasks, &shutdown).await
+    registry.add(|registry| dispatcher.stats().register(registry));
+    registry.add(|registry| sweeper.stats().register(registry));
+    spawn(&mut tasks, shutdown, async move |shutdown| dispatcher.run(shutdown).await);
+    spawn(&mut tasks, shutdown, async move |shutdown| sweeper.run(shutdown).await);
+    spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
+    systemd::ready("dispatching");
+    supervise(tasks, shutdown).await
 }
 
 /// One bounded pass of everything, for operators who allow no daemon; a closed gate is a refusal.

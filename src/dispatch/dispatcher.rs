@@ -4,31 +4,35 @@
 //! Settings: `[dispatch]`. Errors that may pass are logged once an outage and retried; denied access or a missing
 //! schema end `run`. Source: `docs/ARCHITECTURE.md`, traps 1, 3, 8, 12, 13, 28.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures::StreamExt;
-use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use super::domain::{Domain, Drained};
 use super::poll;
 use super::rhythm::Rhythm;
+use super::state::{Done, State};
 use super::stats::DispatchStats;
 use super::waker::Waker;
 use crate::backoff::Backoff;
 use crate::config;
 use crate::error::{Kind, Result};
+use crate::latch::Latch;
 use crate::model::pass::{FoundBy, Pass};
-use crate::model::refusal::{Answer, Refusal, remedy};
+use crate::model::refusal::{Answer, Refusal};
 use crate::postgres::listener::ListenerStatus;
 use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::systemd;
+
+/// How often the watchdog's timer turns when there is no watchdog.
+const NO_WATCHDOG: Duration = Duration::from_hours(1);
 
 /// Reads events and makes their jobs.
 #[derive(Debug)]
@@ -40,28 +44,7 @@ pub struct Dispatcher {
     waker: Arc<Waker>,
     listener: Option<Arc<ListenerStatus>>,
     stats: Arc<DispatchStats>,
-}
-
-/// What a future of the loop ended with.
-enum Done {
-    Drained(Box<Domain>, Result<Drained>),
-    Polled(Result<Answer>),
-}
-
-/// What the loop remembers.
-struct State {
-    /// Domains at rest; a domain that is being drained is away.
-    resting: BTreeMap<String, Box<Domain>>,
-    /// Domains to look at as soon as there is room.
-    waiting: BTreeMap<String, FoundBy>,
-    running: FuturesUnordered<BoxFuture<'static, Done>>,
-    polling: bool,
-    next_poll: Instant,
-    backoff: Backoff,
-    /// Positions must be checked before the next look: at start, and after an outage.
-    unattached: bool,
-    in_outage: bool,
-    closed: Option<String>,
+    latch: Latch,
 }
 
 impl Dispatcher {
@@ -76,7 +59,14 @@ impl Dispatcher {
         let session = Session { synchronous_commit: settings.synchronous_commit, ..server.session() };
         let pool = server.pool("dispatch", settings.concurrency + 1, &session)?;
         let stats = Arc::new(DispatchStats::default());
-        Ok(Self { server, pool, settings: settings.clone(), domains, waker, listener, stats })
+        let latch = Latch::alone("dispatcher", "not started yet");
+        Ok(Self { server, pool, settings: settings.clone(), domains, waker, listener, stats, latch })
+    }
+
+    /// Says through `latch` whether positions are known and the database can be used.
+    #[must_use]
+    pub fn latched(self, latch: Latch) -> Self {
+        Self { latch, ..self }
     }
 
     /// The counters, to be shared with metrics.
@@ -109,6 +99,7 @@ impl Dispatcher {
     /// Dispatches until told to stop.
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
         let mut state = self.begin(&shutdown);
+        let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(NO_WATCHDOG));
         loop {
             if let Err(error) = self.start_waiting(&mut state).await {
                 self.outage(&mut state, error)?;
@@ -118,6 +109,7 @@ impl Dispatcher {
                 () = shutdown.requested() => break,
                 Some(done) = state.running.next() => self.done(&mut state, done)?,
                 () = self.waker.woken() => self.take_wakes(&mut state),
+                _ = watchdog.tick() => systemd::alive(), // this loop turns, in an outage too
                 () = tokio::time::sleep_until(state.next_poll), if !state.polling => self.start_poll(&mut state),
             }
         }
@@ -176,6 +168,7 @@ impl Dispatcher {
         if state.unattached {
             self.attach().await?;
             state.unattached = false;
+            self.latch.set("");
         }
         let limit = self.settings.concurrency;
         let ready: Vec<(String, FoundBy)> = state
@@ -224,8 +217,8 @@ impl Dispatcher {
                 let name = domain.name.clone();
                 state.resting.insert(name.clone(), domain);
                 match outcome {
-                    Ok(Drained::Idle) => Self::gate(state, None),
-                    Ok(Drained::Refused(refusal)) => Self::gate(state, Some(refusal.reason)),
+                    Ok(Drained::Idle) => state.gate(None),
+                    Ok(Drained::Refused(refusal)) => state.gate(Some(refusal.reason)),
                     Err(error) => {
                         state.waiting.insert(name, FoundBy::Start);
                         return self.outage(state, error);
@@ -255,9 +248,9 @@ impl Dispatcher {
             }
         }
         match answer {
-            Answer::Refused(refusal) => Self::gate(state, Some(refusal.reason)),
+            Answer::Refused(refusal) => state.gate(Some(refusal.reason)),
             Answer::Done(answer) => {
-                Self::gate(state, None);
+                state.gate(None);
                 let found = answer.get("domains").and_then(serde_json::Value::as_array);
                 for name in found.into_iter().flatten().filter_map(serde_json::Value::as_str) {
                     state.waiting.entry(name.to_owned()).or_insert(FoundBy::Poll);
@@ -266,29 +259,13 @@ impl Dispatcher {
         }
     }
 
-    /// Logs a gate when it closes and when it opens, not in between.
-    fn gate(state: &mut State, reason: Option<String>) {
-        if state.closed == reason {
-            return;
-        }
-        if let Some(reason) = &reason {
-            tracing::warn!(
-                gate.reason = %reason,
-                "dispatch is refused, positions stay where they are: {}",
-                remedy(reason).unwrap_or("see the contract's reasons")
-            );
-        } else {
-            tracing::info!("dispatch is open");
-        }
-        state.closed = reason;
-    }
-
     /// An error that may pass is logged once and waited out; any other ends the run.
     fn outage(&self, state: &mut State, error: crate::error::Error) -> Result<()> {
         if matches!(error.kind(), Kind::Denied | Kind::Schema | Kind::Usage) {
             return Err(error);
         }
         if !state.in_outage {
+            self.latch.clear(error.to_string());
             self.stats.outage();
             let hint = error.hint_text().unwrap_or("trying again");
             tracing::error!(database = %self.server.describe(), "{error}; {hint}");

@@ -5,6 +5,7 @@ mod dispatcher;
 mod domain;
 mod poll;
 mod rhythm;
+mod state;
 mod stats;
 mod sweeper;
 mod waker;
