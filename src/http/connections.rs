@@ -14,9 +14,9 @@ use tokio::time::timeout;
 use crate::shutdown::Shutdown;
 
 /// Most connections at a time; the next wait in the socket's queue.
-const MOST_CONNECTIONS: usize = 64;
+const MOST_CONNECTIONS: usize = 256;
 /// Longest wait for the head of a request, also between two requests of one connection.
-const HEAD_WITHIN: Duration = Duration::from_secs(30);
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for open requests after the first step of a shutdown.
 const END_WITHIN: Duration = Duration::from_secs(1);
 /// Pause after a failed accept: it fails when file descriptors run out, and would again at once.

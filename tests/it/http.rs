@@ -1,0 +1,257 @@
+//! The HTTP face over real sockets: alive, ready, measured, and gone when told to stop.
+
+mod catalogue;
+mod client;
+mod metrics;
+mod openmetrics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reveille::config;
+use reveille::error::Kind;
+use reveille::http::{Face, FaceState, SharedRegistry};
+use reveille::latch::{Latch, Readiness};
+use reveille::postgres::Server;
+use reveille::postgres::listener::{Listener, ListenerStatus};
+use reveille::shutdown::Shutdown;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use self::client::{get, keep, request};
+use self::openmetrics::Scrape;
+use crate::support::{SOON, TestDb, server_at, wait_until};
+
+/// An address that nobody answers at; the face does not connect before the first scrape.
+const NOWHERE: &str = "postgresql://nobody@127.0.0.1:1/nothing";
+
+/// A face that is served, and the handles of its app.
+pub(crate) struct Served {
+    address: SocketAddr,
+    live: Latch,
+    readiness: Readiness,
+    registry: SharedRegistry,
+    shutdown: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Served {
+    /// `keep`: how long gauges of the database are answered again.
+    async fn start(server: Server, listener: Option<Arc<ListenerStatus>>, keep: Duration) -> Self {
+        let (live, readiness) = (Latch::alone("live", "starting"), Readiness::new());
+        let (registry, shutdown) = (SharedRegistry::default(), Shutdown::new());
+        let state = FaceState {
+            server,
+            registry: registry.clone(),
+            live: live.clone(),
+            readiness: readiness.clone(),
+            listener,
+        };
+        let face = Face::bind_keeping(&any_port(), state, keep).await.unwrap();
+        let address = face.address();
+        let task = tokio::spawn(face.run(shutdown.clone()));
+        Self { address, live, readiness, registry, shutdown, task }
+    }
+
+    async fn without_database() -> Self {
+        Self::start(server_at(NOWHERE), None, Duration::ZERO).await
+    }
+
+    async fn scrape(&self) -> Scrape {
+        let answer = get(self.address, "/metrics").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Scrape::read(&answer.body)
+    }
+
+    /// Ends it; gives how long that took.
+    async fn stop(self) -> Duration {
+        let begun = Instant::now();
+        self.shutdown.request();
+        timeout(SOON, self.task).await.expect("it stops in time").unwrap();
+        begun.elapsed()
+    }
+}
+
+fn any_port() -> config::Http {
+    config::Http { enabled: true, listen: "127.0.0.1:0".parse().unwrap() }
+}
+
+#[tokio::test]
+async fn live_says_so_while_the_tasks_run_and_why_not_after() {
+    let served = Served::without_database().await;
+    assert_eq!(get(served.address, "/live").await.status, 503);
+    served.live.set("");
+    let answer = get(served.address, "/live").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "live\n"));
+    served.live.clear("the dispatcher failed: out of luck");
+    let answer = get(served.address, "/live").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (503, "not live: the dispatcher failed: out of luck\n")
+    );
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn ready_names_what_is_missing_until_every_latch_is_set() {
+    let served = Served::without_database().await;
+    let schema = served.readiness.latch("schema", "not checked yet");
+    let dispatcher = served.readiness.latch("dispatcher", "not attached yet");
+    schema.set("phase 6");
+    let answer = get(served.address, "/ready").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(
+        answer.body,
+        "not ready: dispatcher\n\n\
+         ready    schema       phase 6\n\
+         missing  dispatcher   not attached yet\n\
+         ready    listener     poll-only: [dispatch] listen = false\n"
+    );
+    dispatcher.set("");
+    let answer = get(served.address, "/ready").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.starts_with("ready\n\n"), "{}", answer.body);
+    dispatcher.clear("the database cannot be used");
+    assert_eq!(get(served.address, "/ready").await.status, 503);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn ready_answers_json_to_those_who_accept_it() {
+    let served = Served::without_database().await;
+    served.readiness.latch("schema", "it's \"late\"");
+    let accept = [("Accept", "text/html;q=0.1, application/json")];
+    let answer = request(served.address, "GET", "/ready", &accept).await;
+    assert_eq!((answer.status, answer.headers["content-type"].as_str()), (503, "application/json"));
+    let report: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!(
+        report,
+        serde_json::json!({
+            "ready": false,
+            "missing": ["schema"],
+            "latches": [
+                {"latch": "schema", "ready": false, "words": "it's \"late\""},
+                {"latch": "listener", "ready": true, "words": "poll-only: [dispatch] listen = false"},
+            ],
+        })
+    );
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn ready_follows_the_listener() {
+    let database = TestDb::empty().await;
+    let listener =
+        Listener::new(Server::direct(&database.settings().database).unwrap(), &config::Listener::default());
+    let served = Served::start(server_at(NOWHERE), Some(listener.status()), Duration::ZERO).await;
+    let answer = get(served.address, "/ready").await;
+    assert!(answer.status == 503 && answer.body.starts_with("not ready: listener\n"), "{answer:?}");
+    let stop = Shutdown::new();
+    let listening = tokio::spawn(listener.run(vec!["queue_control".to_owned()], drop, stop.clone()));
+    wait_until("it is ready", SOON, async || get(served.address, "/ready").await.status == 200).await;
+    stop.request();
+    listening.await.unwrap();
+    assert!(get(served.address, "/ready").await.body.ends_with("missing  listener     stopped\n"));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn only_get_is_answered_and_nothing_is_cached() {
+    let served = Served::without_database().await;
+    served.live.set("");
+    for path in ["/live", "/ready", "/metrics"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            let answer = request(served.address, method, path, &[]).await;
+            assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "GET,HEAD"), "{method}");
+        }
+        let answer = get(served.address, path).await;
+        assert_eq!(answer.headers["cache-control"], "no-store", "{path}");
+    }
+    let answer = request(served.address, "HEAD", "/live", &[]).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    let answer = get(served.address, "/%2e%2e/etc/passwd").await;
+    assert_eq!(answer.status, 404);
+    assert!(answer.body.contains("/metrics"), "{}", answer.body);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_with_its_setting_and_what_to_do() {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = other.local_addr().unwrap();
+    let settings = config::Http { enabled: true, listen: address };
+    let error = Face::bind(&settings, state()).await.unwrap_err();
+    assert_eq!((error.kind(), error.exit_code()), (Kind::Io, 1));
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("[http] listen: {address} is taken by another program")), "{text}");
+    assert!(error.hint_text().unwrap().contains("[http] enabled = false"));
+
+    let elsewhere = config::Http { enabled: true, listen: "192.0.2.1:7045".parse().unwrap() };
+    let text = Face::bind(&elsewhere, state()).await.unwrap_err().to_string();
+    assert!(text.contains("192.0.2.1:7045 is not an address of this machine"), "{text}");
+}
+
+fn state() -> FaceState {
+    FaceState {
+        server: server_at(NOWHERE),
+        registry: SharedRegistry::default(),
+        live: Latch::alone("live", ""),
+        readiness: Readiness::new(),
+        listener: None,
+    }
+}
+
+#[tokio::test]
+async fn stopping_closes_idle_connections_at_once_and_frees_the_port() {
+    let served = Served::without_database().await;
+    let address = served.address;
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    assert_eq!(keep(&mut idle, "/ready").await.status, 200);
+    assert_eq!(keep(&mut idle, "/ready").await.status, 200, "a connection serves more than one request");
+    let took = served.stop().await;
+    assert!(took < Duration::from_millis(900), "{took:?}");
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    TcpListener::bind(address).await.expect("the port is free again");
+}
+
+#[tokio::test]
+async fn stopping_waits_for_nobody_who_never_ends_his_request() {
+    let served = Served::without_database().await;
+    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    slow.write_all(b"GET /live HTTP/1.1\r\nHost: te").await.unwrap();
+    let mut silent = TcpStream::connect(served.address).await.unwrap();
+    get(served.address, "/live").await; // both were accepted before
+    let took = served.stop().await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for stream in [&mut slow, &mut silent] {
+        let end = timeout(SOON, stream.read(&mut [0; 1])).await.expect("it is closed");
+        assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_ends_it_at_once() {
+    let served = Served::without_database().await;
+    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    slow.write_all(b"GET /live HTTP/1.1\r\nHost: te").await.unwrap();
+    get(served.address, "/live").await;
+    served.shutdown.cut();
+    let took = served.stop().await;
+    assert!(took < Duration::from_millis(900), "{took:?}");
+}
+
+#[tokio::test]
+async fn connections_that_went_away_make_room_for_others() {
+    let served = Served::without_database().await;
+    served.live.set("");
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    drop(idle);
+    assert_eq!(get(served.address, "/live").await.status, 200);
+    served.stop().await;
+}

@@ -1,0 +1,160 @@
+//! `docs/metrics.md` and `/metrics` agree, in both directions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reveille::config;
+use reveille::dispatch::{Dispatcher, Sweeper, Waker};
+use reveille::postgres::Server;
+use reveille::postgres::listener::Listener;
+use reveille::shutdown::Shutdown;
+use tokio::task::JoinSet;
+
+use super::openmetrics::{Family, Scrape};
+use super::{Served, get};
+use crate::support::{SOON, TestDb, wait_for};
+
+/// A row of the catalogue.
+#[derive(Debug, PartialEq)]
+struct Entry {
+    kind: String,
+    unit: Option<String>,
+    labels: BTreeSet<String>,
+    help: String,
+}
+
+fn document() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap()
+}
+
+/// The rows `| name | type | unit | labels | meaning |` of the document.
+fn catalogue() -> BTreeMap<String, Entry> {
+    let mut entries = BTreeMap::new();
+    for line in document().lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [name, kind, unit, labels, help] = cells[..] else { panic!("five columns: {line}") };
+        let entry = Entry {
+            kind: kind.to_owned(),
+            unit: (unit != "–").then(|| unit.to_owned()),
+            labels: labels.split(", ").filter(|one| *one != "–").map(unquoted).collect(),
+            help: help.to_owned(),
+        };
+        assert_eq!(entries.insert(unquoted(name), entry), None, "{name} is there twice");
+    }
+    entries
+}
+
+fn unquoted(text: &str) -> String {
+    text.trim_matches('`').to_owned()
+}
+
+/// The families of a scrape as rows, under the names that one asks for.
+fn as_entries(scrape: &Scrape) -> BTreeMap<String, Entry> {
+    let entry = |family: &Family| Entry {
+        kind: family.kind.clone(),
+        unit: family.unit.clone(),
+        labels: family.labels(),
+        help: family.help.clone(),
+    };
+    let asked_for = |(name, family): (&String, &Family)| {
+        let suffix = match family.kind.as_str() {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        (format!("{name}{suffix}"), entry(family))
+    };
+    scrape.0.iter().map(asked_for).collect()
+}
+
+/// A sidecar's services, on a database with one event that has been dispatched.
+async fn everything(database: &TestDb, shutdown: &Shutdown) -> (Served, JoinSet<()>) {
+    let settings = database.settings();
+    let server = Server::from_settings(&settings.database).unwrap();
+    let listener = Listener::new(
+        Server::direct(&settings.database).unwrap(),
+        &config::Listener { canary_interval: Duration::from_millis(50), ..settings.listener },
+    );
+    let status = listener.status();
+    let waker = Arc::new(Waker::default());
+    let domains = vec!["staging".to_owned()];
+    let sweeper = Sweeper::new(server.clone(), database.pool(1), &settings.sweep, Arc::clone(&waker));
+    let served = Served::start(server.clone(), Some(Arc::clone(&status)), Duration::ZERO).await;
+    let dispatcher =
+        Dispatcher::new(server, &settings.dispatch, domains, Arc::clone(&waker), Some(status)).unwrap();
+    served.registry.add(|registry| {
+        dispatcher.stats().register(registry);
+        sweeper.stats().register(registry);
+    });
+    let mut tasks = JoinSet::new();
+    let stop = shutdown.clone();
+    tasks.spawn(async move { dispatcher.run(stop).await.unwrap() });
+    let stop = shutdown.clone();
+    tasks.spawn(async move { sweeper.run(stop).await.unwrap() });
+    let (stop, channels) = (shutdown.clone(), Waker::channels(&["staging".to_owned()]));
+    tasks.spawn(listener.run(channels, move |wake| waker.wake(wake), stop));
+    (served, tasks)
+}
+
+#[tokio::test]
+async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
+    let database = TestDb::new().await;
+    database.open_gates().await;
+    let client = database.client().await;
+    let register =
+        "insert into event_type_registry (event_domain, event_type, event_stream, delivery_lane, description)
+                    values ('staging', 'record_approved', 'update', 'immediate', 'test')";
+    client.execute(register, &[]).await.unwrap();
+    client.execute("select fn_event_emit('staging', 'record_approved', 'letter:1')", &[]).await.unwrap();
+    let shutdown = Shutdown::new();
+    let (served, mut tasks) = everything(&database, &shutdown).await;
+    served.readiness.latch("schema", "").set("");
+
+    let listed = catalogue();
+    let printed = wait_for("every series has a value", SOON, async || {
+        let printed = as_entries(&served.scrape().await);
+        listed.keys().all(|name| printed.contains_key(name)).then_some(printed)
+    });
+    let printed = printed.await;
+    for (name, entry) in &printed {
+        let row = listed.get(name).unwrap_or_else(|| panic!("docs/metrics.md lacks `{name}`: {entry:?}"));
+        assert_eq!(row, entry, "docs/metrics.md on `{name}` (left) and /metrics (right)");
+    }
+    shutdown.request();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    served.stop().await;
+}
+
+#[test]
+fn every_metric_that_the_document_mentions_is_in_its_catalogue() {
+    let known = catalogue();
+    let document = document();
+    let words = document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let suffixes = ["_bucket", "_sum", "_count", ""];
+    let is_name =
+        |word: &&str| word.starts_with("reveille_") || (word.starts_with("process_") && *word != "process_");
+    for word in words.filter(is_name) {
+        let is_known =
+            suffixes.iter().any(|one| word.strip_suffix(one).is_some_and(|name| known.contains_key(name)));
+        assert!(is_known, "{word}");
+    }
+}
+
+#[tokio::test]
+async fn the_format_is_openmetrics() {
+    let served = Served::without_database().await;
+    let answer = get(served.address, "/metrics").await;
+    let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(answer.headers["content-type"], expected);
+    let build = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("os", std::env::consts::OS),
+        ("arch", std::env::consts::ARCH),
+    ];
+    assert_eq!(Scrape::read(&answer.body).value("reveille_build_info", &build), Some(1.0));
+    served.stop().await;
+}

@@ -1,0 +1,72 @@
+//! A client that does what it is told: one socket, plain bytes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::support::SOON;
+
+/// An answer, header names in lower case.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: String,
+}
+
+/// GET on a connection of its own.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
+    request(address, "GET", path, &[]).await
+}
+
+/// Any request on a connection of its own.
+pub(super) async fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(SOON, stream.read_to_string(&mut answer)).await;
+    read.expect("an answer in time").unwrap();
+    parse(&answer)
+}
+
+/// One answer on a connection that stays open.
+pub(super) async fn keep(stream: &mut TcpStream, path: &str) -> Answer {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await.unwrap();
+    let (mut answer, mut piece) = (String::new(), [0; 4096]);
+    loop {
+        let read = timeout(SOON, stream.read(&mut piece)).await.expect("an answer in time").unwrap();
+        assert_ne!(read, 0, "closed in the middle: {answer}");
+        answer.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+        if let Some((head, body)) = answer.split_once("\r\n\r\n") {
+            let length: usize = parse(head).headers["content-length"].parse().unwrap();
+            if body.len() >= length {
+                return parse(&answer);
+            }
+        }
+    }
+}
+
+fn parse(answer: &str) -> Answer {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let header = |line: &str| {
+        let (name, value) = line.split_once(':').unwrap();
+        (name.to_lowercase(), value.trim().to_owned())
+    };
+    Answer {
+        status: status.unwrap_or_else(|| panic!("not HTTP: {answer:?}")),
+        headers: lines.map(header).collect(),
+        body: body.to_owned(),
+    }
+}
