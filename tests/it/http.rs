@@ -28,7 +28,7 @@ use crate::support::{SOON, TestDb, server_at, wait_until};
 /// An address that nobody answers at; the face does not connect before the first scrape.
 const NOWHERE: &str = "postgresql://nobody@127.0.0.1:1/nothing";
 
-/// A face that is served, and the handles of its app.
+/// A face that is face, and the handles of its app.
 pub(crate) struct Served {
     address: SocketAddr,
     live: Latch,
@@ -81,27 +81,27 @@ fn any_port() -> config::Http {
 
 #[tokio::test]
 async fn live_says_so_while_the_tasks_run_and_why_not_after() {
-    let served = Served::without_database().await;
-    assert_eq!(get(served.address, "/live").await.status, 503);
-    served.live.set("");
-    let answer = get(served.address, "/live").await;
+    let face = Served::without_database().await;
+    assert_eq!(get(face.address, "/live").await.status, 503);
+    face.live.set("");
+    let answer = get(face.address, "/live").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "live\n"));
-    served.live.clear("the dispatcher failed: out of luck");
-    let answer = get(served.address, "/live").await;
+    face.live.clear("the dispatcher failed: out of luck");
+    let answer = get(face.address, "/live").await;
     assert_eq!(
         (answer.status, answer.body.as_str()),
         (503, "not live: the dispatcher failed: out of luck\n")
     );
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn ready_names_what_is_missing_until_every_latch_is_set() {
-    let served = Served::without_database().await;
-    let schema = served.readiness.latch("schema", "not checked yet");
-    let dispatcher = served.readiness.latch("dispatcher", "not attached yet");
+    let face = Served::without_database().await;
+    let schema = face.readiness.latch("schema", "not checked yet");
+    let dispatcher = face.readiness.latch("dispatcher", "not attached yet");
     schema.set("phase 6");
-    let answer = get(served.address, "/ready").await;
+    let answer = get(face.address, "/ready").await;
     assert_eq!(answer.status, 503);
     assert_eq!(
         answer.body,
@@ -111,20 +111,20 @@ async fn ready_names_what_is_missing_until_every_latch_is_set() {
          ready    listener     poll-only: [dispatch] listen = false\n"
     );
     dispatcher.set("");
-    let answer = get(served.address, "/ready").await;
+    let answer = get(face.address, "/ready").await;
     assert_eq!(answer.status, 200);
     assert!(answer.body.starts_with("ready\n\n"), "{}", answer.body);
     dispatcher.clear("the database cannot be used");
-    assert_eq!(get(served.address, "/ready").await.status, 503);
-    served.stop().await;
+    assert_eq!(get(face.address, "/ready").await.status, 503);
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn ready_answers_json_to_those_who_accept_it() {
-    let served = Served::without_database().await;
-    served.readiness.latch("schema", "it's \"late\"");
+    let face = Served::without_database().await;
+    face.readiness.latch("schema", "it's \"late\"");
     let accept = [("Accept", "text/html;q=0.1, application/json")];
-    let answer = request(served.address, "GET", "/ready", &accept).await;
+    let answer = request(face.address, "GET", "/ready", &accept).await;
     assert_eq!((answer.status, answer.headers["content-type"].as_str()), (503, "application/json"));
     let report: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(
@@ -138,7 +138,7 @@ async fn ready_answers_json_to_those_who_accept_it() {
             ],
         })
     );
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
@@ -146,36 +146,36 @@ async fn ready_follows_the_listener() {
     let database = TestDb::empty().await;
     let listener =
         Listener::new(Server::direct(&database.settings().database).unwrap(), &config::Listener::default());
-    let served = Served::start(server_at(NOWHERE), Some(listener.status()), Duration::ZERO).await;
-    let answer = get(served.address, "/ready").await;
+    let face = Served::start(server_at(NOWHERE), Some(listener.status()), Duration::ZERO).await;
+    let answer = get(face.address, "/ready").await;
     assert!(answer.status == 503 && answer.body.starts_with("not ready: listener\n"), "{answer:?}");
     let stop = Shutdown::new();
     let listening = tokio::spawn(listener.run(vec!["queue_control".to_owned()], drop, stop.clone()));
-    wait_until("it is ready", SOON, async || get(served.address, "/ready").await.status == 200).await;
+    wait_until("it is ready", SOON, async || get(face.address, "/ready").await.status == 200).await;
     stop.request();
     listening.await.unwrap();
-    assert!(get(served.address, "/ready").await.body.ends_with("missing  listener     stopped\n"));
-    served.stop().await;
+    assert!(get(face.address, "/ready").await.body.ends_with("missing  listener     stopped\n"));
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn only_get_is_answered_and_nothing_is_cached() {
-    let served = Served::without_database().await;
-    served.live.set("");
+    let face = Served::without_database().await;
+    face.live.set("");
     for path in ["/live", "/ready", "/metrics"] {
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            let answer = request(served.address, method, path, &[]).await;
+            let answer = request(face.address, method, path, &[]).await;
             assert_eq!((answer.status, answer.headers["allow"].as_str()), (405, "GET,HEAD"), "{method}");
         }
-        let answer = get(served.address, path).await;
+        let answer = get(face.address, path).await;
         assert_eq!(answer.headers["cache-control"], "no-store", "{path}");
     }
-    let answer = request(served.address, "HEAD", "/live", &[]).await;
+    let answer = request(face.address, "HEAD", "/live", &[]).await;
     assert_eq!((answer.status, answer.body.as_str()), (200, ""));
-    let answer = get(served.address, "/%2e%2e/etc/passwd").await;
+    let answer = get(face.address, "/%2e%2e/etc/passwd").await;
     assert_eq!(answer.status, 404);
     assert!(answer.body.contains("/metrics"), "{}", answer.body);
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
@@ -206,12 +206,12 @@ fn state() -> FaceState {
 
 #[tokio::test]
 async fn stopping_closes_idle_connections_at_once_and_frees_the_port() {
-    let served = Served::without_database().await;
-    let address = served.address;
+    let face = Served::without_database().await;
+    let address = face.address;
     let mut idle = TcpStream::connect(address).await.unwrap();
     assert_eq!(keep(&mut idle, "/ready").await.status, 200);
     assert_eq!(keep(&mut idle, "/ready").await.status, 200, "a connection serves more than one request");
-    let took = served.stop().await;
+    let took = face.stop().await;
     assert!(took < Duration::from_millis(900), "{took:?}");
     assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
     TcpListener::bind(address).await.expect("the port is free again");
@@ -219,12 +219,12 @@ async fn stopping_closes_idle_connections_at_once_and_frees_the_port() {
 
 #[tokio::test]
 async fn stopping_waits_for_nobody_who_never_ends_his_request() {
-    let served = Served::without_database().await;
-    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    let face = Served::without_database().await;
+    let mut slow = TcpStream::connect(face.address).await.unwrap();
     slow.write_all(b"GET /live HTTP/1.1\r\nHost: te").await.unwrap();
-    let mut silent = TcpStream::connect(served.address).await.unwrap();
-    get(served.address, "/live").await; // both were accepted before
-    let took = served.stop().await;
+    let mut silent = TcpStream::connect(face.address).await.unwrap();
+    get(face.address, "/live").await; // both were accepted before
+    let took = face.stop().await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     for stream in [&mut slow, &mut silent] {
         let end = timeout(SOON, stream.read(&mut [0; 1])).await.expect("it is closed");
@@ -234,24 +234,24 @@ async fn stopping_waits_for_nobody_who_never_ends_his_request() {
 
 #[tokio::test]
 async fn a_cut_ends_it_at_once() {
-    let served = Served::without_database().await;
-    let mut slow = TcpStream::connect(served.address).await.unwrap();
+    let face = Served::without_database().await;
+    let mut slow = TcpStream::connect(face.address).await.unwrap();
     slow.write_all(b"GET /live HTTP/1.1\r\nHost: te").await.unwrap();
-    get(served.address, "/live").await;
-    served.shutdown.cut();
-    let took = served.stop().await;
+    get(face.address, "/live").await;
+    face.shutdown.cut();
+    let took = face.stop().await;
     assert!(took < Duration::from_millis(900), "{took:?}");
 }
 
 #[tokio::test]
 async fn connections_that_went_away_make_room_for_others() {
-    let served = Served::without_database().await;
-    served.live.set("");
+    let face = Served::without_database().await;
+    face.live.set("");
     let mut idle = Vec::new();
     for _ in 0..300 {
-        idle.push(TcpStream::connect(served.address).await.unwrap());
+        idle.push(TcpStream::connect(face.address).await.unwrap());
     }
     drop(idle);
-    assert_eq!(get(served.address, "/live").await.status, 200);
-    served.stop().await;
+    assert_eq!(get(face.address, "/live").await.status, 200);
+    face.stop().await;
 }

@@ -81,10 +81,10 @@ async fn everything(database: &TestDb, shutdown: &Shutdown) -> (Served, JoinSet<
     let waker = Arc::new(Waker::default());
     let domains = vec!["staging".to_owned()];
     let sweeper = Sweeper::new(server.clone(), database.pool(1), &settings.sweep, Arc::clone(&waker));
-    let served = Served::start(server.clone(), Some(Arc::clone(&status)), Duration::ZERO).await;
+    let face = Served::start(server.clone(), Some(Arc::clone(&status)), Duration::ZERO).await;
     let dispatcher =
         Dispatcher::new(server, &settings.dispatch, domains, Arc::clone(&waker), Some(status)).unwrap();
-    served.registry.add(|registry| {
+    face.registry.add(|registry| {
         dispatcher.stats().register(registry);
         sweeper.stats().register(registry);
     });
@@ -95,7 +95,7 @@ async fn everything(database: &TestDb, shutdown: &Shutdown) -> (Served, JoinSet<
     tasks.spawn(async move { sweeper.run(stop).await.unwrap() });
     let (stop, channels) = (shutdown.clone(), Waker::channels(&["staging".to_owned()]));
     tasks.spawn(listener.run(channels, move |wake| waker.wake(wake), stop));
-    (served, tasks)
+    (face, tasks)
 }
 
 #[tokio::test]
@@ -109,12 +109,12 @@ async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
     client.execute(register, &[]).await.unwrap();
     client.execute("select fn_event_emit('staging', 'record_approved', 'letter:1')", &[]).await.unwrap();
     let shutdown = Shutdown::new();
-    let (served, mut tasks) = everything(&database, &shutdown).await;
-    served.readiness.latch("schema", "").set("");
+    let (face, mut tasks) = everything(&database, &shutdown).await;
+    face.readiness.latch("schema", "").set("");
 
     let listed = catalogue();
     let printed = wait_for("every series has a value", SOON, async || {
-        let printed = as_entries(&served.scrape().await);
+        let printed = as_entries(&face.scrape().await);
         listed.keys().all(|name| printed.contains_key(name)).then_some(printed)
     });
     let printed = printed.await;
@@ -126,7 +126,7 @@ async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
     while let Some(ended) = tasks.join_next().await {
         ended.unwrap();
     }
-    served.stop().await;
+    face.stop().await;
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn every_metric_that_the_document_mentions_is_in_its_catalogue() {
 
 #[tokio::test]
 async fn the_format_is_openmetrics() {
-    let served = Served::without_database().await;
-    let answer = get(served.address, "/metrics").await;
+    let face = Served::without_database().await;
+    let answer = get(face.address, "/metrics").await;
     let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     assert_eq!(answer.headers["content-type"], expected);
     let build = [
@@ -156,5 +156,5 @@ async fn the_format_is_openmetrics() {
         ("arch", std::env::consts::ARCH),
     ];
     assert_eq!(Scrape::read(&answer.body).value("reveille_build_info", &build), Some(1.0));
-    served.stop().await;
+    face.stop().await;
 }

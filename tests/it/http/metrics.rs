@@ -29,8 +29,8 @@ async fn a_scrape_tells_the_health_of_every_component() {
     let odd = "robot \"7\"\\n\n{=}, ☃";
     register(&client, odd).await;
     client.execute("update queue_heartbeat set last_beat_at = null", &[]).await.unwrap();
-    let served = Served::start(server_at(&database.url()), None, ANEW).await;
-    let scrape = served.scrape().await;
+    let face = Served::start(server_at(&database.url()), None, ANEW).await;
+    let scrape = face.scrape().await;
     assert_eq!(scrape.value("reveille_database_up", &[]), Some(1.0));
     let status = |hint| {
         let labels = [("component", "executor"), ("name", odd), ("status_hint", hint)];
@@ -43,9 +43,9 @@ async fn a_scrape_tells_the_health_of_every_component() {
     assert_eq!(scrape.value("reveille_gate_open", &[("gate", "queue.worker.enabled")]), Some(0.0));
     assert_eq!(scrape.value("reveille_notification_queue_usage_ratio", &[]), Some(0.0));
     database.open_gates().await;
-    let scrape = served.scrape().await;
+    let scrape = face.scrape().await;
     assert_eq!(scrape.value("reveille_gate_open", &[("gate", "queue.worker.enabled")]), Some(1.0));
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
@@ -56,19 +56,19 @@ async fn a_drained_backlog_reads_zero_and_a_removed_executor_is_gone() {
     register(&client, "one").await;
     let enqueue = "select fn_job_enqueue(p_job_kind => 'cut', p_actor => 'test', p_executor => 'PG_worker')";
     client.execute(enqueue, &[]).await.unwrap();
-    let served = Served::start(server_at(&database.url()), None, ANEW).await;
-    let scrape = served.scrape().await;
+    let face = Served::start(server_at(&database.url()), None, ANEW).await;
+    let scrape = face.scrape().await;
     assert_eq!(health(&scrape, "value", "backlog", "PG_worker"), Some(1.0));
     assert!(health(&scrape, "age_seconds", "backlog", "PG_worker").unwrap() > 0.0);
     assert!(health(&scrape, "age_seconds", "executor", "one").is_some());
 
     client.execute("update job_queue set status = 'cancelled', finished_at = now()", &[]).await.unwrap();
     client.execute("delete from queue_heartbeat where executor_name = 'one'", &[]).await.unwrap();
-    let scrape = served.scrape().await;
+    let scrape = face.scrape().await;
     assert_eq!(health(&scrape, "value", "backlog", "PG_worker"), Some(0.0));
     assert_eq!(health(&scrape, "age_seconds", "backlog", "PG_worker"), Some(0.0));
     assert_eq!(health(&scrape, "value", "executor", "one"), None);
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
@@ -80,30 +80,30 @@ async fn many_scrapes_cost_one_reading_and_none_costs_nothing() {
                      where application_name = 'reveille/http' and datname = current_database()";
         client.query_opt(last, &[]).await.unwrap().map(|row| row.get::<_, String>(0))
     };
-    let served = Served::start(server_at(&database.url()), None, Duration::from_hours(1)).await;
-    get(served.address, "/ready").await;
+    let face = Served::start(server_at(&database.url()), None, Duration::from_hours(1)).await;
+    get(face.address, "/ready").await;
     assert_eq!(last().await, None, "no connection before the first scrape");
-    let scrapes = futures::future::join_all((0..20).map(|_| served.scrape())).await;
+    let scrapes = futures::future::join_all((0..20).map(|_| face.scrape())).await;
     assert!(scrapes.iter().all(|scrape| scrape.value("reveille_database_up", &[]) == Some(1.0)));
     let first = last().await.expect("one connection");
     for _ in 0..5 {
-        served.scrape().await;
+        face.scrape().await;
     }
     assert_eq!(last().await, Some(first));
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn a_scrape_without_a_database_answers_and_says_so() {
     let server = Arc::new(own_server(quiet_options()).await);
     let database = TestDb::on(Arc::clone(&server)).await;
-    let served = Served::start(server_at(&database.url()), None, ANEW).await;
-    let up = async || served.scrape().await.value("reveille_database_up", &[]);
+    let face = Served::start(server_at(&database.url()), None, ANEW).await;
+    let up = async || face.scrape().await.value("reveille_database_up", &[]);
     assert_eq!(up().await, Some(1.0));
 
     server.kill9().await.unwrap();
     let begun = Instant::now();
-    let scrape = served.scrape().await;
+    let scrape = face.scrape().await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(scrape.value("reveille_database_up", &[]), Some(0.0));
     let left: Vec<&String> = scrape.0.keys().filter(|name| name.contains("queue_health")).collect();
@@ -112,57 +112,57 @@ async fn a_scrape_without_a_database_answers_and_says_so() {
 
     server.start_again().await.unwrap();
     wait_until("the gauges are back", SOON, async || up().await == Some(1.0)).await;
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn a_scrape_waits_no_longer_than_its_deadline_for_a_silent_database() {
     let database = TestDb::new().await;
     let proxy = Proxy::to(database.server().port()).await;
-    let served = Served::start(server_at(&database.url_through(proxy.port())), None, ANEW).await;
-    assert_eq!(served.scrape().await.value("reveille_database_up", &[]), Some(1.0));
+    let face = Served::start(server_at(&database.url_through(proxy.port())), None, ANEW).await;
+    assert_eq!(face.scrape().await.value("reveille_database_up", &[]), Some(1.0));
     proxy.set(Mode::BlackHole).await;
     let begun = Instant::now();
-    let scrapes = futures::future::join_all((0..3).map(|_| served.scrape())).await;
+    let scrapes = futures::future::join_all((0..3).map(|_| face.scrape())).await;
     assert!(begun.elapsed() < Duration::from_millis(4500), "{:?}", begun.elapsed());
     assert!(scrapes.iter().all(|scrape| scrape.value("reveille_database_up", &[]) == Some(0.0)));
     proxy.set(Mode::Pass).await;
     wait_until("a new connection serves", SOON, async || {
-        served.scrape().await.value("reveille_database_up", &[]) == Some(1.0)
+        face.scrape().await.value("reveille_database_up", &[]) == Some(1.0)
     })
     .await;
-    served.stop().await;
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn a_schema_without_our_tables_is_no_outage_of_the_process() {
     let database = TestDb::empty().await;
-    let served = Served::start(server_at(&database.url()), None, ANEW).await;
-    assert_eq!(served.scrape().await.value("reveille_database_up", &[]), Some(0.0));
-    served.stop().await;
+    let face = Served::start(server_at(&database.url()), None, ANEW).await;
+    assert_eq!(face.scrape().await.value("reveille_database_up", &[]), Some(0.0));
+    face.stop().await;
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_stops_no_reading() {
     let database = TestDb::new().await;
-    let served = Served::start(server_at(&database.url()), None, Duration::from_hours(1)).await;
-    let address = served.address;
+    let face = Served::start(server_at(&database.url()), None, Duration::from_hours(1)).await;
+    let address = face.address;
     let gone = tokio::spawn(async move { get(address, "/metrics").await });
     tokio::task::yield_now().await;
     gone.abort();
-    assert_eq!(served.scrape().await.value("reveille_database_up", &[]), Some(1.0));
-    served.stop().await;
+    assert_eq!(face.scrape().await.value("reveille_database_up", &[]), Some(1.0));
+    face.stop().await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_process_tells_its_memory_processor_time_files_and_uptime() {
-    let served = Served::without_database().await;
-    let scrape = served.scrape().await;
+    let face = Served::without_database().await;
+    let scrape = face.scrape().await;
     let value = |name| scrape.value(name, &[]).unwrap();
     assert!(value("process_resident_memory_bytes") > 1e6);
     assert!(value("process_cpu_seconds_total") >= 0.0);
     assert!(value("process_open_fds") > 3.0);
     assert!(value("reveille_uptime_seconds") < 3600.0);
-    served.stop().await;
+    face.stop().await;
 }

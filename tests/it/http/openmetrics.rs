@@ -1,4 +1,4 @@
-//! A strict reader of OpenMetrics text: whatever it does not understand is a mistake of the writer.
+//! A strict reader of `OpenMetrics` text: whatever it does not understand is a mistake of the writer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
