@@ -26,7 +26,7 @@ comment on function fn_uuid_v7() is 'A time-ordered uuid, version 7, millisecond
 
 -- Milliseconds since 1970 by the server's clock; the unit of the awake marks.
 create or replace function fn_epoch_ms(p_at timestamptz) returns bigint
-language sql immutable
+language sql stable
 return (extract(epoch from p_at) * 1000)::bigint;
 comment on function fn_epoch_ms(timestamptz) is 'Milliseconds since 1970-01-01 UTC.';
 

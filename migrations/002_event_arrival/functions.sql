@@ -143,16 +143,19 @@ comment on function fn_arrival_ranges(pg_snapshot, pg_snapshot, xid8, bigint)
 
 -- The oldest arrival of a domain that no pass has read yet, or null. Called by the poll and by v_queue_health.
 create or replace function fn_dispatch_unread(p_event_domain text) returns uuid
-language sql stable set search_path from current
+language plpgsql stable set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
-  select a.event_id
+declare
+  v_pass dispatch_pass;
+  v_event uuid;
+begin
+  select p.* into v_pass from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1;
+  select a.event_id into v_event
   from (
-    select p.* from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1
-  ) p
-  cross join lateral (
-    select r.* from fn_arrival_ranges(p.snapshot_old, p.snapshot_new, p.place_tx, p.place_seq) r where p.place_tx is not null
+    select r.* from fn_arrival_ranges(v_pass.snapshot_old, v_pass.snapshot_new, v_pass.place_tx, v_pass.place_seq) r
+    where v_pass.place_tx is not null
     union all
-    select r.* from fn_arrival_ranges(p.snapshot_new, pg_current_snapshot(), null, null) r
+    select r.* from fn_arrival_ranges(v_pass.snapshot_new, pg_current_snapshot(), null, null) r
   ) r
   cross join lateral (
     select a.event_id
@@ -163,7 +166,9 @@ as $$
     order by a.tx_id, a.arrival_seq
     limit 1
   ) a
-  limit 1
+  limit 1;
+  return v_event;
+end
 $$;
 comment on function fn_dispatch_unread(text) is 'The event of the first unread arrival of a domain; null when everything committed has been read.';
 

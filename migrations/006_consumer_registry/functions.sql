@@ -157,11 +157,15 @@ for each statement execute function fn_queue_control_announce();
 
 -- Match and enqueue in one statement: every enabled consumer (or the named one) against these events.
 -- A key that has no value goes to dispatch_error; anything worse raises and the caller takes events one by one.
+-- The plan is fixed: the events by their primary key, in the order given, each against the few consumers. A plan made
+-- while the outbox was small would otherwise read all of it later; planning anew costs more than a pass of one event.
 create or replace function fn_dispatch_events(
   p_event_ids uuid[],
   p_consumer_key text default null,
   out matched int, out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
-language plpgsql volatile set search_path from current set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = on set jit = off
+language plpgsql volatile set search_path from current 
+  set plan_cache_mode = force_generic_plan set join_collapse_limit = 1 set enable_seqscan = off set enable_hashjoin = off
+  set enable_mergejoin = off set jit = off
 as $$
 begin
   with consumers as materialized (
@@ -281,7 +285,8 @@ comment on function fn_dispatch_events_singly(uuid[]) is 'Makes the jobs of some
 -- One transaction: a crash leaves position and jobs as they were before. Called by the dispatcher and by `tick`.
 create or replace function fn_consumer_dispatch_batch(p_event_domain text, p_limit int default 1000, p_found_by text default 'sql')
 returns jsonb
-language plpgsql volatile security definer set search_path from current set enable_seqscan = off set enable_bitmapscan = off set jit = off
+language plpgsql volatile security definer set search_path from current
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_started timestamptz := clock_timestamp();
