@@ -28,6 +28,5 @@ drop function fn_job_handler_check();
 drop table job_queue;
 drop function fn_job_move_refuse();
 drop function fn_job_move_is_legal(text, text);
-drop sequence job_lease_token_seq;
 drop sequence awake_job_wake_dot, awake_job_wake_agent, awake_job_wake_hermes, awake_job_wake_codex, awake_job_wake_pg_worker,
   awake_job_wake_external_worker, awake_job_wake_future_kestra_adapter;

@@ -163,8 +163,9 @@ comment on function fn_job_max_attempts(text) is 'max_attempts of a kind from do
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first. Each gets a
 -- fresh lease token. A refusal is one row. The rows are locked and collected in an array first: a LIMIT that the
 -- planner cannot see inside UPDATE … FROM becomes a sequential scan (trap 15). Their ctid serves as long as this
--- transaction holds them. The settings keep one plan, along the ready index, whatever the statistics say: they were
--- taken when the queue was empty, or full.
+-- transaction holds them. The settings keep one plan, along the ready index, also when the statistics are those of
+-- an empty table. The token is the moment of the claim in microseconds: it grows with every claim of a job, and when a
+-- crash forgets a claim that did not wait for the disk, its token does not come again, as one of a sequence could.
 create or replace function fn_job_claim(
   p_executor_name text,
   p_limit int default 1,
@@ -184,6 +185,7 @@ declare
   v_seconds int;
   v_priority int := -1;
   v_now timestamptz := clock_timestamp();
+  v_token bigint := (extract(epoch from v_now) * 1000000)::bigint;
   v_rows tid[] := '{}';
 begin
   select * into v_admission from fn_executor_admission(p_executor_name) a;
@@ -227,7 +229,7 @@ begin
     update job_queue j
     set status = 'leased',
         lease_owner = p_executor_name,
-        lease_token = nextval('job_lease_token_seq'),
+        lease_token = greatest(v_token, j.lease_token + 1),
         lease_until = v_now + make_interval(secs => v_seconds),
         picked_at = v_now,
         started_at = null,

@@ -68,15 +68,12 @@ comment on column job_queue.executor is 'Kind of executor that may run it. MOT i
 comment on column job_queue.safe_payload is 'Signal, not data: at most 16 kB of JSON, no denied key at any depth.';
 comment on column job_queue.priority is '0 is first.';
 comment on column job_queue.scheduled_at is 'Not claimed before this moment; also the retry time.';
-comment on column job_queue.lease_token is 'Fresh at every claim; a call with an older one is refused as lease_lost.';
+comment on column job_queue.lease_token is 'Fresh at every claim, and greater than all before it; a call with an older one is refused as lease_lost.';
 comment on column job_queue.attempts is 'Failures that count towards max_attempts; a claim is not one.';
 comment on column job_queue.idempotency_key is 'A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.';
 comment on column job_queue.blocked_by is 'Unmet dependencies; 0 means free to run.';
 comment on column job_queue.causation_event_id is 'The event this job was made from.';
 comment on column job_queue.claimable is 'Derived: waiting and not blocked.';
-
-create sequence job_lease_token_seq;
-comment on sequence job_lease_token_seq is 'Lease tokens: one for each claimed job, never reused.';
 
 create table job_handler (
   job_kind text primary key,
