@@ -9,16 +9,14 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::domain::{Domain, Drained};
+use super::domain::{Domain, Turn};
 use super::poll;
 use super::rhythm::Rhythm;
 use super::state::{Done, State};
 use super::stats::DispatchStats;
 use super::waker::Waker;
-use crate::backoff::Backoff;
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::latch::Latch;
@@ -70,8 +68,8 @@ impl Dispatcher {
     }
 
     /// The counters, to be shared with metrics.
-    pub fn stats(&self) -> Arc<DispatchStats> {
-        Arc::clone(&self.stats)
+    pub fn stats(&self) -> &DispatchStats {
+        &self.stats
     }
 
     /// Every domain until nothing is left, or until `deadline`; answers what was done, or a closed gate.
@@ -113,15 +111,36 @@ impl Dispatcher {
                 () = tokio::time::sleep_until(state.next_poll), if !state.polling => self.start_poll(&mut state),
             }
         }
-        while let Some(done) = tokio::select! {
-            done = state.running.next() => done,
-            () = shutdown.was_cut() => None,
-        } {
-            if let Done::Drained(domain, Err(error)) = done {
-                tracing::warn!(domain = %domain.name, "stopped in the middle: {error}; the position is unchanged");
+        self.finish(state, &shutdown).await;
+        Ok(())
+    }
+
+    /// Lets the passes that run come to their end, and drops the marks of domains that are awake.
+    async fn finish(&self, mut state: State, shutdown: &Shutdown) {
+        let awake = state.resting.extract_if(.., |_, domain| domain.rhythm.is_awake()).collect::<Vec<_>>();
+        for (_, mut domain) in awake {
+            state.running.push(Box::pin(async move {
+                let outcome = domain.turn(FoundBy::Look).await;
+                Done::Turned(domain, outcome)
+            }));
+        }
+        while state.resting.len() < self.domains.len() || state.polling {
+            let done = tokio::select! {
+                done = state.running.next() => done,
+                () = shutdown.was_cut() => None,
+            };
+            match done {
+                Some(Done::Turned(domain, outcome)) => {
+                    if let Err(error) = outcome {
+                        tracing::warn!(domain = %domain.name, "stopped in the middle: {error}; the position is unchanged");
+                    }
+                    state.resting.insert(domain.name.clone(), domain);
+                }
+                Some(Done::Polled(_)) => state.polling = false,
+                Some(Done::Due(..)) => {}
+                None => break,
             }
         }
-        Ok(())
     }
 
     fn begin(&self, shutdown: &Shutdown) -> State {
@@ -132,35 +151,33 @@ impl Dispatcher {
                 pool: self.pool.clone(),
                 settings: self.settings.clone(),
                 stats: Arc::clone(&self.stats),
-                rhythm: Rhythm::new(&self.settings),
                 shutdown: shutdown.clone(),
+                rhythm: Rhythm::new(&self.settings),
+                blind: None,
+                turns: 0,
             };
             (name.clone(), Box::new(domain))
         });
-        State {
-            resting: resting.collect(),
-            waiting: self.domains.iter().map(|name| (name.clone(), FoundBy::Start)).collect(),
-            running: FuturesUnordered::new(),
-            polling: false,
-            next_poll: Instant::now() + poll::pause(self.settings.poll_interval),
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            unattached: true,
-            in_outage: false,
-            closed: None,
-        }
+        State::new(resting.collect(), Instant::now() + poll::pause(self.settings.poll_interval))
     }
 
     fn take_wakes(&self, state: &mut State) {
         let (domains, all) = self.waker.take();
-        if let Some(found_by) = all {
-            for name in &self.domains {
-                state.waiting.insert(name.clone(), found_by);
-            }
+        for (name, found_by) in domains.iter().filter(|(name, _)| self.domains.contains(name)) {
+            state.wait(name, *found_by);
         }
-        state.waiting.extend(domains.into_iter().filter(|(name, _)| self.domains.contains(name)));
+        if let Some(found_by) = all {
+            self.look_everywhere(state, found_by);
+        }
     }
 
-    /// Starts as many waiting domains as there is room for. Nothing starts during an outage but the poll.
+    fn look_everywhere(&self, state: &mut State, found_by: FoundBy) {
+        for name in &self.domains {
+            state.wait(name, found_by);
+        }
+    }
+
+    /// Starts turns of waiting domains while there is room. Nothing starts during an outage but the poll.
     async fn start_waiting(&self, state: &mut State) -> Result<()> {
         if state.waiting.is_empty() || state.in_outage {
             return Ok(());
@@ -170,22 +187,13 @@ impl Dispatcher {
             state.unattached = false;
             self.latch.set("");
         }
-        let limit = self.settings.concurrency;
-        let ready: Vec<(String, FoundBy)> = state
-            .waiting
-            .iter()
-            .filter(|(name, _)| state.resting.contains_key(*name))
-            .map(|(name, found_by)| (name.clone(), *found_by))
-            .take(limit.saturating_sub(self.domains.len() - state.resting.len()))
-            .collect();
-        for (name, found_by) in ready {
-            state.waiting.remove(&name);
-            if let Some(mut domain) = state.resting.remove(&name) {
-                state.running.push(Box::pin(async move {
-                    let outcome = domain.drain(found_by).await;
-                    Done::Drained(domain, outcome)
-                }));
-            }
+        while self.domains.len() - state.resting.len() < self.settings.concurrency
+            && let Some((mut domain, found_by)) = state.next_at_rest()
+        {
+            state.running.push(Box::pin(async move {
+                let outcome = domain.turn(found_by).await;
+                Done::Turned(domain, outcome)
+            }));
         }
         Ok(())
     }
@@ -213,16 +221,10 @@ impl Dispatcher {
 
     fn done(&self, state: &mut State, done: Done) -> Result<()> {
         match done {
-            Done::Drained(domain, outcome) => {
-                let name = domain.name.clone();
-                state.resting.insert(name.clone(), domain);
-                match outcome {
-                    Ok(Drained::Idle) => state.gate(None),
-                    Ok(Drained::Refused(refusal)) => state.gate(Some(refusal.reason)),
-                    Err(error) => {
-                        state.waiting.insert(name, FoundBy::Start);
-                        return self.outage(state, error);
-                    }
+            Done::Turned(domain, outcome) => return self.turned(state, domain, outcome),
+            Done::Due(name, turns) => {
+                if state.resting.get(&name).is_some_and(|domain| domain.turns == turns) {
+                    state.wait(&name, FoundBy::Look);
                 }
             }
             Done::Polled(outcome) => {
@@ -237,15 +239,38 @@ impl Dispatcher {
         Ok(())
     }
 
+    fn turned(&self, state: &mut State, domain: Box<Domain>, outcome: Result<Turn>) -> Result<()> {
+        let (name, turns) = (domain.name.clone(), domain.turns);
+        state.resting.insert(name.clone(), domain);
+        match outcome {
+            Ok(Turn::Refused(refusal)) => state.gate(Some(refusal.reason)),
+            Ok(turn) => {
+                state.gate(None);
+                match turn {
+                    Turn::Again => state.wait(&name, FoundBy::Look),
+                    Turn::After(pause) if pause.is_zero() => state.wait(&name, FoundBy::Look),
+                    Turn::After(pause) => state.running.push(Box::pin(async move {
+                        tokio::time::sleep(pause).await;
+                        Done::Due(name, turns)
+                    })),
+                    Turn::Rest | Turn::Refused(_) => {}
+                }
+            }
+            Err(error) => {
+                state.wait(&name, FoundBy::Start);
+                return self.outage(state, error);
+            }
+        }
+        Ok(())
+    }
+
     fn polled(&self, state: &mut State, answer: Answer) {
         if state.in_outage {
             tracing::info!(database = %self.server.describe(), "the database answers again");
             state.in_outage = false;
             state.unattached = true;
             state.backoff.reset();
-            for name in &self.domains {
-                state.waiting.insert(name.clone(), FoundBy::Start);
-            }
+            self.look_everywhere(state, FoundBy::Start);
         }
         match answer {
             Answer::Refused(refusal) => state.gate(Some(refusal.reason)),
@@ -253,7 +278,7 @@ impl Dispatcher {
                 state.gate(None);
                 let found = answer.get("domains").and_then(serde_json::Value::as_array);
                 for name in found.into_iter().flatten().filter_map(serde_json::Value::as_str) {
-                    state.waiting.entry(name.to_owned()).or_insert(FoundBy::Poll);
+                    state.wait(name, FoundBy::Poll);
                 }
             }
         }

@@ -1,5 +1,8 @@
-//! One domain from wake-up to sleep: pass after pass while there is something, awake while it streams, then arm,
-//! look once more, and wait for whoever could not see that we fell asleep.
+//! One domain, turn by turn: pass after pass while there is something, awake while it streams, then arm, look once
+//! more, and look again while there are transactions that could not see that we fell asleep.
+//!
+//! A turn is short. Between turns the dispatcher gives the connection to the next domain, so no stream and no
+//! backlog of one domain makes another wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +23,10 @@ use crate::store;
 
 /// First pause while blind transactions are open; it doubles up to the poll interval.
 const FIRST_BLIND_PAUSE: Duration = Duration::from_millis(5);
+/// After this long a turn ends, though more is there.
+const TURN: Duration = Duration::from_millis(100);
 
-/// Dispatches one domain. The dispatcher keeps one for each and runs at most one `drain` of it at a time.
+/// Dispatches one domain. The dispatcher keeps one for each and takes at most one turn of it at a time.
 #[derive(Debug)]
 pub(super) struct Domain {
     pub(super) name: String,
@@ -29,60 +34,108 @@ pub(super) struct Domain {
     pub(super) pool: Pool,
     pub(super) settings: config::Dispatch,
     pub(super) stats: Arc<DispatchStats>,
-    pub(super) rhythm: Rhythm,
     pub(super) shutdown: Shutdown,
+    pub(super) rhythm: Rhythm,
+    pub(super) blind: Option<Blind>,
+    /// Counts turns, so that an outdated timer is known.
+    pub(super) turns: u64,
 }
 
-/// How a drain ended.
+/// Transactions that may have read the awake mark before it fell: they commit without a NOTIFY.
 #[derive(Debug)]
-pub(super) enum Drained {
-    /// Everything committed has been read, or another sidecar reads it.
-    Idle,
+pub(super) struct Blind {
+    snapshot: String,
+    pause: Duration,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Everything committed has been read, or another sidecar reads it: a NOTIFY or the timer will tell.
+    Rest,
+    /// More is there: another turn, when the others have had theirs.
+    Again,
+    /// Look again after this pause.
+    After(Duration),
     /// A gate is closed; the position stays.
     Refused(Refusal),
 }
 
 impl Domain {
-    /// Reads until nothing is left and sleep is safe. Ends early when told to stop, with the mark dropped.
-    pub(super) async fn drain(&mut self, found_by: FoundBy) -> Result<Drained> {
+    /// Reads what is there, for a short while.
+    pub(super) async fn turn(&mut self, found_by: FoundBy) -> Result<Turn> {
+        self.turns += 1;
         let client = self.server.take(&self.pool).await?;
-        let outcome = self.drain_with(&client, found_by).await;
+        let outcome = self.turn_with(&client, found_by).await;
         if outcome.is_err() {
             self.rhythm.armed(); // the mark falls by its own time
+            self.blind = None;
         }
         hand_back(client, outcome)
     }
 
-    async fn drain_with(&mut self, client: &Object, mut found_by: FoundBy) -> Result<Drained> {
+    async fn turn_with(&mut self, client: &Object, found_by: FoundBy) -> Result<Turn> {
+        // asked before the look: what is not blind now is seen by it
+        let still_blind = match &self.blind {
+            Some(blind) => store::wakes::is_blind(client, &blind.snapshot).await?,
+            None => false,
+        };
+        let end = Instant::now() + TURN;
         loop {
             let pass = match self.pass(client, found_by).await? {
                 Ok(pass) => pass,
                 Err(refusal) => {
                     self.arm(client).await?;
-                    return Ok(Drained::Refused(refusal));
+                    return Ok(Turn::Refused(refusal));
                 }
             };
             if self.shutdown.is_requested() {
                 self.arm(client).await?;
-                return Ok(Drained::Idle);
+                return Ok(Turn::Rest);
             }
             if pass.more {
+                if Instant::now() >= end {
+                    return Ok(Turn::Again);
+                }
                 continue;
             }
-            let now = Instant::now();
-            let next = if pass.events > 0 { self.rhythm.found(now) } else { self.rhythm.empty(now) };
-            match next {
-                Next::Sleep => return Ok(Drained::Idle),
-                Next::Look { mark } => {
-                    if mark {
-                        self.mark(client).await?;
-                    }
-                    self.shutdown.pause(self.settings.look_interval).await;
-                }
-                Next::Arm => return self.fall_asleep(client).await,
-            }
-            found_by = FoundBy::Look;
+            return self.after(client, &pass, still_blind).await;
         }
+    }
+
+    /// What comes after a pass that read everything there was.
+    async fn after(&mut self, client: &Object, pass: &Pass, still_blind: bool) -> Result<Turn> {
+        let now = Instant::now();
+        let next = if pass.events > 0 { self.rhythm.found(now) } else { self.rhythm.empty(now) };
+        match next {
+            Next::Look { mark } => {
+                if mark {
+                    store::wakes::awake(client, &channel(&self.name), self.settings.awake_for).await?;
+                    self.rhythm.marked(now);
+                }
+                self.blind = None; // awake again: the next arming asks anew
+                Ok(Turn::After(self.settings.look_interval))
+            }
+            Next::Arm => {
+                let snapshot = self.arm(client).await?;
+                self.blind = snapshot.map(|snapshot| Blind { snapshot, pause: FIRST_BLIND_PAUSE });
+                Ok(Turn::After(Duration::ZERO)) // the mark has fallen: look once more
+            }
+            Next::Sleep => Ok(self.sleep(still_blind)),
+        }
+    }
+
+    /// Asleep, but for blind transactions: those are waited for, at growing intervals. The poll comes after the poll
+    /// interval anyway, so longer than that nobody has to wait.
+    fn sleep(&mut self, still_blind: bool) -> Turn {
+        let poll_interval = self.settings.poll_interval;
+        if let Some(blind) = self.blind.as_mut().filter(|blind| still_blind && blind.pause < poll_interval) {
+            let pause = blind.pause;
+            blind.pause *= 2;
+            return Turn::After(pause);
+        }
+        self.blind = None;
+        Turn::Rest
     }
 
     /// One transaction; counts what it did.
@@ -111,13 +164,7 @@ impl Domain {
         Ok(pass)
     }
 
-    async fn mark(&mut self, client: &Object) -> Result<()> {
-        let now = Instant::now();
-        store::wakes::awake(client, &channel(&self.name), self.settings.awake_for).await?;
-        self.rhythm.marked(now);
-        Ok(())
-    }
-
+    /// Drops the mark, if it was set; answers the transactions that may have read it before.
     async fn arm(&mut self, client: &Object) -> Result<Option<String>> {
         if !self.rhythm.is_awake() {
             return Ok(None);
@@ -125,44 +172,5 @@ impl Domain {
         let blind = store::wakes::arm(client, &channel(&self.name)).await?;
         self.rhythm.armed();
         Ok(blind)
-    }
-
-    /// Arms, looks once more, and goes on looking while transactions are open that may have read the mark before
-    /// it fell: they commit without a NOTIFY. Whoever inserts later reads the fallen mark and notifies.
-    async fn fall_asleep(&mut self, client: &Object) -> Result<Drained> {
-        let Some(mut blind) = self.arm(client).await? else {
-            return self.last_look(client).await;
-        };
-        let mut pause = FIRST_BLIND_PAUSE;
-        loop {
-            let still_blind = store::wakes::is_blind(client, &blind).await?;
-            if let Drained::Refused(refusal) = self.last_look(client).await? {
-                return Ok(Drained::Refused(refusal));
-            }
-            if self.rhythm.is_awake() {
-                // the last look met a stream and set the mark again: begin anew
-                match self.arm(client).await? {
-                    Some(snapshot) => blind = snapshot,
-                    None => return self.last_look(client).await,
-                }
-                continue;
-            }
-            // a poll comes anyway after the poll interval: longer than that nobody has to wait
-            if !still_blind || pause >= self.settings.poll_interval || !self.shutdown.pause(pause).await {
-                return Ok(Drained::Idle);
-            }
-            pause *= 2;
-        }
-    }
-
-    /// Reads what is there, without setting the mark.
-    async fn last_look(&mut self, client: &Object) -> Result<Drained> {
-        loop {
-            match self.pass(client, FoundBy::Look).await? {
-                Err(refusal) => return Ok(Drained::Refused(refusal)),
-                Ok(pass) if pass.more => {}
-                Ok(_) => return Ok(Drained::Idle),
-            }
-        }
     }
 }

@@ -1,12 +1,13 @@
 //! What the dispatcher's loop remembers from one turn to the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use super::domain::{Domain, Drained};
+use super::domain::{Domain, Turn};
 use crate::backoff::Backoff;
 use crate::error::Result;
 use crate::model::pass::FoundBy;
@@ -14,16 +15,18 @@ use crate::model::refusal::{Answer, remedy};
 
 /// What a future of the loop ended with.
 pub(super) enum Done {
-    Drained(Box<Domain>, Result<Drained>),
+    Turned(Box<Domain>, Result<Turn>),
+    /// The pause of a domain is over; the number says after which turn it began.
+    Due(String, u64),
     Polled(Result<Answer>),
 }
 
 /// What the loop remembers.
 pub(super) struct State {
-    /// Domains at rest; a domain that is being drained is away.
+    /// Domains at rest; one whose turn it is is away.
     pub(super) resting: BTreeMap<String, Box<Domain>>,
-    /// Domains to look at as soon as there is room.
-    pub(super) waiting: BTreeMap<String, FoundBy>,
+    /// Domains to look at as soon as there is room, first come first served.
+    pub(super) waiting: VecDeque<(String, FoundBy)>,
     pub(super) running: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) polling: bool,
     pub(super) next_poll: Instant,
@@ -35,6 +38,35 @@ pub(super) struct State {
 }
 
 impl State {
+    /// At start every domain is looked at.
+    pub(super) fn new(resting: BTreeMap<String, Box<Domain>>, next_poll: Instant) -> Self {
+        Self {
+            waiting: resting.keys().map(|name| (name.clone(), FoundBy::Start)).collect(),
+            resting,
+            running: FuturesUnordered::new(),
+            polling: false,
+            next_poll,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            unattached: true,
+            in_outage: false,
+            closed: None,
+        }
+    }
+
+    /// Has a domain looked at; once is enough.
+    pub(super) fn wait(&mut self, name: &str, found_by: FoundBy) {
+        if !self.waiting.iter().any(|(waiting, _)| waiting == name) {
+            self.waiting.push_back((name.to_owned(), found_by));
+        }
+    }
+
+    /// The first waiting domain that is at rest.
+    pub(super) fn next_at_rest(&mut self) -> Option<(Box<Domain>, FoundBy)> {
+        let at = self.waiting.iter().position(|(name, _)| self.resting.contains_key(name))?;
+        let (name, found_by) = self.waiting.remove(at)?;
+        Some((self.resting.remove(&name)?, found_by))
+    }
+
     /// Logs a gate when it closes and when it opens, not in between.
     pub(super) fn gate(&mut self, reason: Option<String>) {
         if self.closed == reason {
