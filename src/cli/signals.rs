@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
+use crate::systemd;
 
 /// SIGTERM and SIGINT, as the two steps of stopping.
 #[derive(Debug)]
@@ -34,6 +35,7 @@ impl Signals {
             "stopping: running work may finish within {}; once more to stop at once",
             humantime::format_duration(deadline)
         );
+        systemd::stopping("running work may finish");
         shutdown.request();
         tokio::select! {
             () = self.next() => tracing::warn!("stopping at once"),

@@ -111,6 +111,7 @@ impl Dispatcher {
                 () = tokio::time::sleep_until(state.next_poll), if !state.polling => self.start_poll(&mut state),
             }
         }
+        self.latch.clear("stopping");
         self.finish(state, &shutdown).await;
         Ok(())
     }

@@ -4,6 +4,7 @@ mod catalogue;
 mod client;
 mod metrics;
 mod openmetrics;
+mod sidecar;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,12 +29,11 @@ use crate::support::{SOON, TestDb, server_at, wait_until};
 /// An address that nobody answers at; the face does not connect before the first scrape.
 const NOWHERE: &str = "postgresql://nobody@127.0.0.1:1/nothing";
 
-/// A face that is face, and the handles of its app.
+/// A face that is answering, and the handles of its app.
 pub(crate) struct Served {
     address: SocketAddr,
     live: Latch,
     readiness: Readiness,
-    registry: SharedRegistry,
     shutdown: Shutdown,
     task: JoinHandle<()>,
 }
@@ -42,10 +42,10 @@ impl Served {
     /// `keep`: how long gauges of the database are answered again.
     async fn start(server: Server, listener: Option<Arc<ListenerStatus>>, keep: Duration) -> Self {
         let (live, readiness) = (Latch::alone("live", "starting"), Readiness::new());
-        let (registry, shutdown) = (SharedRegistry::default(), Shutdown::new());
+        let shutdown = Shutdown::new();
         let state = FaceState {
             server,
-            registry: registry.clone(),
+            registry: SharedRegistry::default(),
             live: live.clone(),
             readiness: readiness.clone(),
             listener,
@@ -53,7 +53,7 @@ impl Served {
         let face = Face::bind_keeping(&any_port(), state, keep).await.unwrap();
         let address = face.address();
         let task = tokio::spawn(face.run(shutdown.clone()));
-        Self { address, live, readiness, registry, shutdown, task }
+        Self { address, live, readiness, shutdown, task }
     }
 
     async fn without_database() -> Self {

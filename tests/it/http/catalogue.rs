@@ -2,17 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use reveille::config;
-use reveille::dispatch::{Dispatcher, Sweeper, Waker};
-use reveille::postgres::Server;
-use reveille::postgres::listener::Listener;
-use reveille::shutdown::Shutdown;
-use tokio::task::JoinSet;
 
 use super::openmetrics::{Family, Scrape};
+use super::sidecar::Sidecar;
 use super::{Served, get};
 use crate::support::{SOON, TestDb, wait_for};
 
@@ -69,35 +61,6 @@ fn as_entries(scrape: &Scrape) -> BTreeMap<String, Entry> {
     scrape.0.iter().map(asked_for).collect()
 }
 
-/// A sidecar's services, on a database with one event that has been dispatched.
-async fn everything(database: &TestDb, shutdown: &Shutdown) -> (Served, JoinSet<()>) {
-    let settings = database.settings();
-    let server = Server::from_settings(&settings.database).unwrap();
-    let listener = Listener::new(
-        Server::direct(&settings.database).unwrap(),
-        &config::Listener { canary_interval: Duration::from_millis(50), ..settings.listener },
-    );
-    let status = listener.status();
-    let waker = Arc::new(Waker::default());
-    let domains = vec!["staging".to_owned()];
-    let sweeper = Sweeper::new(server.clone(), database.pool(1), &settings.sweep, Arc::clone(&waker));
-    let face = Served::start(server.clone(), Some(Arc::clone(&status)), Duration::ZERO).await;
-    let dispatcher =
-        Dispatcher::new(server, &settings.dispatch, domains, Arc::clone(&waker), Some(status)).unwrap();
-    face.registry.add(|registry| {
-        dispatcher.stats().register(registry);
-        sweeper.stats().register(registry);
-    });
-    let mut tasks = JoinSet::new();
-    let stop = shutdown.clone();
-    tasks.spawn(async move { dispatcher.run(stop).await.unwrap() });
-    let stop = shutdown.clone();
-    tasks.spawn(async move { sweeper.run(stop).await.unwrap() });
-    let (stop, channels) = (shutdown.clone(), Waker::channels(&["staging".to_owned()]));
-    tasks.spawn(listener.run(channels, move |wake| waker.wake(wake), stop));
-    (face, tasks)
-}
-
 #[tokio::test]
 async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
     let database = TestDb::new().await;
@@ -108,13 +71,11 @@ async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
                     values ('staging', 'record_approved', 'update', 'immediate', 'test')";
     client.execute(register, &[]).await.unwrap();
     client.execute("select fn_event_emit('staging', 'record_approved', 'letter:1')", &[]).await.unwrap();
-    let shutdown = Shutdown::new();
-    let (face, mut tasks) = everything(&database, &shutdown).await;
-    face.readiness.latch("schema", "").set("");
+    let mut sidecar = Sidecar::start(&database.url(), &[]).await;
 
     let listed = catalogue();
     let printed = wait_for("every series has a value", SOON, async || {
-        let printed = as_entries(&face.scrape().await);
+        let printed = as_entries(&sidecar.scrape().await);
         listed.keys().all(|name| printed.contains_key(name)).then_some(printed)
     });
     let printed = printed.await;
@@ -122,11 +83,7 @@ async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
         let row = listed.get(name).unwrap_or_else(|| panic!("docs/metrics.md lacks `{name}`: {entry:?}"));
         assert_eq!(row, entry, "docs/metrics.md on `{name}` (left) and /metrics (right)");
     }
-    shutdown.request();
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap();
-    }
-    face.stop().await;
+    sidecar.stop().await;
 }
 
 #[test]
