@@ -80,7 +80,11 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
             Err(error) => Err(error),
         };
         live.clear("stopping");
-        face_stop.request();
+        if shutdown.is_cut() {
+            face_stop.cut()
+        } else {
+            face_stop.request()
+        }
         outcome
     };
     let ((), outcome) = tokio::join!(face, parts);

@@ -21,6 +21,15 @@ do $$
 declare
   v_name text;
 begin
+  for v_name in
+    select r.rolname from pg_roles r
+    where r.rolname in ('reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader')
+      and exists (
+        select from pg_namespace n cross join lateral aclexplode(n.nspacl) a
+        where n.nspname = current_schema() and a.grantee = r.oid)
+  loop
+    execute format('revoke usage on schema %I from %I', current_schema(), v_name);
+  end loop;
   for v_name in select object_name from host_object where created loop
     execute format('drop table %I', v_name);
   end loop;

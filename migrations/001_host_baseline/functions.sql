@@ -158,9 +158,14 @@ call pr_grant(
 do $$
 declare
   v_all text[] := array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader'];
+  v_blind text[];
   v_object record;
 begin
-  call pr_grant(format('usage on schema %I', current_schema()), v_all);
+  -- only where it is missing: the schema may be the host's
+  v_blind := array(
+    select r.rolname::text from pg_roles r
+    where r.rolname = any (v_all) and not has_schema_privilege(r.oid, current_schema(), 'usage'));
+  call pr_grant(format('usage on schema %I', current_schema()), v_blind);
   for v_object in select h.object_name from host_object h where h.created loop
     call pr_grant(format('select on table %I', v_object.object_name), array['reveille_operator', 'reveille_reader']);
   end loop;

@@ -184,7 +184,7 @@ impl Dispatcher {
             return Ok(());
         }
         if state.unattached {
-            self.attach().await?;
+            poll::attach(&self.server, &self.pool).await?;
             state.unattached = false;
             self.latch.set("");
         }
@@ -195,18 +195,6 @@ impl Dispatcher {
                 let outcome = domain.turn(found_by).await;
                 Done::Turned(domain, outcome)
             }));
-        }
-        Ok(())
-    }
-
-    async fn attach(&self) -> Result<()> {
-        let client = self.server.take(&self.pool).await?;
-        let outcome = store::dispatch::attach(&client).await;
-        let restored = hand_back(client, outcome)?;
-        if restored {
-            tracing::warn!(
-                "a restored dump: kept arrivals are read again, the unique key of job_queue absorbs repeats"
-            );
         }
         Ok(())
     }

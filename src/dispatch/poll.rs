@@ -1,4 +1,4 @@
-//! The timer: how long to wait, and the one statement it sends.
+//! The statements of no domain: the timer's, with how long to wait for it, and the check of the positions.
 
 use std::time::Duration;
 
@@ -33,4 +33,16 @@ pub(super) async fn poll(
         listener.canary_sent(canary);
     }
     hand_back(client, outcome)
+}
+
+/// Makes sure that the positions speak of this cluster.
+pub(super) async fn attach(server: &Server, pool: &Pool) -> Result<()> {
+    let client = server.take(pool).await?;
+    let outcome = store::dispatch::attach(&client).await;
+    if hand_back(client, outcome)? {
+        tracing::warn!(
+            "a restored dump: kept arrivals are read again, the unique key of job_queue absorbs repeats"
+        );
+    }
+    Ok(())
 }
