@@ -81,9 +81,9 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
         };
         live.clear("stopping");
         if shutdown.is_cut() {
-            face_stop.cut()
+            face_stop.cut();
         } else {
-            face_stop.request()
+            face_stop.request();
         }
         outcome
     };

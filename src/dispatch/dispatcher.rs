@@ -23,7 +23,6 @@ use crate::latch::Latch;
 use crate::model::pass::{FoundBy, Pass};
 use crate::model::refusal::{Answer, Refusal};
 use crate::postgres::listener::ListenerStatus;
-use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
 use crate::store;
