@@ -51,7 +51,7 @@ revoke all on procedure pr_grant(text, text[]) from public;
 -- PL/pgSQL, here and in fn_gate_is_open: an SQL function with a subselect is never inlined and is planned anew at
 -- every call, which costs four times as much.
 create or replace function fn_config(p_key text, p_default text) returns text
-language plpgsql stable set search_path from current
+language plpgsql stable security definer set search_path from current
 as $$
 begin
   return coalesce((select c.value from dot_config c where c.key = p_key), p_default);
@@ -61,13 +61,24 @@ comment on function fn_config(text, text) is 'The value of a key in dot_config, 
 
 -- Whether a gate is open. A missing key is a closed gate.
 create or replace function fn_gate_is_open(p_key text) returns boolean
-language plpgsql stable set search_path from current
+language plpgsql stable security definer set search_path from current
 as $$
 begin
   return coalesce((select c.value = 'true' from dot_config c where c.key = p_key), false);
 end
 $$;
 comment on function fn_gate_is_open(text) is 'true only when dot_config holds the text ''true'' under the key.';
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array['fn_config(text, text)', 'fn_gate_is_open(text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure),
+      array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+  end loop;
+end
+$$;
 
 -- Flips a gate (or any other key of dot_config) and keeps who and why. Called by operators.
 create or replace function fn_gate_set(p_key text, p_value text, p_actor text, p_reason text) returns jsonb

@@ -143,7 +143,8 @@ comment on function fn_arrival_ranges(pg_snapshot, pg_snapshot, xid8, bigint)
 
 -- The oldest arrival of a domain that no pass has read yet, or null. Called by the poll and by v_queue_health.
 create or replace function fn_dispatch_unread(p_event_domain text) returns uuid
-language plpgsql stable set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+language plpgsql stable security definer set search_path from current set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off set jit = off
 as $$
 declare
   v_pass dispatch_pass;
@@ -364,6 +365,9 @@ begin
   end loop;
   call pr_grant(format('execute on function %s', 'fn_wake_awake(text, int)'::regprocedure), array['reveille_executor']);
   call pr_grant(format('execute on function %s', 'fn_wake_arm(text)'::regprocedure), array['reveille_executor']);
+  execute format('revoke all on function %s from public', 'fn_dispatch_unread(text)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_dispatch_unread(text)'::regprocedure),
+    array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
   call pr_grant('select on table dispatch_cursor', array['reveille_dispatcher', 'reveille_operator', 'reveille_reader']);
   call pr_grant('select on table event_arrival, dispatch_pass, dispatch_sweep', array['reveille_operator', 'reveille_reader']);
 end
