@@ -20,6 +20,7 @@ drop function fn_dispatch_poll(text[], text, text);
 drop function fn_dispatch_unread(text);
 drop function fn_arrival_ranges(pg_snapshot, pg_snapshot, xid8, bigint);
 drop function fn_dispatch_domain_add(text);
+drop function fn_dispatch_snapshot();
 do $$
 declare
   v_domain text;

@@ -55,6 +55,22 @@ end
 $$;
 comment on function fn_wake_channel_add(text) is 'Creates the sequence that holds a channel''s awake mark.';
 
+-- A position that ends now. A transaction's own snapshot takes its own id for completed as soon as a younger one has
+-- completed; but it goes on, so here it is listed as running, and what it writes is read later.
+create or replace function fn_dispatch_snapshot() returns pg_snapshot
+language sql volatile
+return (
+  select case
+    when o.own >= pg_snapshot_xmax(s.now) then s.now
+    else format('%s:%s:%s', least(o.own, pg_snapshot_xmin(s.now)), pg_snapshot_xmax(s.now),
+      (select string_agg(x.x::text, ',' order by x.x) from (
+        select x from pg_snapshot_xip(s.now) as r (x) union select o.own) x))::pg_snapshot
+  end
+  from (select pg_current_xact_id() as own) o
+  cross join (select pg_current_snapshot() as now) s);
+comment on function fn_dispatch_snapshot() is 'The current snapshot, with the caller''s own transaction among the running ones.';
+revoke all on function fn_dispatch_snapshot() from public;
+
 -- Begins to dispatch a domain: its cursor row, its awake mark and its first position, which is "from now".
 create or replace function fn_dispatch_domain_add(p_event_domain text) returns void
 language plpgsql volatile set search_path from current
@@ -70,7 +86,7 @@ begin
   on conflict do nothing;
   if found then
     insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
-    values (p_event_domain, pg_current_snapshot(), pg_current_snapshot(), 0, 0, 0, 0, 'start');
+    select p_event_domain, s.now, s.now, 0, 0, 0, 0, 'start' from fn_dispatch_snapshot() as s (now);
   end if;
 end
 $$;
@@ -217,7 +233,7 @@ begin
   from dispatch_cursor c where c.system_identifier <> v_system;
   update event_arrival set tx_id = pg_current_xact_id() where event_domain = any (v_domains);
   insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
-  select d, pg_current_snapshot(), pg_current_snapshot(), 0, 0, 0, 0, 'start' from unnest(v_domains) d;
+  select d, s.now, s.now, 0, 0, 0, 0, 'start' from unnest(v_domains) d, fn_dispatch_snapshot() as s (now);
   update dispatch_cursor set system_identifier = v_system where event_domain = any (v_domains);
   return jsonb_build_object('refused', false, 'restored', true, 'domains', coalesce(to_jsonb(v_domains), '[]'));
 end
@@ -232,21 +248,39 @@ returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
+  v_snapshot pg_snapshot := pg_current_snapshot(); -- before the clock: who began after swept_at is not in it
   v_now timestamptz := coalesce(p_now, clock_timestamp());
-  v_snapshot pg_snapshot := pg_current_snapshot();
   v_last dispatch_sweep;
   v_from timestamptz;
   v_watermark timestamptz;
+  v_oldest_open timestamptz;
   v_oldest_tx xid8;
   v_margin interval := p_margin;
   v_missing jsonb;
   v_count int;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fn_event_sweep needs READ COMMITTED: an older snapshot would miss what another sweep appended'
+      using errcode = '25001';
+  end if;
   if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_event_sweep', 0)) then
     return jsonb_build_object('refused', false, 'busy', true, 'missing', 0);
   end if;
   select s.* into v_last from dispatch_sweep s order by s.sweep_id desc limit 1;
   v_from := coalesce(v_last.watermark, (select min(c.created_at) from dispatch_cursor c));
+  -- Who is open before the look below may commit what it does not see: the watermark stays behind them. Sessions
+  -- first, then prepared transactions, as a transaction goes from the ones to the others; these hide when they began.
+  select min(a.xact_start) into v_oldest_open
+  from pg_stat_activity a where a.datname = current_database() and a.backend_type <> 'autovacuum worker';
+  if exists (select from pg_prepared_xacts x where x.database = current_database()) then
+    v_oldest_open := v_from;
+  end if;
+  -- who may not see other sessions' transactions cannot know how old they are
+  if not pg_has_role(current_user, 'pg_read_all_stats', 'usage') then
+    v_margin := greatest(v_margin, interval '1 hour');
+  end if;
+  v_watermark := greatest(v_from, least(v_now - v_margin, v_oldest_open));
+
   -- arrivals of events within the window were written by transactions that began after some earlier sweep
   select pg_snapshot_xmin(s.snapshot) into v_oldest_tx
   from dispatch_sweep s where s.swept_at <= v_from order by s.sweep_id desc limit 1;
@@ -266,18 +300,6 @@ begin
   into v_missing, v_count
   from (select a.event_domain, count(*) as n from appended a group by a.event_domain) d;
 
-  -- who may not see other sessions' transactions cannot know how old they are
-  if not pg_has_role(current_user, 'pg_read_all_stats', 'usage') then
-    v_margin := greatest(v_margin, interval '1 hour');
-  end if;
-  -- a prepared transaction hides when it began: the watermark waits for it
-  v_watermark := case
-    when exists (select from pg_prepared_xacts x where x.database = current_database()) then v_from
-    else greatest(v_from, least(
-      v_now - v_margin,
-      (select min(a.xact_start) from pg_stat_activity a
-       where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type <> 'autovacuum worker')))
-  end;
   if v_count > 0 or v_last.sweep_id is null or v_watermark >= v_last.watermark + interval '30 seconds' then
     insert into dispatch_sweep (swept_at, swept_from, watermark, snapshot, missing)
     values (v_now, v_from, v_watermark, v_snapshot, v_count);

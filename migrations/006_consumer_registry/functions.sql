@@ -219,7 +219,7 @@ begin
   ),
   refused as (
     insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
-    select w.event_id, w.consumer_key, w.event_domain, '22004',
+    select distinct on (w.event_id, w.consumer_key) w.event_id, w.consumer_key, w.event_domain, '22004',
       'the template of ' || case when w.idempotency_key is null then 'idempotency_key' else 'ordering_key' end || ' has a variable without a value'
     from wanted w
     where not w.dry_run and not w.is_sound
@@ -334,7 +334,7 @@ begin
   loop
     if v_place_tx is null then
       v_old := v_new;
-      v_new := pg_current_snapshot();
+      v_new := fn_dispatch_snapshot();
     end if;
     for v_range in select * from fn_arrival_ranges(v_old, v_new, v_place_tx, v_place_seq) loop
       select array_agg(s.event_id) as ids, array_agg(s.tx_id) as txs, array_agg(s.arrival_seq) as seqs into v_part

@@ -15,5 +15,6 @@ mod http;
 mod listener;
 mod migrate;
 mod pilot_host;
+mod races;
 mod support;
 mod systemd;
