@@ -33,17 +33,19 @@ as $$
 $$;
 comment on function fn_wake_awake(text, int) is 'Sets the awake mark of a channel so many milliseconds ahead.';
 
--- Says "asleep: notify me", and answers which transactions were running at that moment: those may have read the
--- mark before it fell and commit later without a NOTIFY (blind transactions, engine.md section 3).
-create or replace function fn_wake_arm(p_channel text) returns pg_snapshot
+-- Says "asleep: notify me", and answers its own transaction id. Whoever read the mark before it fell had a smaller
+-- one: as long as one of those is open, it may commit without a NOTIFY (blind transactions, engine.md section 3).
+-- A snapshot taken here would not do: it ends at the newest transaction that has *completed* and does not know the
+-- running ones after it. One taken after this call has committed does.
+create or replace function fn_wake_arm(p_channel text) returns xid8
 language plpgsql volatile security definer set search_path from current
 as $$
 begin
   perform setval(to_regclass(quote_ident('awake_' || p_channel)), 1);
-  return pg_current_snapshot();
+  return pg_current_xact_id();
 end
 $$;
-comment on function fn_wake_arm(text) is 'Drops the awake mark of a channel and answers a snapshot taken after it fell.';
+comment on function fn_wake_arm(text) is 'Drops the awake mark of a channel; transactions older than the answer may have read it before.';
 
 -- Creates the awake mark of a channel. Called by migrations and fn_dispatch_domain_add.
 create or replace function fn_wake_channel_add(p_channel text) returns void

@@ -153,7 +153,7 @@ impl Dispatcher {
                 stats: Arc::clone(&self.stats),
                 shutdown: shutdown.clone(),
                 rhythm: Rhythm::new(&self.settings),
-                blind: None,
+                chase: None,
                 turns: 0,
             };
             (name.clone(), Box::new(domain))

@@ -20,9 +20,10 @@ use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::store::wakes::Armed;
 
-/// First pause while blind transactions are open; it doubles up to the poll interval.
-const FIRST_BLIND_PAUSE: Duration = Duration::from_millis(5);
+/// First pause of a chase; the next ones grow with it, up to the poll interval.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// After this long a turn ends, though more is there.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -36,16 +37,18 @@ pub(super) struct Domain {
     pub(super) stats: Arc<DispatchStats>,
     pub(super) shutdown: Shutdown,
     pub(super) rhythm: Rhythm,
-    pub(super) blind: Option<Blind>,
+    pub(super) chase: Option<Chase>,
     /// Counts turns, so that an outdated timer is known.
     pub(super) turns: u64,
 }
 
-/// Transactions that may have read the awake mark before it fell: they commit without a NOTIFY.
-#[derive(Debug)]
-pub(super) struct Blind {
-    snapshot: String,
-    pause: Duration,
+/// Something may be committed that no NOTIFY announces and the last look did not see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chase {
+    /// Transactions older than this may have read the awake mark before it fell; none when only the pass of another
+    /// session is waited for, whose snapshot may be older than what woke us.
+    armed: Option<Armed>,
+    since: Instant,
 }
 
 /// How a turn ended.
@@ -69,16 +72,16 @@ impl Domain {
         let outcome = self.turn_with(&client, found_by).await;
         if outcome.is_err() {
             self.rhythm.armed(); // the mark falls by its own time
-            self.blind = None;
+            self.chase = None; // an outage ends with a look
         }
         hand_back(client, outcome)
     }
 
     async fn turn_with(&mut self, client: &Object, found_by: FoundBy) -> Result<Turn> {
         // asked before the look: what is not blind now is seen by it
-        let still_blind = match &self.blind {
-            Some(blind) => store::wakes::is_blind(client, &blind.snapshot).await?,
-            None => false,
+        let still_blind = match self.chase {
+            Some(Chase { armed: Some(armed), .. }) => store::wakes::is_blind(client, armed).await?,
+            _ => false,
         };
         let end = Instant::now() + TURN;
         loop {
@@ -113,28 +116,28 @@ impl Domain {
                     store::wakes::awake(client, &channel(&self.name), self.settings.awake_for).await?;
                     self.rhythm.marked(now);
                 }
-                self.blind = None; // awake again: the next arming asks anew
+                self.chase = None; // awake again: the next arming is later than all of them
                 Ok(Turn::After(self.settings.look_interval))
             }
             Next::Arm => {
-                let snapshot = self.arm(client).await?;
-                self.blind = snapshot.map(|snapshot| Blind { snapshot, pause: FIRST_BLIND_PAUSE });
+                self.arm(client).await?;
                 Ok(Turn::After(Duration::ZERO)) // the mark has fallen: look once more
             }
-            Next::Sleep => Ok(self.sleep(still_blind)),
+            Next::Sleep => Ok(self.sleep(still_blind || pass.busy, now)),
         }
     }
 
-    /// Asleep, but for blind transactions: those are waited for, at growing intervals. The poll comes after the poll
-    /// interval anyway, so longer than that nobody has to wait.
-    fn sleep(&mut self, still_blind: bool) -> Turn {
-        let poll_interval = self.settings.poll_interval;
-        if let Some(blind) = self.blind.as_mut().filter(|blind| still_blind && blind.pause < poll_interval) {
-            let pause = blind.pause;
-            blind.pause *= 2;
-            return Turn::After(pause);
+    /// Asleep, unless something may have escaped the last look: then it looks again, ever more seldom. After the poll
+    /// interval the timer sees to it.
+    fn sleep(&mut self, may_have_missed: bool, now: Instant) -> Turn {
+        if may_have_missed {
+            let since = self.chase.get_or_insert(Chase { armed: None, since: now }).since;
+            let chased = now.duration_since(since);
+            if chased < self.settings.poll_interval {
+                return Turn::After(chased.max(FIRST_PAUSE));
+            }
         }
-        self.blind = None;
+        self.chase = None;
         Turn::Rest
     }
 
@@ -164,13 +167,13 @@ impl Domain {
         Ok(pass)
     }
 
-    /// Drops the mark, if it was set; answers the transactions that may have read it before.
-    async fn arm(&mut self, client: &Object) -> Result<Option<String>> {
-        if !self.rhythm.is_awake() {
-            return Ok(None);
+    /// Drops the mark, if it was set: whoever inserts from now on notifies. Who inserted before is chased.
+    async fn arm(&mut self, client: &Object) -> Result<()> {
+        if self.rhythm.is_awake() {
+            let armed = store::wakes::arm(client, &channel(&self.name)).await?;
+            self.rhythm.armed();
+            self.chase = Some(Chase { armed: Some(armed), since: Instant::now() });
         }
-        let blind = store::wakes::arm(client, &channel(&self.name)).await?;
-        self.rhythm.armed();
-        Ok(blind)
+        Ok(())
     }
 }

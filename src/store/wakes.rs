@@ -7,6 +7,10 @@ use deadpool_postgres::GenericClient;
 use super::{get, row};
 use crate::error::Result;
 
+/// The moment at which a mark fell, as a transaction id: whoever read it before has a smaller one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Armed(i64);
+
 /// Says that the listener of `channel` looks by himself for so long.
 pub async fn awake(client: &impl GenericClient, channel: &str, ahead: Duration) -> Result<()> {
     const SQL: &str = "select fn_wake_awake(p_channel => $1, p_milliseconds => $2)";
@@ -15,20 +19,17 @@ pub async fn awake(client: &impl GenericClient, channel: &str, ahead: Duration) 
     Ok(())
 }
 
-/// Says that the listener of `channel` is about to sleep. Answers the transactions that may have read the mark
-/// before it fell and are still open, as the text of a snapshot; none when there are none.
-pub async fn arm(client: &impl GenericClient, channel: &str) -> Result<Option<String>> {
-    const SQL: &str = "
-        select case when pg_snapshot_xmin(s.s) < pg_snapshot_xmax(s.s) then s.s::text end as blind
-        from fn_wake_arm(p_channel => $1) as s (s)";
-    get(&row(client, "dropping the awake mark", SQL, &[&channel]).await?, "blind")
+/// Says that the listener of `channel` is about to sleep.
+pub async fn arm(client: &impl GenericClient, channel: &str) -> Result<Armed> {
+    const SQL: &str = "select fn_wake_arm(p_channel => $1)::text::bigint as armed";
+    Ok(Armed(get(&row(client, "dropping the awake mark", SQL, &[&channel]).await?, "armed")?))
 }
 
-/// Whether one of those transactions is still open.
-pub async fn is_blind(client: &impl GenericClient, snapshot: &str) -> Result<bool> {
+/// Whether a transaction is still open that may have read the mark before it fell.
+///
+/// Must be asked in a transaction after that of [`arm`]: only then does a snapshot reach beyond the arming.
+pub async fn is_blind(client: &impl GenericClient, armed: Armed) -> Result<bool> {
     const SQL: &str = "
-        select exists (
-          select from pg_snapshot_xip($1::text::pg_snapshot) as x (x)
-          where not pg_visible_in_snapshot(x.x, pg_current_snapshot())) as blind";
-    get(&row(client, "looking at open transactions", SQL, &[&snapshot]).await?, "blind")
+        select pg_snapshot_xmin(pg_current_snapshot()) < $1::bigint::text::xid8 as blind";
+    get(&row(client, "looking at open transactions", SQL, &[&armed.0]).await?, "blind")
 }

@@ -1,5 +1,9 @@
-//! Races of the reading order, each made certain by a lock.
+//! Races of the reading order and of falling asleep, each made certain by a lock.
 
+use std::time::Duration;
+
+use reveille::model::pass::FoundBy;
+use reveille::store;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -153,4 +157,22 @@ async fn an_event_with_two_arrivals_in_one_batch_makes_one_job_and_one_error() {
     assert_eq!(jobs(&client).await, ["twice"]);
     let errors = client.query_one("select count(*) from dispatch_error", &[]).await.unwrap();
     assert_eq!(errors.get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn the_newest_transaction_is_known_to_be_blind() {
+    let database = database().await;
+    let dispatcher = database.pool(1).get().await.unwrap();
+    store::wakes::awake(&dispatcher, "queue_wake_iu", Duration::from_mins(1)).await.unwrap();
+    let producer = database.client().await;
+    producer.batch_execute("begin").await.unwrap();
+    insert(&producer, "blind").await; // reads the mark: no NOTIFY
+    let armed = store::wakes::arm(&dispatcher, "queue_wake_iu").await.unwrap();
+    assert!(store::wakes::is_blind(&dispatcher, armed).await.unwrap());
+    producer.batch_execute("commit").await.unwrap();
+    // whatever other databases have open counts too
+    wait_until("nobody is blind", SOON, async || !store::wakes::is_blind(&dispatcher, armed).await.unwrap())
+        .await;
+    let pass = store::dispatch::pass(&dispatcher, "iu", 10, FoundBy::Look).await.unwrap().unwrap();
+    assert_eq!(pass.events, 1);
 }
