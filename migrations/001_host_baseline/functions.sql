@@ -24,7 +24,8 @@ end
 $$;
 comment on function fn_uuid_v7() is 'A time-ordered uuid, version 7, milliseconds first.';
 
--- Milliseconds since 1970 by the server's clock; the unit of the awake marks.
+-- Milliseconds since 1970 by the server's clock; the unit of the awake marks. Stable and not immutable, because
+-- extract is no more than that, and the planner would not inline the function.
 create or replace function fn_epoch_ms(p_at timestamptz) returns bigint
 language sql stable
 return (extract(epoch from p_at) * 1000)::bigint;

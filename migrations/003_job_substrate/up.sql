@@ -3,7 +3,7 @@
 create table job_queue (
   job_id uuid primary key default fn_uuid_v7(),
   job_kind text not null
-    constraint job_queue_job_kind_check check (job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]{0,119}$'),
+    constraint job_queue_job_kind_check check (length(job_kind) <= 120 and job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'),
   status text not null default 'queued'
     constraint job_queue_status_check check (status in
       ('queued', 'leased', 'in_progress', 'succeeded', 'failed', 'retry_waiting', 'dead_letter', 'cancelled', 'cleaned')),

@@ -9,7 +9,7 @@ create table consumer_registry (
   event_stream text,
   filter jsonpath,
   job_kind text
-    constraint consumer_registry_job_kind_check check (job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]{0,119}$'),
+    constraint consumer_registry_job_kind_check check (length(job_kind) <= 120 and job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'),
   executor text not null default 'PG_worker'
     constraint consumer_registry_executor_check check (executor in
       ('DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter')),
