@@ -5,13 +5,13 @@
 //! signal, they are cut.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::backoff::Backoff;
+use crate::backoff::Trouble;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
@@ -24,6 +24,7 @@ use crate::model::spelling;
 use crate::postgres::Server;
 use crate::postgres::listener::Listener;
 use crate::postgres::migrator::Migrator;
+use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
 use crate::systemd;
@@ -46,6 +47,7 @@ pub struct Tick {
 /// The sidecar, until `shutdown`. Ends with an error only when trying again cannot help.
 pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
     let server = Server::from_settings(&settings.database)?;
+    let pool = server.pool("chores", 1, &server.session())?;
     let readiness = Readiness::new();
     let live = Latch::alone("live", "starting");
     let schema = readiness.latch("schema", "the database has not answered yet");
@@ -70,13 +72,13 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
     };
     let parts = async {
         live.set("");
-        let outcome = match database_answers(&server, &shutdown).await {
-            Ok(true) => {
+        let outcome = match database_answers(settings, &server, &pool, &schema, &shutdown).await {
+            Ok(Some(domains)) => {
                 schema.set("");
-                let parts = Parts { settings, server, listener, registry, latch: dispatcher };
+                let parts = Parts { settings, server, pool, domains, listener, registry, latch: dispatcher };
                 run_parts(parts, &shutdown).await
             }
-            Ok(false) => Ok(()), // told to stop before it came up
+            Ok(None) => Ok(()), // told to stop before it came up
             Err(error) => Err(error),
         };
         live.clear("stopping");
@@ -95,6 +97,9 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
 struct Parts<'a> {
     settings: &'a Settings,
     server: Server,
+    /// For what is not dispatch: checks, sweeps, chores.
+    pool: Pool,
+    domains: Vec<String>,
     listener: Option<Listener>,
     registry: SharedRegistry,
     latch: Latch,
@@ -106,9 +111,7 @@ fn listener(settings: &Settings) -> Result<Listener> {
 
 /// Listener, dispatcher, sweeper, housekeeper, until told to stop.
 async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
-    let Parts { settings, server, listener, registry, latch } = parts;
-    let pool = server.pool("chores", 1, &server.session())?;
-    let domains = domains(settings, &server, &pool).await?;
+    let Parts { settings, server, pool, domains, listener, registry, latch } = parts;
     let waker = Arc::new(Waker::default());
     let status = listener.as_ref().map(Listener::status);
     tracing::info!(
@@ -144,9 +147,8 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
 /// One bounded pass of everything, for operators who allow no daemon; a closed gate is a refusal.
 pub async fn tick(settings: &Settings) -> Result<std::result::Result<Tick, Refusal>> {
     let server = Server::from_settings(&settings.database)?;
-    check_schema(&server).await?;
     let pool = server.pool("tick", 1, &server.session())?;
-    let domains = domains(settings, &server, &pool).await?;
+    let domains = look(settings, &server, &pool).await?;
     let waker = Arc::new(Waker::default());
     let swept =
         Sweeper::new(server.clone(), pool.clone(), &settings.sweep, Arc::clone(&waker)).run_once().await?;
@@ -195,38 +197,50 @@ async fn supervise(mut tasks: JoinSet<Result<()>>, shutdown: &Shutdown) -> Resul
     outcome
 }
 
-/// Waits until the database answers and its schema fits; false when told to stop before.
-async fn database_answers(server: &Server, shutdown: &Shutdown) -> Result<bool> {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    let mut told = false;
+/// Waits until the database answers and its schema fits; answers the domains to dispatch, or none when told to stop
+/// before.
+async fn database_answers(
+    settings: &Settings,
+    server: &Server,
+    pool: &Pool,
+    latch: &Latch,
+    shutdown: &Shutdown,
+) -> Result<Option<Vec<String>>> {
+    let mut trouble: Option<Trouble> = None;
     loop {
-        match check_schema(server).await {
-            Ok(()) => return Ok(true),
+        let looked = tokio::select! {
+            () = shutdown.requested() => return Ok(None),
+            looked = look(settings, server, pool) => looked,
+        };
+        let error = match looked {
+            Ok(domains) => return Ok(Some(domains)),
             Err(error) if !error.is_retryable() => return Err(error),
-            Err(error) if !told => {
-                told = true;
-                let hint = error.hint_text().unwrap_or("trying again");
-                tracing::error!(database = %server.describe(), "{error}; {hint}");
-            }
-            Err(error) => tracing::debug!("still waiting: {error}"),
+            Err(error) => error,
+        };
+        let trouble =
+            trouble.get_or_insert_with(|| Trouble::begin(Duration::from_millis(200), Duration::from_secs(5)));
+        if trouble.failed(error.sort()) {
+            latch.clear(error.to_string());
+            tracing::error!(database = %server.describe(), "{}", error.trying_again());
         }
-        if !shutdown.pause(backoff.next_delay()).await {
-            return Ok(false);
+        if !shutdown.pause(trouble.next_try().saturating_duration_since(Instant::now())).await {
+            return Ok(None);
         }
     }
 }
 
-async fn check_schema(server: &Server) -> Result<()> {
+/// Checks the schema, and answers the domains to dispatch.
+async fn look(settings: &Settings, server: &Server, pool: &Pool) -> Result<Vec<String>> {
     let client = server.client("check", &server.session()).await?;
     let migrator = Migrator::new(server.clone());
-    tokio::time::timeout(server.session().statement_timeout, migrator.check(&client)).await.unwrap_or_else(
-        |_| Err(Error::new(Kind::Timeout, format!("{}: no answer in time", server.describe()))),
-    )
+    server.in_time(3, "checking the schema", migrator.check(&client)).await?;
+    let client = server.take(pool).await?;
+    let read = server.in_time(1, "reading the domains", store::dispatch::domains(&client)).await;
+    domains(settings, hand_back(client, read)?)
 }
 
 /// The domains to dispatch: those of the settings, checked against those of the database, or all of these.
-async fn domains(settings: &Settings, server: &Server, pool: &Pool) -> Result<Vec<String>> {
-    let known = store::dispatch::domains(&server.take(pool).await?).await?;
+fn domains(settings: &Settings, known: Vec<String>) -> Result<Vec<String>> {
     for name in &settings.dispatch.domains {
         if !known.contains(name) {
             let guess = spelling::guess(name, known.iter().map(String::as_str));

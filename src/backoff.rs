@@ -1,6 +1,6 @@
-//! Delays between tries: exponential with full jitter and a cap, reset after success.
+//! Delays between tries: exponential with full jitter and a cap, reset after success; and what was said meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
@@ -26,6 +26,53 @@ impl Backoff {
     /// Starts again from the first delay, after a healthy period.
     pub fn reset(&mut self) {
         self.delays = delays(self.first, self.cap);
+    }
+}
+
+/// Something fails and is tried again: since when, what of it has been told, and when the next try is due.
+///
+/// ```
+/// use std::time::Duration;
+/// use reveille::backoff::Trouble;
+///
+/// let mut trouble = Trouble::begin(Duration::from_millis(100), Duration::from_secs(5));
+/// assert!(trouble.failed("disk full")); // news: tell it
+/// assert!(!trouble.failed("disk full")); // the same again
+/// assert!(trouble.failed("standby"));
+/// ```
+#[derive(Debug)]
+pub struct Trouble {
+    since: Instant,
+    told: Vec<String>,
+    backoff: Backoff,
+    next_try: Instant,
+}
+
+impl Trouble {
+    /// It begins now; tries come after delays from `first` to `cap`.
+    pub fn begin(first: Duration, cap: Duration) -> Self {
+        let now = Instant::now();
+        Self { since: now, told: Vec::new(), backoff: Backoff::new(first, cap), next_try: now }
+    }
+
+    /// One more try has failed; true when none of this sort has failed before since the trouble began.
+    pub fn failed(&mut self, sort: &str) -> bool {
+        self.next_try = Instant::now() + self.backoff.next_delay();
+        let is_news = !self.told.iter().any(|told| told == sort);
+        if is_news {
+            self.told.push(sort.to_owned());
+        }
+        is_news
+    }
+
+    /// When to try again.
+    pub fn next_try(&self) -> Instant {
+        self.next_try
+    }
+
+    /// How long it has lasted, in whole seconds.
+    pub fn lasted(&self) -> Duration {
+        Duration::from_secs(self.since.elapsed().as_secs())
     }
 }
 

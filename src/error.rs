@@ -68,10 +68,10 @@ impl Error {
             Some(db) => format!("{what}: {} (SQLSTATE {})", db.message(), db.code().code()),
             None => format!("{what}: {}", chain(&source)),
         };
-        let hint = source
-            .as_db_error()
-            .and_then(|db| db.hint().or(db.detail()).map(str::to_owned))
-            .or_else(|| hint_of(&source).map(str::to_owned));
+        // ours first: the server does not know who asks (it would have `create function` mended by a cast)
+        let hint = hint_of(sqlstate.as_deref())
+            .map(str::to_owned)
+            .or_else(|| source.as_db_error().and_then(|db| db.hint().or(db.detail()).map(str::to_owned)));
         Self { kind, message, hint, sqlstate, source: Some(Box::new(source)) }
     }
 
@@ -114,6 +114,22 @@ impl Error {
     /// What to do about it, when that is known.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// What tells this failure from others of its kind, for whoever logs each sort once.
+    pub fn sort(&self) -> &str {
+        match &self.sqlstate {
+            Some(sqlstate) => hint_of(Some(sqlstate)).unwrap_or(sqlstate),
+            None => self.hint.as_ref().unwrap_or(&self.message),
+        }
+    }
+
+    /// The message and the hint in one line, for a log that says that we try again.
+    pub fn trying_again(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{self}; trying again ({hint})"),
+            None => format!("{self}; trying again"),
+        }
     }
 
     /// Whether doing the same again later can succeed without anybody mending anything here.
@@ -177,29 +193,32 @@ fn kind_of(error: &tokio_postgres::Error) -> Kind {
     }
 }
 
-fn hint_of(error: &tokio_postgres::Error) -> Option<&'static str> {
-    match error.code().map(SqlState::code) {
-        None => {
-            Some("is Postgres running, and does the address in DATABASE_URL or [database] url point to it?")
-        }
-        Some("28P01" | "28000") => {
-            Some("check user and password in DATABASE_URL, and pg_hba.conf on the server")
-        }
-        Some("3D000") => Some("create the database first, or correct its name in DATABASE_URL"),
+fn hint_of(sqlstate: Option<&str>) -> Option<&'static str> {
+    Some(match sqlstate {
+        None => "is Postgres running, and does the address in DATABASE_URL or [database] url point to it?",
+        Some("28P01" | "28000") => "check user and password in DATABASE_URL, and pg_hba.conf on the server",
+        Some("3D000") => "create the database first, or correct its name in DATABASE_URL",
         Some("42P01" | "42883" | "42703" | "3F000") => {
-            Some("run `reveille migrate up`, or set [database] schema to where Reveille is installed")
+            "run `reveille migrate up`, or set [database] schema to where Reveille is installed"
         }
-        Some("25006") => Some(
-            "the server is read-only (a standby?): name all hosts in DATABASE_URL with target_session_attrs=read-write",
-        ),
-        Some("26000" | "42P05") => Some(
-            "a transaction pooler loses prepared statements: give Reveille a direct URL, or use PgBouncer 1.21 or newer with max_prepared_statements",
-        ),
-        Some("53100") => Some("free disk space on the server; work goes on by itself afterwards"),
-        Some("53300") => Some("raise max_connections on the server, or lower [database] pool_size"),
+        Some("42501") => {
+            "grant the user of DATABASE_URL what it does: reveille_dispatcher for `run` and `tick`, reveille_executor \
+             for `work`, reveille_operator for gates, consumers and events, reveille_reader to look"
+        }
+        Some("25006") => {
+            "the server is read-only (a standby?): name all hosts in DATABASE_URL with target_session_attrs=read-write"
+        }
+        Some("26000" | "42P05") => {
+            "a transaction pooler loses prepared statements: give Reveille a direct URL, or use PgBouncer 1.21 or newer with max_prepared_statements"
+        }
+        Some("53100") => "free disk space on the server; work goes on by itself afterwards",
+        Some("53300") => "raise max_connections on the server, or lower [database] pool_size",
+        Some("57014") => {
+            "a lock or a slow disk on the server? pg_stat_activity shows who waits for whom; [database] statement_timeout is the limit"
+        }
         Some("57P01" | "57P02" | "57P03") => {
-            Some("the server is stopping or starting; work goes on when it is back")
+            "the server is stopping or starting; work goes on when it is back"
         }
-        _ => None,
-    }
+        _ => return None,
+    })
 }

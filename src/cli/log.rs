@@ -50,13 +50,14 @@ fn filter(level: LogLevel) -> Result<EnvFilter> {
             });
         }
     }
-    // the driver reports each NOTICE of the server at info
+    // the driver reports each NOTICE of the server at info, the pool each connection that a restart closed as a
+    // warning: neither is a change of state
     Ok(EnvFilter::new(match level {
         LogLevel::Off => "off",
         LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info,tokio_postgres=warn",
-        LogLevel::Debug => "debug,tokio_postgres=warn",
+        LogLevel::Warn => "warn,deadpool=error",
+        LogLevel::Info => "info,tokio_postgres=warn,deadpool=error",
+        LogLevel::Debug => "debug,tokio_postgres=warn,deadpool=error",
         LogLevel::Trace => "trace",
     }))
 }

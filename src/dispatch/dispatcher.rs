@@ -16,9 +16,10 @@ use super::poll;
 use super::rhythm::Rhythm;
 use super::state::{Done, State};
 use super::stats::DispatchStats;
+use super::trouble::Teller;
 use super::waker::Waker;
 use crate::config;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::latch::Latch;
 use crate::model::pass::{FoundBy, Pass};
 use crate::model::refusal::{Answer, Refusal};
@@ -35,6 +36,7 @@ const NO_WATCHDOG: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub struct Dispatcher {
     server: Server,
+    place: String,
     pool: Pool,
     settings: config::Dispatch,
     domains: Vec<String>,
@@ -57,7 +59,8 @@ impl Dispatcher {
         let pool = server.pool("dispatch", settings.concurrency + 1, &session)?;
         let stats = Arc::new(DispatchStats::default());
         let latch = Latch::alone("dispatcher", "not started yet");
-        Ok(Self { server, pool, settings: settings.clone(), domains, waker, listener, stats, latch })
+        let place = server.describe();
+        Ok(Self { server, place, pool, settings: settings.clone(), domains, waker, listener, stats, latch })
     }
 
     /// Says through `latch` whether positions are known and the database can be used.
@@ -74,14 +77,13 @@ impl Dispatcher {
     /// Every domain until nothing is left, or until `deadline`; answers what was done, or a closed gate.
     pub async fn run_once(&self, deadline: Duration) -> Result<std::result::Result<Pass, Refusal>> {
         let end = Instant::now() + deadline;
+        poll::attach(&self.server, &self.pool).await?;
         let client = self.server.take(&self.pool).await?;
-        store::dispatch::attach(&client).await?;
         let mut total = Pass::default();
         for domain in &self.domains {
             loop {
-                let pass =
-                    store::dispatch::pass(&client, domain, self.settings.batch_size, FoundBy::Tick).await?;
-                match pass {
+                let pass = store::dispatch::pass(&client, domain, self.settings.batch_size, FoundBy::Tick);
+                match self.server.in_time(1, &format!("dispatching {domain}"), pass).await? {
                     Err(refusal) => return Ok(Err(refusal)),
                     Ok(pass) => total.add(pass),
                 }
@@ -98,8 +100,12 @@ impl Dispatcher {
         let mut state = self.begin(&shutdown);
         let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(NO_WATCHDOG));
         loop {
-            if let Err(error) = self.start_waiting(&mut state).await {
-                self.outage(&mut state, error)?;
+            let started = tokio::select! {
+                () = shutdown.requested() => break,
+                started = self.start_waiting(&mut state) => started,
+            };
+            if let Err(error) = started {
+                self.teller().failed(&mut state, None, error)?;
             }
             tokio::select! {
                 biased;
@@ -117,14 +123,18 @@ impl Dispatcher {
 
     /// Lets the passes that run come to their end, and drops the marks of domains that are awake.
     async fn finish(&self, mut state: State, shutdown: &Shutdown) {
-        let awake = state.resting.extract_if(.., |_, domain| domain.rhythm.is_awake()).collect::<Vec<_>>();
+        let can_drop_marks = state.outage.is_none(); // else they fall by their own time
+        let awake = state
+            .resting
+            .extract_if(.., |_, domain| can_drop_marks && domain.rhythm.is_awake())
+            .collect::<Vec<_>>();
         for (_, mut domain) in awake {
             state.running.push(Box::pin(async move {
                 let outcome = domain.turn(FoundBy::Look).await;
                 Done::Turned(domain, outcome)
             }));
         }
-        while state.resting.len() < self.domains.len() || state.polling {
+        while state.resting.len() < self.domains.len() {
             let done = tokio::select! {
                 done = state.running.next() => done,
                 () = shutdown.was_cut() => None,
@@ -136,8 +146,7 @@ impl Dispatcher {
                     }
                     state.resting.insert(domain.name.clone(), domain);
                 }
-                Some(Done::Polled(_)) => state.polling = false,
-                Some(Done::Due(..)) => {}
+                Some(Done::Polled(_) | Done::Due(..)) => {}
                 None => break,
             }
         }
@@ -179,13 +188,12 @@ impl Dispatcher {
 
     /// Starts turns of waiting domains while there is room. Nothing starts during an outage but the poll.
     async fn start_waiting(&self, state: &mut State) -> Result<()> {
-        if state.waiting.is_empty() || state.in_outage {
+        if state.waiting.is_empty() || (state.outage.is_some() && !state.probing) {
             return Ok(());
         }
         if state.unattached {
             poll::attach(&self.server, &self.pool).await?;
             state.unattached = false;
-            self.latch.set("");
         }
         while self.domains.len() - state.resting.len() < self.settings.concurrency
             && let Some((mut domain, found_by)) = state.next_at_rest()
@@ -220,7 +228,7 @@ impl Dispatcher {
                 state.next_poll = Instant::now() + poll::pause(self.settings.poll_interval);
                 match outcome {
                     Ok(answer) => self.polled(state, answer),
-                    Err(error) => return self.outage(state, error),
+                    Err(error) => return self.teller().failed(state, None, error),
                 }
             }
         }
@@ -230,6 +238,9 @@ impl Dispatcher {
     fn turned(&self, state: &mut State, domain: Box<Domain>, outcome: Result<Turn>) -> Result<()> {
         let (name, turns) = (domain.name.clone(), domain.turns);
         state.resting.insert(name.clone(), domain);
+        if outcome.is_ok() {
+            self.teller().succeeded(state, &name);
+        }
         match outcome {
             Ok(Turn::Refused(refusal)) => state.gate(Some(refusal.reason)),
             Ok(turn) => {
@@ -246,18 +257,16 @@ impl Dispatcher {
             }
             Err(error) => {
                 state.wait(&name, FoundBy::Start);
-                return self.outage(state, error);
+                return self.teller().failed(state, Some(&name), error);
             }
         }
         Ok(())
     }
 
     fn polled(&self, state: &mut State, answer: Answer) {
-        if state.in_outage {
-            tracing::info!(database = %self.server.describe(), "the database answers again");
-            state.in_outage = false;
+        if state.outage.is_some() && !state.probing {
+            state.probing = true;
             state.unattached = true;
-            state.backoff.reset();
             self.look_everywhere(state, FoundBy::Start);
         }
         match answer {
@@ -272,19 +281,7 @@ impl Dispatcher {
         }
     }
 
-    /// An error that may pass is logged once and waited out; any other ends the run.
-    fn outage(&self, state: &mut State, error: crate::error::Error) -> Result<()> {
-        if matches!(error.kind(), Kind::Denied | Kind::Schema | Kind::Usage) {
-            return Err(error);
-        }
-        if !state.in_outage {
-            self.latch.clear(error.to_string());
-            self.stats.outage();
-            let hint = error.hint_text().unwrap_or("trying again");
-            tracing::error!(database = %self.server.describe(), "{error}; {hint}");
-        }
-        state.in_outage = true;
-        state.next_poll = Instant::now() + state.backoff.next_delay();
-        Ok(())
+    fn teller(&self) -> Teller<'_> {
+        Teller { database: &self.place, latch: &self.latch, stats: &self.stats }
     }
 }

@@ -69,7 +69,8 @@ impl Domain {
     pub(super) async fn turn(&mut self, found_by: FoundBy) -> Result<Turn> {
         self.turns += 1;
         let client = self.server.take(&self.pool).await?;
-        let outcome = self.turn_with(&client, found_by).await;
+        let (server, what) = (self.server.clone(), format!("dispatching {}", self.name));
+        let outcome = server.in_time(2, &what, self.turn_with(&client, found_by)).await;
         if outcome.is_err() {
             self.rhythm.armed(); // the mark falls by its own time
             self.chase = None; // an outage ends with a look

@@ -8,6 +8,7 @@ mod rhythm;
 mod state;
 mod stats;
 mod sweeper;
+mod trouble;
 mod waker;
 
 pub use dispatcher::Dispatcher;

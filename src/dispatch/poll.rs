@@ -28,7 +28,8 @@ pub(super) async fn poll(
     let canary = listener.and_then(ListenerStatus::canary_due);
     let token = canary.as_ref().map(Canary::token);
     let sent = canary.as_ref().zip(token.as_deref()).map(|(canary, token)| (canary.channel(), token));
-    let outcome = store::dispatch::poll(&client, Some(domains), sent).await;
+    let outcome =
+        server.in_time(1, "polling for events", store::dispatch::poll(&client, Some(domains), sent)).await;
     if let (Ok(_), Some(listener), Some(canary)) = (&outcome, listener, &canary) {
         listener.canary_sent(canary);
     }
@@ -38,7 +39,7 @@ pub(super) async fn poll(
 /// Makes sure that the positions speak of this cluster.
 pub(super) async fn attach(server: &Server, pool: &Pool) -> Result<()> {
     let client = server.take(pool).await?;
-    let outcome = store::dispatch::attach(&client).await;
+    let outcome = server.in_time(1, "checking the positions", store::dispatch::attach(&client)).await;
     if hand_back(client, outcome)? {
         tracing::warn!(
             "a restored dump: kept arrivals are read again, the unique key of job_queue absorbs repeats"

@@ -1,14 +1,12 @@
 //! What the dispatcher's loop remembers from one turn to the next.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
-
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::time::Instant;
 
 use super::domain::{Domain, Turn};
-use crate::backoff::Backoff;
+use crate::backoff::Trouble;
 use crate::error::Result;
 use crate::model::pass::FoundBy;
 use crate::model::refusal::{Answer, remedy};
@@ -30,10 +28,14 @@ pub(super) struct State {
     pub(super) running: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) polling: bool,
     pub(super) next_poll: Instant,
-    pub(super) backoff: Backoff,
     /// Positions must be checked before the next look: at start, and after an outage.
     pub(super) unattached: bool,
-    pub(super) in_outage: bool,
+    /// Trouble with the server.
+    pub(super) outage: Option<Trouble>,
+    /// The server answers again after an outage; whether it takes work is being tried.
+    pub(super) probing: bool,
+    /// Trouble with single domains.
+    pub(super) held: BTreeMap<String, Trouble>,
     pub(super) closed: Option<String>,
 }
 
@@ -46,9 +48,10 @@ impl State {
             running: FuturesUnordered::new(),
             polling: false,
             next_poll,
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             unattached: true,
-            in_outage: false,
+            outage: None,
+            probing: false,
+            held: BTreeMap::new(),
             closed: None,
         }
     }
@@ -60,9 +63,24 @@ impl State {
         }
     }
 
-    /// The first waiting domain that is at rest.
+    /// Has a domain looked at, not before `moment`.
+    pub(super) fn wait_until(&mut self, name: &str, moment: Instant) {
+        self.wait(name, FoundBy::Start);
+        if let Some(domain) = self.resting.get(name) {
+            let due = Done::Due(name.to_owned(), domain.turns);
+            self.running.push(Box::pin(async move {
+                tokio::time::sleep_until(moment).await;
+                due
+            }));
+        }
+    }
+
+    /// The first waiting domain that is at rest and not held back.
     pub(super) fn next_at_rest(&mut self) -> Option<(Box<Domain>, FoundBy)> {
-        let at = self.waiting.iter().position(|(name, _)| self.resting.contains_key(name))?;
+        let now = Instant::now();
+        let is_held = |name: &str| self.held.get(name).is_some_and(|trouble| now < trouble.next_try().into());
+        let is_ready = |name: &str| self.resting.contains_key(name) && !is_held(name);
+        let at = self.waiting.iter().position(|(name, _)| is_ready(name))?;
         let (name, found_by) = self.waiting.remove(at)?;
         Some((self.resting.remove(&name)?, found_by))
     }

@@ -4,14 +4,14 @@
 //! Runs at start, on its timer, and once in `tick`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
 use serde_json::Value;
 
 use super::stats::SweepStats;
 use super::waker::Waker;
-use crate::backoff::Backoff;
+use crate::backoff::Trouble;
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::postgres::Server;
@@ -55,19 +55,24 @@ impl Sweeper {
 
     /// Sweeps until told to stop.
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
-        let mut backoff =
-            Backoff::new(Duration::from_secs(1), self.settings.interval.max(Duration::from_secs(1)));
+        let mut trouble = None;
         let mut interval = None;
         loop {
             let pause = match self.round(&mut interval).await {
                 Ok(pause) => {
-                    backoff.reset();
+                    trouble = None;
                     pause
                 }
                 Err(error) if matches!(error.kind(), Kind::Denied | Kind::Schema) => return Err(error),
                 Err(error) => {
-                    tracing::debug!("the sweep waits: {error}"); // the dispatcher reports the outage
-                    backoff.next_delay()
+                    let longest = self.settings.interval.max(Duration::from_secs(1));
+                    let trouble =
+                        trouble.get_or_insert_with(|| Trouble::begin(Duration::from_secs(1), longest));
+                    // a server that is away is the dispatcher's to tell
+                    if trouble.failed(error.sort()) && error.kind() != Kind::Unreachable {
+                        tracing::warn!("the sweep waits: {}", error.trying_again());
+                    }
+                    trouble.next_try().saturating_duration_since(Instant::now())
                 }
             };
             if !shutdown.pause(pause).await {
@@ -87,7 +92,8 @@ impl Sweeper {
 
     async fn affordable_interval(&self) -> Result<Duration> {
         let client = self.server.take(&self.pool).await?;
-        let outcome = store::dispatch::outbox_is_indexed_by_time(&client).await;
+        let asked = store::dispatch::outbox_is_indexed_by_time(&client);
+        let outcome = self.server.in_time(1, "looking at the outbox's indexes", asked).await;
         if hand_back(client, outcome)? {
             return Ok(self.settings.interval);
         }
@@ -103,7 +109,8 @@ impl Sweeper {
     /// One sweep.
     pub async fn run_once(&self) -> Result<Swept> {
         let client = self.server.take(&self.pool).await?;
-        let outcome = store::dispatch::sweep(&client, self.settings.margin).await;
+        let sweep = store::dispatch::sweep(&client, self.settings.margin);
+        let outcome = self.server.in_time(1, "sweeping the outbox", sweep).await;
         let swept = read(&hand_back(client, outcome)?);
         self.stats.swept(swept.missing);
         if swept.missing > 0 {

@@ -8,16 +8,20 @@ use deadpool_postgres::Pool;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use crate::backoff::Trouble;
 use crate::config;
 use crate::error::{Kind, Result};
 use crate::host;
 use crate::model::executor::ExecutorKind;
-use crate::model::refusal::Answer;
+use crate::model::refusal::{Answer, remedy};
 use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
+
+/// Pauses between tries, from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Beats and prunes.
 #[derive(Debug)]
@@ -26,6 +30,13 @@ pub struct Housekeeper {
     pool: Pool,
     settings: config::Maintenance,
     name: String,
+}
+
+/// What is known of this process's heartbeat.
+#[derive(Debug, Default)]
+struct Pulse {
+    registered: bool,
+    told_refusal: bool,
 }
 
 /// What one round removed.
@@ -45,20 +56,24 @@ impl Housekeeper {
 
     /// Keeps house until told to stop.
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
-        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        let mut trouble = None;
         let mut next_prune = Instant::now() + self.settings.interval;
-        let mut registered = false;
+        let mut pulse = Pulse::default();
         loop {
-            let pause = match self.round(&mut registered, &mut next_prune).await {
+            let pause = match self.round(&mut pulse, &mut next_prune).await {
                 Ok(pause) => {
-                    backoff.reset();
+                    trouble = None;
                     pause
                 }
                 Err(error) if matches!(error.kind(), Kind::Denied | Kind::Schema) => return Err(error),
                 Err(error) => {
-                    registered = false;
-                    tracing::debug!("housekeeping waits: {error}"); // the dispatcher reports the outage
-                    backoff.next_delay()
+                    pulse.registered = false;
+                    let trouble = trouble.get_or_insert_with(|| Trouble::begin(FIRST_PAUSE, LONGEST_PAUSE));
+                    // a server that is away is the dispatcher's to tell
+                    if trouble.failed(error.sort()) && error.kind() != Kind::Unreachable {
+                        tracing::warn!("housekeeping waits: {}", error.trying_again());
+                    }
+                    trouble.next_try().saturating_duration_since(Instant::now().into_std())
                 }
             };
             if !shutdown.pause(pause).await {
@@ -67,8 +82,8 @@ impl Housekeeper {
         }
     }
 
-    async fn round(&self, registered: &mut bool, next_prune: &mut Instant) -> Result<Duration> {
-        self.beat(registered).await?;
+    async fn round(&self, pulse: &mut Pulse, next_prune: &mut Instant) -> Result<Duration> {
+        self.beat(pulse).await?;
         if Instant::now() >= *next_prune {
             *next_prune = Instant::now() + self.settings.interval;
             self.run_once().await?;
@@ -76,23 +91,27 @@ impl Housekeeper {
         Ok(self.settings.heartbeat_interval.min(self.settings.interval))
     }
 
-    async fn beat(&self, registered: &mut bool) -> Result<()> {
+    async fn beat(&self, pulse: &mut Pulse) -> Result<()> {
         let client = self.server.take(&self.pool).await?;
-        let outcome = if *registered {
-            store::heartbeats::tick(&client, &self.name, None).await
-        } else {
+        let beat = async {
+            if pulse.registered {
+                return store::heartbeats::tick(&client, &self.name, None).await;
+            }
             let cadence = self.settings.heartbeat_interval;
             let metadata = json!({"role": "dispatcher", "version": env!("CARGO_PKG_VERSION")});
             // its kind is that of what runs beside Postgres; the role says that it claims nothing
             store::heartbeats::register(&client, &self.name, ExecutorKind::PgWorker, cadence, &metadata).await
         };
+        let outcome = self.server.in_time(1, "beating", beat).await;
         let answer = hand_back(client, outcome)?;
         if let Answer::Refused(refusal) = &answer
-            && *registered
+            && !pulse.told_refusal
         {
-            tracing::warn!(executor = %self.name, "the heartbeat was refused: {}", refusal.reason);
+            pulse.told_refusal = true;
+            let hint = remedy(&refusal.reason).unwrap_or("see the contract's reasons");
+            tracing::warn!(executor = %self.name, "no heartbeat, dispatch goes on: {} ({hint})", refusal.reason);
         }
-        *registered = matches!(answer, Answer::Done(_));
+        pulse.registered = matches!(answer, Answer::Done(_));
         Ok(())
     }
 
@@ -101,7 +120,8 @@ impl Housekeeper {
         let mut pruned = Pruned::default();
         loop {
             let client = self.server.take(&self.pool).await?;
-            let outcome = store::dispatch::prune(&client, self.settings.keep_passes_for).await;
+            let prune = store::dispatch::prune(&client, self.settings.keep_passes_for);
+            let outcome = self.server.in_time(1, "pruning arrivals", prune).await;
             let answer = hand_back(client, outcome)?;
             let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
             pruned.arrivals += count("arrivals");

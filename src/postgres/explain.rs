@@ -9,6 +9,10 @@ use std::time::Duration;
 use super::dial::Connection;
 use crate::error::{Error, Kind, Result, chain};
 
+/// What to look at when nothing answers at an address.
+const IS_IT_THERE: &str =
+    "is Postgres running there, and do host and port in DATABASE_URL or [database] url point to it?";
+
 /// Polls a connection to its end. An error reaches whoever uses the client; here it is only noted.
 pub(super) async fn drive(connection: Connection) {
     if let Err(error) = connection.await {
@@ -53,7 +57,11 @@ pub(super) fn connecting(place: &str, error: tokio_postgres::Error) -> Error {
         Some(db) => db.message().to_owned(),
         None => chain(&error),
     };
-    let Some((kind, what, hint)) = meaning(&words, is_certificate(&error)) else {
+    // we have just said that we were connecting
+    let words = words.strip_prefix("error connecting to server: ").unwrap_or(&words).to_owned();
+    let known = meaning(&words, is_certificate(&error));
+    let known = known.or(error.as_db_error().is_none().then_some((Kind::Unreachable, "", IS_IT_THERE)));
+    let Some((kind, what, hint)) = known else {
         return Error::postgres(format!("connecting to {place}"), error);
     };
     let message = if what.is_empty() { words } else { what.to_owned() };
@@ -74,6 +82,12 @@ fn meaning(words: &str, certificate: bool) -> Option<(Kind, &'static str, &'stat
             Kind::Unreachable,
             "this server takes writes, and the address asks for a read-only one",
             "see target_session_attrs",
+        )
+    } else if has("failed to lookup address") {
+        (
+            Kind::Unreachable,
+            "",
+            "is the host's name in DATABASE_URL right, and does this machine's DNS know it?",
         )
     } else if has("unsupported startup parameter") {
         (

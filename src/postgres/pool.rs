@@ -68,6 +68,27 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Gives work of so many `statements` no longer than the server may take for them: its own `statement_timeout`
+    /// ends a slow statement, this ends the wait for a server that has gone without a word.
+    pub async fn in_time<T>(
+        &self,
+        statements: u32,
+        what: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let limit = self.session().statement_timeout * statements + self.connect_timeout();
+        timeout(limit, work).await.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(limit);
+            Err(Error::new(
+                Kind::Timeout,
+                format!("{what}: {} has not answered within {limit}", self.describe()),
+            )
+            .hint("is the server still there, and the network in between?"))
+        })
+    }
+}
+
 async fn check(server: &Server, client: &ClientWrapper) -> Result<(), HookError> {
     match timeout(server.connect_timeout(), server.check_session(client)).await {
         Ok(checked) => checked.map_err(|error| HookError::message(error.to_string())),

@@ -9,6 +9,7 @@ mod connect;
 mod consumer_files;
 mod consumers;
 mod embedded;
+mod failures;
 mod floors;
 mod harness;
 mod http;

@@ -2,13 +2,17 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
 
 mod database;
+mod flow;
 mod folder;
+mod program;
 mod proxy;
 mod settings;
 mod wait;
 
 pub(crate) use database::{TestDb, connect, own_server, quiet_options, shared_server};
+pub(crate) use flow::{DOMAIN, all_became_jobs, emit_each, flow};
 pub(crate) use folder::{Folder, copy_program};
+pub(crate) use program::{Ended, Program, SECRET, with_secret};
 pub(crate) use proxy::{Mode, Proxy};
 pub(crate) use settings::{database_at, server_at};
 pub(crate) use wait::{SOON, wait_for, wait_until};

@@ -1,0 +1,162 @@
+//! The real program as a process of its own, with everything it says.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::wait::{SOON, wait_for};
+
+/// A password that every address of these tests has, and that no output may have.
+pub(crate) const SECRET: &str = "hush-hush-9";
+
+/// The address with [`SECRET`] as its password; servers of tests trust everybody and do not ask for it.
+pub(crate) fn with_secret(url: &str) -> String {
+    url.replacen("://postgres@", &format!("://postgres:{SECRET}@"), 1)
+}
+
+/// A running program. Dropping it kills it; it also goes with the test's process.
+pub(crate) struct Program {
+    child: Child,
+    said: Arc<Mutex<Said>>,
+    readers: Vec<JoinHandle<()>>,
+    heard: usize,
+}
+
+#[derive(Default)]
+struct Said {
+    out: String,
+    err: Vec<String>,
+}
+
+/// How a program ended, and all it said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Program {
+    /// Starts `reveille` with these arguments on a database, without a face and quick to try again, with more
+    /// settings by their environment names.
+    pub(crate) fn start(url: &str, arguments: &[&str], more: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_reveille")]).args(arguments);
+        for (name, _) in std::env::vars() {
+            if name.starts_with("REVEILLE") || name.starts_with("PG") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command.env("DATABASE_URL", with_secret(url));
+        command.env("REVEILLE__HTTP__ENABLED", "false");
+        command.env("REVEILLE__DISPATCH__POLL_INTERVAL", "200ms");
+        command.env("REVEILLE__DATABASE__CONNECT_TIMEOUT", "15s");
+        command.env("REVEILLE__LISTENER__BACKOFF_CAP", "200ms");
+        command.envs(more.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR"));
+        Self::spawn(&mut command)
+    }
+
+    /// Starts `reveille run`.
+    pub(crate) fn run(url: &str, more: &[(&str, &str)]) -> Self {
+        Self::start(url, &["run"], more)
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("setpriv starts the program");
+        let said = Arc::<Mutex<Said>>::default();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let (keep_out, keep_err) = (Arc::clone(&said), Arc::clone(&said));
+        let readers = vec![
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                BufReader::new(out).read_to_string(&mut text).ok();
+                keep_out.lock().unwrap().out = text;
+            }),
+            std::thread::spawn(move || {
+                for line in BufReader::new(err).lines().map_while(Result::ok) {
+                    keep_err.lock().unwrap().err.push(line);
+                }
+            }),
+        ];
+        Self { child, said, readers, heard: 0 }
+    }
+
+    /// Waits for a line on standard error that holds all of `words`, after the last line so waited for.
+    pub(crate) async fn says(&mut self, words: &[&str]) -> String {
+        let said = Arc::clone(&self.said);
+        let heard = &mut self.heard;
+        let all = || said.lock().unwrap().err.join("\n");
+        let found = async {
+            wait_for(&format!("{words:?}"), SOON * 3, async || {
+                let said = said.lock().unwrap();
+                let new = said.err.iter().enumerate().skip(*heard);
+                let (place, line) =
+                    new.into_iter().find(|(_, line)| words.iter().all(|word| line.contains(word)))?;
+                *heard = place + 1;
+                Some(line.clone())
+            })
+            .await
+        };
+        let found = tokio::time::timeout(SOON, found).await;
+        found.unwrap_or_else(|_| panic!("it has not said {words:?} within {SOON:?}, but:\n{}", all()))
+    }
+
+    /// The lines on standard error so far that hold `word`.
+    pub(crate) fn lines_with(&self, word: &str) -> Vec<String> {
+        let said = self.said.lock().unwrap();
+        said.err.iter().filter(|line| line.contains(word)).cloned().collect()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal: INT, TERM, STOP, CONT.
+    pub(crate) fn signal(&self, name: &str) {
+        let mut kill = Command::new("sh");
+        kill.args(["-c", "kill -\"$1\" \"$2\"", "sh", name, &self.child.id().to_string()]);
+        assert!(kill.status().unwrap().success(), "SIG{name} was not sent");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ends(self) -> Ended {
+        self.ends_within(SOON).await
+    }
+
+    /// Waits for its end, which must come in time; nothing that it said may hold the password.
+    pub(crate) async fn ends_within(mut self, deadline: Duration) -> Ended {
+        let said = Arc::clone(&self.said);
+        let everything = || said.lock().unwrap().err.join("\n");
+        let ended =
+            async { wait_for("its end", deadline * 2, async || self.child.try_wait().unwrap()).await };
+        let status = tokio::time::timeout(deadline, ended).await;
+        let status =
+            status.unwrap_or_else(|_| panic!("it has not ended within {deadline:?}:\n{}", everything()));
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let out = said.lock().unwrap().out.clone();
+        let ended = Ended { code: status.code(), out, err: everything() };
+        assert!(!format!("{}{}", ended.out, ended.err).contains(SECRET), "a secret in {ended:?}");
+        ended
+    }
+
+    /// Asks it to stop as Ctrl-C does; it ends with 0 within a moment.
+    pub(crate) async fn stops(self) -> Ended {
+        self.signal("INT");
+        let ended = self.ends().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        ended
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
