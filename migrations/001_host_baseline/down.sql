@@ -9,6 +9,7 @@ end
 $$;
 
 drop function fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz);
+drop function fn_gate_list();
 drop function fn_gate_set(text, text, text, text);
 drop function fn_gate_is_open(text);
 drop function fn_config(text, text);

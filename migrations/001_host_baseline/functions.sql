@@ -107,6 +107,27 @@ comment on function fn_gate_set(text, text, text, text) is 'Sets a key of dot_co
 revoke all on function fn_gate_set(text, text, text, text) from public;
 call pr_grant(format('execute on function %s', 'fn_gate_set(text, text, text, text)'::regprocedure), array['reveille_operator']);
 
+-- Our keys of dot_config and who changed each last. A function, not a view: a view would tie the columns of a table that
+-- may be the host's, and whoever watches need not be granted that table.
+create or replace function fn_gate_list() returns table (key text, value text, updated_at timestamptz, actor text, reason text)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select c.key::text, c.value::text, c.updated_at::timestamptz, a.actor, a.reason
+  from dot_config c
+  left join lateral (
+    select w.actor, w.reason from dot_config_audit w where w.key = c.key order by w.audit_id desc limit 1) a on true
+  where c.key like 'queue.%' or c.key like 'job.%'
+  order by c.key;
+end
+$$;
+comment on function fn_gate_list() is 'Keys of dot_config that Reveille obeys, with their value and who changed them last, and why.';
+revoke all on function fn_gate_list() from public;
+call pr_grant(format('execute on function %s', 'fn_gate_list()'::regprocedure),
+  array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+
 -- Emits one fact of a registered type, in the caller's transaction. Stream, lane and severity come from the
 -- registry. The row is built from jsonb so that an adopted outbox may type its columns differently.
 create or replace function fn_event_emit(

@@ -171,6 +171,7 @@ fn state(state: State) -> &'static str {
     match state {
         State::Applied => "applied",
         State::FunctionsChanged => "functions_changed",
+        State::FunctionsMissing => "functions_missing",
         State::Drifted => "drifted",
         State::Pending => "pending",
         State::Unknown => "unknown",

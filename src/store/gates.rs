@@ -34,23 +34,15 @@ pub struct Gate {
 /// The known gates, also when their key is missing, then every other key of ours that is `true` or `false`.
 pub async fn list(client: &impl GenericClient) -> Result<Vec<Gate>> {
     const SQL: &str = "
-        select k.key, coalesce(c.value = 'true', false) as open, c.updated_at::timestamptz as updated_at,
-               a.actor, a.reason
+        with found as materialized (select * from fn_gate_list())
+        select k.key, coalesce(f.value = 'true', false) as open, f.updated_at, f.actor, f.reason
         from (select u.key, u.place
               from unnest($1::text[]) with ordinality as u (key, place)
               union all
-              select d.key, null
-              from dot_config d
-              where d.value in ('true', 'false')
-                and (d.key like 'queue.%' or d.key like 'job.%')
-                and d.key <> all ($1)) k
-        left join dot_config c on c.key = k.key
-        left join lateral (
-          select w.actor, w.reason
-          from dot_config_audit w
-          where w.key = k.key
-          order by w.audit_id desc
-          limit 1) a on true
+              select o.key, null
+              from found o
+              where o.value in ('true', 'false') and o.key <> all ($1)) k
+        left join found f on f.key = k.key
         order by k.place nulls last, k.key";
     let known: Vec<&str> = KNOWN.iter().map(|(key, _)| *key).collect();
     let found = rows(client, "listing the gates", SQL, &[&known]).await?;

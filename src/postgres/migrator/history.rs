@@ -1,5 +1,7 @@
 //! The table `reveille_migration`: which phases a schema has, and with which text.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -46,6 +48,8 @@ pub(super) struct History {
     pub(super) has_table: bool,
     /// In order.
     pub(super) applied: Vec<Entry>,
+    /// The functions, procedures and views of the schema, each with how many of its name.
+    pub(super) routines: BTreeMap<String, usize>,
 }
 
 impl History {
@@ -56,6 +60,13 @@ impl History {
 
     pub(super) fn of(&self, phase: &Phase) -> Option<&Entry> {
         self.applied.iter().find(|applied| applied.number == phase.number)
+    }
+
+    /// A function, procedure or view of an applied phase that is not there any more.
+    pub(super) fn missing_routine(&self, phase: &Phase) -> Option<&'static str> {
+        let is_there =
+            |name: &str, count: usize| self.routines.get(name).is_some_and(|found| *found >= count);
+        phase.routines().into_iter().find(|(name, count)| !is_there(name, *count)).map(|(name, _)| name)
     }
 
     /// Reads it.
@@ -72,7 +83,7 @@ impl History {
                 &[(&schema, Type::TEXT), (&table, Type::TEXT)],
             )
             .await?;
-        let mut history = Self { has_schema: row.get(0), has_table: row.get(1), applied: Vec::new() };
+        let mut history = Self { has_schema: row.get(0), has_table: row.get(1), ..Self::default() };
         if history.has_table {
             let query = format!(
                 "select number, name, up_checksum, functions_checksum, applied_at, applied_by, binary_version \
@@ -80,9 +91,24 @@ impl History {
             );
             let rows = client.query_typed(&query, &[]).await?;
             history.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
+            let rows = client.query_typed(ROUTINES, &[(&schema, Type::TEXT)]).await?;
+            history.routines = rows.iter().map(routine).collect::<Result<_, _>>()?;
         }
         Ok(history)
     }
+}
+
+const ROUTINES: &str = "
+    select r.name::text, count(*)::bigint
+    from (select p.proname, p.pronamespace from pg_proc p
+          union all
+          select c.relname, c.relnamespace from pg_class c where c.relkind = 'v') r (name, namespace)
+    join pg_namespace n on n.oid = r.namespace
+    where n.nspname = $1
+    group by r.name";
+
+fn routine(row: &tokio_postgres::Row) -> Result<(String, usize), tokio_postgres::Error> {
+    Ok((row.try_get(0)?, usize::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default()))
 }
 
 fn applied(row: &tokio_postgres::Row) -> Result<Entry, tokio_postgres::Error> {

@@ -66,6 +66,8 @@ pub enum State {
     Applied,
     /// Applied; its functions have another text now. `up` runs them again.
     FunctionsChanged,
+    /// Applied; a function, procedure or view of it is gone. `up` makes it again.
+    FunctionsMissing,
     /// Applied; its `up.sql` has another text now. `up` refuses.
     Drifted,
     /// Not applied yet.
@@ -240,6 +242,7 @@ impl PhaseStatus {
             Some(applied) if applied.functions_checksum != phase.functions_checksum() => {
                 State::FunctionsChanged
             }
+            Some(_) if history.missing_routine(phase).is_some() => State::FunctionsMissing,
             Some(_) => State::Applied,
         };
         Self {

@@ -1,5 +1,7 @@
 //! The phases that this binary carries, and what identifies their text.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 
 /// One folder of `migrations/`: tables once, functions whenever their text changes, and the way back.
@@ -33,6 +35,19 @@ impl Phase {
     pub(super) fn functions_checksum(&self) -> String {
         checksum(self.functions)
     }
+
+    /// The functions, procedures and views that `functions.sql` makes, each with how many of its name.
+    pub(super) fn routines(&self) -> BTreeMap<&'static str, usize> {
+        let mut routines = BTreeMap::new();
+        for line in self.functions.lines() {
+            let Some(made) = line.strip_prefix("create or replace ") else { continue };
+            let kinds = ["function ", "procedure ", "view "];
+            let Some(made) = kinds.iter().find_map(|kind| made.strip_prefix(kind)) else { continue };
+            let name = made.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next();
+            *routines.entry(name.unwrap_or_default()).or_default() += 1;
+        }
+        routines
+    }
 }
 
 /// SHA-256 in hexadecimal; a checkout with CRLF line ends is the same text.
@@ -54,6 +69,16 @@ mod tests {
         let numbers: Vec<u32> = PHASES.iter().map(|phase| phase.number).collect();
         let expected: Vec<u32> = (1..=u32::try_from(PHASES.len()).unwrap()).collect();
         assert_eq!(numbers, expected);
+    }
+
+    #[test]
+    fn what_functions_sql_makes_is_known_by_name() {
+        let functions = "-- create or replace function no()\ncreate or replace function fn_a(p int)\n\
+            create or replace function fn_a() returns text\ncreate or replace view v_b as\n  select 1;\n\
+            create or replace trigger no\n";
+        let phase = Phase { number: 1, name: "a", up: "", functions, down: "" };
+        assert_eq!(phase.routines(), BTreeMap::from([("fn_a", 2), ("v_b", 1)]));
+        assert!(PHASES.iter().all(|phase| !phase.routines().contains_key("")));
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Migrator {
             Direction::Up => History::default(),
             Direction::Down => {
                 let applied = self.phases.iter().map(history::Entry::assumed).collect();
-                History { has_schema: true, has_table: true, applied }
+                History { has_schema: true, has_table: true, applied, ..History::default() }
             }
         }
     }

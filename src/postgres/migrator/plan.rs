@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 pub enum Action {
     /// `up.sql`, then `functions.sql`.
     Apply,
-    /// `functions.sql` again: its text has changed.
+    /// `functions.sql` again: its text has changed, or something that it makes is gone.
     RefreshFunctions,
     /// `down.sql`.
     Undo,
@@ -70,7 +70,10 @@ pub(super) fn up(phases: &[Phase], history: &History, to: Option<u32>) -> Result
     agree(phases, history)?;
     let step = |phase: &Phase| match history.of(phase) {
         None => Some(Step::new(*phase, Action::Apply)),
-        Some(applied) if applied.functions_checksum != phase.functions_checksum() => {
+        Some(applied)
+            if applied.functions_checksum != phase.functions_checksum()
+                || history.missing_routine(phase).is_some() =>
+        {
             Some(Step::new(*phase, Action::RefreshFunctions))
         }
         Some(_) => None,
@@ -102,7 +105,10 @@ pub(super) fn check(phases: &[Phase], history: &History, schema: &str) -> Result
         return Ok(());
     };
     let (at, last) = (history.at(), last_number(phases));
-    Err(migrate(if at < last {
+    let missing = steps.iter().find_map(|step| history.missing_routine(&step.phase)).filter(|_| at == last);
+    Err(migrate(if let Some(name) = missing {
+        format!("{name} is missing from schema `{schema}`, where `reveille migrate up` had made it")
+    } else if at < last {
         format!("schema `{schema}` is at phase {at}, and this reveille needs phase {last}")
     } else {
         format!(
@@ -193,7 +199,8 @@ mod tests {
     const B: Phase = Phase { number: 2, name: "b", up: "up b", functions: "f b", down: "down b" };
 
     fn having(phases: &[Phase]) -> History {
-        History { has_schema: true, has_table: true, applied: phases.iter().map(Entry::assumed).collect() }
+        let applied = phases.iter().map(Entry::assumed).collect();
+        History { has_schema: true, has_table: true, applied, ..History::default() }
     }
 
     fn actions(steps: Result<Vec<Step>>) -> Vec<(u32, Action)> {

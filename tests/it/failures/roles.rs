@@ -1,0 +1,112 @@
+//! Each role can do its own part, and a login that is a member of one role alone needs no other.
+
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use crate::support::{Ended, Program, SOON, TestDb, all_became_jobs, emit_each, flow, wait_until};
+
+const CONSUMERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumers");
+
+/// A login that is a member of one role; it goes with the test.
+struct Login {
+    name: String,
+    url: String,
+}
+
+impl Login {
+    async fn of(db: &TestDb, client: &Client, role: &str) -> Self {
+        let name = format!("login_{}", uuid::Uuid::new_v4().simple());
+        client.batch_execute(&format!("create role {name} login in role {role}")).await.unwrap();
+        let url = db.url().replacen("://postgres@", &format!("://{name}@"), 1);
+        Self { name, url }
+    }
+
+    async fn does(&self, arguments: &[&str]) -> Ended {
+        Program::start(&self.url, arguments, &[]).ends().await
+    }
+
+    /// Does it, with exit code 0.
+    async fn can(&self, arguments: &[&str]) -> String {
+        let ended = self.does(arguments).await;
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.err);
+        ended.out
+    }
+
+    /// Fails, and is told what to ask for.
+    async fn cannot(&self, arguments: &[&str]) {
+        let ended = self.does(arguments).await;
+        assert_eq!(ended.code, Some(1), "{arguments:?}: {}", ended.out);
+        let told = ended.err.contains("permission denied for ") && ended.err.contains("hint: grant the user");
+        assert!(told, "{arguments:?}: {}", ended.err);
+    }
+
+    /// The role goes when nobody is connected any more; nothing may depend on it.
+    async fn goes(self, client: &Client) {
+        wait_until("the role can go", SOON, async || {
+            client.batch_execute(&format!("drop role {}", self.name)).await.is_ok()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_dispatcher_can_run_and_tick_and_see_health() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let login = Login::of(&db, &client, "reveille_dispatcher").await;
+    let mut sidecar = Program::run(&login.url, &[]);
+    sidecar.says(&["is running"]).await;
+    sidecar.says(&["listening"]).await;
+    emit_each(&client, 3).await;
+    all_became_jobs(&client).await;
+    assert!(sidecar.lines_with("WARN").is_empty(), "{:?}", sidecar.lines_with("WARN"));
+    sidecar.stops().await;
+    emit_each(&client, 3).await;
+    login.can(&["tick"]).await;
+    all_became_jobs(&client).await;
+    let health: Value = serde_json::from_str(&login.can(&["health", "--json"]).await).unwrap();
+    assert!(health.as_array().unwrap().iter().any(|one| one["component"] == "executor"), "{health}");
+    login.cannot(&["gate", "close", "queue.worker.enabled"]).await;
+    login.cannot(&["jobs", "list"]).await;
+    login.goes(&client).await;
+}
+
+#[tokio::test]
+async fn a_reader_can_look_and_nothing_else() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    emit_each(&client, 1).await;
+    let login = Login::of(&db, &client, "reveille_reader").await;
+    for arguments in [&["health"][..], &["jobs", "list"], &["gate", "list"], &["consumers", "list"]] {
+        login.can(arguments).await;
+    }
+    let event = "select id::text from event_outbox";
+    let event: String = client.query_one(event, &[]).await.unwrap().get(0);
+    login.can(&["events", "show", &event]).await;
+    login.can(&["consumers", "preview", "one_job_each"]).await;
+    login.cannot(&["tick"]).await;
+    login.cannot(&["gate", "open", "queue.worker.enabled"]).await;
+    login.cannot(&["events", "emit", "system.queue_worker_silent", "1"]).await;
+    login.cannot(&["consumers", "disable", "one_job_each"]).await;
+    login.cannot(&["jobs", "enqueue", "test.seen"]).await;
+    login.goes(&client).await;
+}
+
+#[tokio::test]
+async fn an_operator_can_turn_gates_emit_events_and_keep_consumers() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let login = Login::of(&db, &client, "reveille_operator").await;
+    login.can(&["gate", "close", "queue.worker.enabled", "--reason", "test"]).await;
+    login.can(&["gate", "open", "queue.worker.enabled", "--reason", "test"]).await;
+    login.can(&["events", "emit", "system.queue_worker_silent", "1"]).await;
+    login.can(&["consumers", "disable", "one_job_each"]).await;
+    login.can(&["consumers", "enable", "one_job_each"]).await;
+    login.can(&["consumers", "sync", "--apply", "--dir", CONSUMERS]).await;
+    login.can(&["jobs", "enqueue", "test.seen"]).await;
+    for arguments in [&["health"][..], &["jobs", "list"], &["gate", "list"], &["consumers", "list"]] {
+        login.can(arguments).await;
+    }
+    login.cannot(&["tick"]).await;
+    login.goes(&client).await;
+}
