@@ -19,6 +19,7 @@ mod payload;
 mod run;
 mod signals;
 mod tick;
+mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Tick(tick::Args),
+    Work(work::Args),
     Migrate(migrate::Args),
     Events(events::Args),
     Consumers(consumers::Args),
@@ -73,6 +75,7 @@ impl Command {
     fn flags(&self) -> Vec<Flag> {
         match self {
             Self::Run(args) => args.flags(),
+            Self::Work(args) => args.flags(),
             Self::Tick(_)
             | Self::Migrate(_)
             | Self::Events(_)
@@ -88,6 +91,7 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args, context).await,
             Self::Tick(args) => tick::run(args, context).await,
+            Self::Work(args) => work::run(args, context).await,
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,

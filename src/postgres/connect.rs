@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use tokio::time::timeout;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{CancelToken, Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::address::Address;
@@ -123,6 +123,15 @@ impl Server {
     pub async fn client(&self, application_name: &str, session: &Session) -> Result<ClientWrapper> {
         let (client, connection) = self.connect_with(application_name, session).await?;
         Ok(ClientWrapper::new(client, tokio::spawn(explain::drive(connection))))
+    }
+
+    /// Asks the server to cancel what runs on the connection that `token` is from. Nobody knows whether it did: the
+    /// statement's own answer tells. Ends within the connect deadline.
+    pub async fn cancel(&self, token: CancelToken) {
+        let asked = timeout(self.connect_timeout, token.cancel_query(self.tls.clone())).await;
+        if let Ok(Err(error)) = asked {
+            tracing::debug!("cancelling a statement at {}: {error}", self.describe());
+        }
     }
 
     pub(super) fn dialer(&self, application_name: &str, session: &Session) -> Dialer {

@@ -13,6 +13,7 @@ pub mod jobs;
 pub mod pilot_host;
 pub mod timeline;
 pub mod wakes;
+pub mod work;
 
 use deadpool_postgres::GenericClient;
 use tokio_postgres::Row;

@@ -1,0 +1,266 @@
+//! Claims jobs as far as there is room, and decides when to look again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::keeper;
+use super::rhythm::{AWAKE_FOR, Next, Rhythm, SATURATED_FOR};
+use super::shared::Shared;
+use super::stats;
+use super::waker::Waker;
+use crate::backoff::Backoff;
+use crate::error::{Error, Kind, Result};
+use crate::model::refusal::{Refusal, remedy};
+use crate::postgres::listener::{Canary, ListenerStatus};
+use crate::postgres::pool::hand_back;
+use crate::shutdown::Shutdown;
+use crate::store;
+use crate::store::wakes::Armed;
+use crate::store::work::Claim;
+
+/// Claims for one worker.
+pub(super) struct Claimer {
+    shared: Arc<Shared>,
+    waker: Arc<Waker>,
+    listener: Option<Arc<ListenerStatus>>,
+    channel: String,
+    rhythm: Rhythm,
+    /// When the mark fell last.
+    armed: Option<Armed>,
+    backoff: Backoff,
+    /// The reason of the last refusal, while it lasts.
+    refused: Option<String>,
+}
+
+/// What one look gave.
+enum Look {
+    /// So many jobs.
+    Found(usize),
+    /// Nobody has anything for us.
+    Empty,
+    /// A gate or a rule said no.
+    Refused(String),
+}
+
+impl Claimer {
+    pub(super) fn new(shared: Arc<Shared>, waker: Arc<Waker>, listener: Option<Arc<ListenerStatus>>) -> Self {
+        let rhythm = Rhythm::new(shared.settings.poll_interval, listener.is_some(), Instant::now());
+        let channel = shared.settings.kind.wake_channel();
+        let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        Self { shared, waker, listener, channel, rhythm, armed: None, backoff, refused: None }
+    }
+
+    /// Registers the name and reads what kinds there are; tries until the database answers. False: told to stop.
+    pub(super) async fn begin(&mut self, shutdown: &Shutdown) -> Result<bool> {
+        loop {
+            match self.introduce().await {
+                Ok(()) => return Ok(true),
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) => self.shared.outage.failed(&self.shared.stats, &error),
+            }
+            if !shutdown.pause(self.backoff.next_delay()).await {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// As [`Self::begin`], once.
+    pub(super) async fn introduce(&mut self) -> Result<()> {
+        let answer = keeper::register(&self.shared).await?;
+        answer.done(&format!("registering {}", self.shared.name))?;
+        self.shared.read_kinds().await?;
+        self.shared.outage.passed();
+        self.backoff.reset();
+        Ok(())
+    }
+
+    /// Claims until told to stop; ends with an error when trying again cannot help.
+    pub(super) async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
+        while !shutdown.is_requested() {
+            let room = self.shared.board.room();
+            if room == 0 {
+                self.wait_for_room(shutdown).await;
+                continue;
+            }
+            let next = match self.step(room).await {
+                Ok(next) => next,
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) => {
+                    self.shared.outage.failed(&self.shared.stats, &error);
+                    self.rhythm.nothing(self.backoff.next_delay(), Instant::now());
+                    Next::Rest
+                }
+            };
+            self.prepare(next).await;
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => {}
+                () = self.waker.woken() => {}
+                () = tokio::time::sleep_until(self.rhythm.next_look()) => {}
+            }
+        }
+        if self.rhythm.is_awake() {
+            self.prepare(Next::Arm).await;
+        }
+        Ok(())
+    }
+
+    /// One look, and what it means for the next one.
+    async fn step(&mut self, room: usize) -> Result<Next> {
+        match self.look(room).await? {
+            Look::Refused(reason) => self.refused(reason).await,
+            look => Ok(self.looked(&look, room)),
+        }
+    }
+
+    /// Claims everything that is ready and waits until it is done; a refusal is an error.
+    pub(super) async fn run_once(&mut self, shutdown: &Shutdown) -> Result<()> {
+        while !shutdown.is_requested() {
+            let room = self.shared.board.room();
+            if room > 0 {
+                match self.look(room).await? {
+                    Look::Found(_) => continue,
+                    Look::Empty if self.shared.board.held() == 0 => return Ok(()),
+                    Look::Empty => {}
+                    Look::Refused(reason) => return Err(refusal(reason)),
+                }
+            }
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = self.shared.board.changed() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// All hands are busy. The mark must not stand for long then: somebody else may have a hand free.
+    async fn wait_for_room(&mut self, shutdown: &Shutdown) {
+        let saturated = tokio::select! {
+            () = shutdown.requested() => false,
+            () = self.shared.board.changed() => false,
+            () = tokio::time::sleep(SATURATED_FOR), if self.rhythm.is_awake() => true,
+        };
+        if saturated {
+            self.prepare(Next::Arm).await;
+        }
+    }
+
+    /// One claim.
+    async fn look(&mut self, room: usize) -> Result<Look> {
+        let shared = &self.shared;
+        let client = shared.server.take(&shared.control).await?;
+        if let Some(armed) = self.armed.filter(|_| self.rhythm.is_blind()) {
+            match store::wakes::is_blind(&client, armed).await {
+                Ok(true) => {}
+                Ok(false) => self.rhythm.sees_again(),
+                Err(error) => return hand_back(client, Err(error)),
+            }
+        }
+        let canary = self.listener.as_ref().and_then(|listener| listener.canary_due());
+        let token = canary.as_ref().map(Canary::token);
+        let kinds = shared.kinds.names();
+        let claim = Claim {
+            executor_name: &shared.name,
+            limit: room,
+            lease: shared.lease(),
+            job_kinds: &kinds,
+            canary: canary.as_ref().map(Canary::channel).zip(token.as_deref()),
+        };
+        let begun = Instant::now();
+        let outcome = store::work::claim(&client, &claim).await;
+        let claimed = hand_back(client, outcome)?;
+        if let (Some(listener), Some(canary)) = (&self.listener, &canary) {
+            listener.canary_sent(canary);
+        }
+        shared.outage.passed();
+        self.backoff.reset();
+        if let Some(reason) = claimed.refused {
+            return Ok(Look::Refused(reason));
+        }
+        stats::add(&shared.stats.claims, 1);
+        let found = claimed.jobs.len();
+        shared.board.add(claimed.jobs, claimed.lease, begun);
+        Ok(if found > 0 { Look::Found(found) } else { Look::Empty })
+    }
+
+    fn looked(&mut self, look: &Look, room: usize) -> Next {
+        if let Some(reason) = self.refused.take() {
+            tracing::info!(executor = %self.shared.name, "claiming again, no longer refused: {reason}");
+        }
+        let now = Instant::now();
+        if let Look::Found(found) = look {
+            return self.rhythm.found(*found >= room, now);
+        }
+        stats::add(&self.shared.stats.empty_claims, 1);
+        self.rhythm.empty(now)
+    }
+
+    /// A refusal is a state: it is said once, and what we can mend ourselves is mended.
+    async fn refused(&mut self, reason: String) -> Result<Next> {
+        if reason == "not_owner" {
+            return Err(refusal(reason));
+        }
+        let mut pause = self.rhythm.poll_pause();
+        if self.refused.as_ref() != Some(&reason) {
+            let hint = remedy(&reason).unwrap_or_default();
+            tracing::warn!(executor = %self.shared.name, hint, "not claiming: {reason}");
+            match reason.as_str() {
+                "executor_not_registered" => self.register_again().await?,
+                "executor_silent" => keeper::beat(&self.shared).await?,
+                _ => {}
+            }
+            if matches!(reason.as_str(), "executor_not_registered" | "executor_silent") {
+                pause = Duration::ZERO;
+            }
+            self.refused = Some(reason);
+        }
+        Ok(self.rhythm.nothing(pause, Instant::now()))
+    }
+
+    async fn register_again(&self) -> Result<()> {
+        let answer = keeper::register(&self.shared).await?;
+        answer.done(&format!("registering {}", self.shared.name)).map(|_| ())
+    }
+
+    /// Sets or drops the mark. Should that fail, the mark runs out by itself.
+    async fn prepare(&mut self, next: Next) {
+        let outcome = match next {
+            Next::Rest => return,
+            Next::Mark => self.mark().await,
+            Next::Arm => self.arm().await,
+        };
+        if let Err(error) = outcome {
+            self.rhythm.armed(Instant::now());
+            self.shared.outage.failed(&self.shared.stats, &error);
+        }
+    }
+
+    async fn mark(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let client = self.shared.server.take(&self.shared.control).await?;
+        let outcome = store::wakes::awake(&client, &self.channel, AWAKE_FOR).await;
+        hand_back(client, outcome)?;
+        self.rhythm.marked(now);
+        Ok(())
+    }
+
+    async fn arm(&mut self) -> Result<()> {
+        let client = self.shared.server.take(&self.shared.control).await?;
+        let outcome = store::wakes::arm(&client, &self.channel).await;
+        self.armed = Some(hand_back(client, outcome)?);
+        self.rhythm.armed(Instant::now());
+        Ok(())
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_fatal(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Usage | Kind::Denied | Kind::Schema | Kind::Refused)
+}
+
+fn refusal(reason: String) -> Error {
+    let answer = serde_json::json!({ "refused": true, "reason": reason });
+    Refusal { reason, answer }.into_error("claiming jobs")
+}

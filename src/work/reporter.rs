@@ -1,0 +1,196 @@
+//! Reports how jobs ended. Successes and returns go in batches, one statement each; what cannot be reported is tried
+//! again while its lease lives. A success is never assumed, and saying it twice changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use futures::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use super::board::{Ending, Report};
+use super::runner::tell_success;
+use super::shared::Shared;
+use super::stats;
+use crate::backoff::Backoff;
+use crate::error::{Error, Result};
+use crate::model::refusal::Answer;
+use crate::postgres::pool::hand_back;
+use crate::store;
+use crate::store::work::Leases;
+
+/// How long a batch may be filled while more runs are about to end.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// Reports until it is aborted.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        linger(&shared).await;
+        let reports = shared.board.reports().await;
+        match report(&shared, reports).await {
+            Ok(()) => {
+                shared.outage.passed();
+                backoff.reset();
+            }
+            Err(error) => {
+                shared.outage.failed(&shared.stats, &error);
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}
+
+/// Waits a moment for a fuller batch, when there will be one.
+async fn linger(shared: &Shared) {
+    let filled = async {
+        while shared.board.is_filling() {
+            shared.board.reported_more().await;
+        }
+    };
+    if shared.board.is_filling() {
+        let _ = timeout(LINGER, filled).await;
+    }
+}
+
+/// Reports a batch. What remains unsaid goes back to the board.
+async fn report(shared: &Shared, mut reports: Vec<Report>) -> Result<()> {
+    give_up_late(shared, &mut reports);
+    let (client, sorted) = match shared.server.take(&shared.reports).await {
+        Ok(client) => (client, Sorted::of(reports)),
+        Err(error) => {
+            shared.board.put_back(reports);
+            return Err(error);
+        }
+    };
+    let Sorted { successes, returns, failures } = sorted;
+    let (one, two, three) = tokio::join!(
+        successful(shared, &client, successes),
+        given_back(shared, &client, returns),
+        failed(shared, &client, failures),
+    );
+    hand_back(client, one.and(two).and(three))
+}
+
+/// The reports of a batch, each sort for its own statement, in the order of their ids (trap 17).
+#[derive(Default)]
+struct Sorted {
+    successes: Vec<Report>,
+    returns: Vec<Report>,
+    failures: Vec<Report>,
+}
+
+impl Sorted {
+    fn of(mut reports: Vec<Report>) -> Self {
+        let mut sorted = Self::default();
+        reports.sort_unstable_by_key(|report| report.id);
+        for report in reports {
+            match report.ending {
+                Ending::Succeeded { .. } => sorted.successes.push(report),
+                Ending::Released => sorted.returns.push(report),
+                Ending::Transient(_) | Ending::Permanent(_) => sorted.failures.push(report),
+            }
+        }
+        sorted
+    }
+}
+
+fn leases(reports: &[Report]) -> Leases {
+    reports.iter().map(|report| (report.id, report.token)).collect()
+}
+
+/// After the end of its lease a report would only be refused: somebody else may have the job.
+fn give_up_late(shared: &Shared, reports: &mut Vec<Report>) {
+    let now = Instant::now();
+    let late: Vec<Report> = reports.extract_if(.., |report| report.until <= now).collect();
+    for report in &late {
+        stats::add(&shared.stats.unreported, 1);
+        tracing::warn!(job.id = %report.id, "{}: its lease ended before its outcome could be reported", report.job_kind);
+    }
+    shared.board.settled(late.iter().map(|report| report.id));
+}
+
+async fn successful(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
+    if reports.is_empty() {
+        return Ok(());
+    }
+    let refs: Vec<Option<String>> = reports
+        .iter()
+        .map(|report| match &report.ending {
+            Ending::Succeeded { result_ref } => result_ref.clone(),
+            _ => None,
+        })
+        .collect();
+    let lost = match store::work::succeed(client, &leases(&reports), &refs).await {
+        Ok(lost) => lost,
+        Err(error) => return unsaid(shared, reports, error),
+    };
+    stats::add(&shared.stats.succeeded, reports.len() - lost.len());
+    for report in &reports {
+        if lost.contains(&report.id) {
+            tell_lost(shared, report);
+        } else {
+            tell_success(report.id, &report.job_kind, report.took);
+        }
+    }
+    shared.board.settled(reports.iter().map(|report| report.id));
+    Ok(())
+}
+
+async fn given_back(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
+    if reports.is_empty() {
+        return Ok(());
+    }
+    let answers = match store::work::release(client, &leases(&reports)).await {
+        Ok(answers) => answers,
+        Err(error) => return unsaid(shared, reports, error),
+    };
+    let done = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Done(_))).count();
+    stats::add(&shared.stats.released, done);
+    tracing::info!("gave {done} of {} jobs back", reports.len());
+    shared.board.settled(reports.iter().map(|report| report.id));
+    Ok(())
+}
+
+/// Failures go one by one, but all at once over the line: an error of one is not an error of the others.
+async fn failed(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
+    let said = join_all(reports.into_iter().map(|report| one_failure(shared, client, report))).await;
+    said.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}
+
+async fn one_failure(shared: &Shared, client: &Object, report: Report) -> Result<()> {
+    let (permanent, words) = match &report.ending {
+        Ending::Permanent(words) => (true, words),
+        Ending::Transient(words) => (false, words),
+        Ending::Succeeded { .. } | Ending::Released => return Ok(()),
+    };
+    match store::work::fail(client, (report.id, report.token), permanent, words).await {
+        Ok(Answer::Done(answer)) => {
+            let counter =
+                if permanent { &shared.stats.failed_permanent } else { &shared.stats.failed_transient };
+            stats::add(counter, 1);
+            let status = answer.get("status").and_then(|status| status.as_str()).unwrap_or_default();
+            tracing::warn!(
+                job.id = %report.id,
+                job.status = status,
+                "{} failed after {} ms: {words}",
+                report.job_kind,
+                report.took.as_millis()
+            );
+        }
+        Ok(Answer::Refused(_)) => tell_lost(shared, &report),
+        Err(error) => return unsaid(shared, vec![report], error),
+    }
+    shared.board.settled([report.id]);
+    Ok(())
+}
+
+fn tell_lost(shared: &Shared, report: &Report) {
+    stats::add(&shared.stats.lease_lost, 1);
+    tracing::warn!(job.id = %report.id, "{}: the lease was lost; its outcome is dropped", report.job_kind);
+}
+
+fn unsaid(shared: &Shared, reports: Vec<Report>, error: Error) -> Result<()> {
+    shared.board.put_back(reports);
+    Err(error)
+}

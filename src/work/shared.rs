@@ -1,0 +1,152 @@
+//! What the parts of one worker share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+
+use super::board::Board;
+use super::handler::Handlers;
+use super::sql::SqlRunner;
+use super::stats::{self, WorkerStats};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::postgres::Server;
+use crate::postgres::pool::hand_back;
+use crate::store;
+
+/// What the parts of one worker share. Built once, by the worker.
+pub(super) struct Shared {
+    /// The name that it claims under.
+    pub(super) name: String,
+    pub(super) settings: config::Worker,
+    /// Time between two heartbeats.
+    pub(super) cadence: Duration,
+    pub(super) server: Server,
+    /// For claims, starts, renewals and beats: what a crash forgets of them is fenced or done again, so these
+    /// commits do not wait for the disk.
+    pub(super) control: Pool,
+    /// For outcomes, which must stay.
+    pub(super) reports: Pool,
+    pub(super) board: Board,
+    pub(super) handlers: Handlers,
+    pub(super) sql: Option<SqlRunner>,
+    pub(super) kinds: Kinds,
+    pub(super) outage: Outage,
+    pub(super) stats: Arc<WorkerStats>,
+}
+
+impl Shared {
+    /// The lease to ask for; none leaves it to the database.
+    pub(super) fn lease(&self) -> Option<Duration> {
+        (!self.settings.lease.is_zero()).then_some(self.settings.lease)
+    }
+
+    /// Reads anew which kinds there are to claim, and their time limits. True when the kinds have changed.
+    pub(super) async fn read_kinds(&self) -> Result<bool> {
+        let client = self.server.take(&self.control).await?;
+        let outcome = store::work::kinds(&client, &self.handlers.kinds()).await;
+        Ok(self.kinds.replace(hand_back(client, outcome)?, self))
+    }
+}
+
+/// The kinds that this worker claims.
+#[derive(Debug, Default)]
+pub(super) struct Kinds(RwLock<Arc<KindTable>>);
+
+#[derive(Debug, Default)]
+struct KindTable {
+    names: Arc<Vec<String>>,
+    limits: HashMap<String, Duration>,
+}
+
+impl Kinds {
+    /// Their names, for a claim.
+    pub(super) fn names(&self) -> Arc<Vec<String>> {
+        Arc::clone(&self.table().names)
+    }
+
+    /// The kind's own time limit, if it has one.
+    pub(super) fn time_limit(&self, job_kind: &str) -> Option<Duration> {
+        self.table().limits.get(job_kind).copied()
+    }
+
+    fn table(&self) -> Arc<KindTable> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, known: Vec<store::work::Kind>, shared: &Shared) -> bool {
+        let wanted = &shared.settings.job_kinds;
+        let mut table = KindTable::default();
+        let mut names = Vec::new();
+        for kind in known {
+            let runs = shared.handlers.find(&kind.job_kind).is_some()
+                || (shared.sql.is_some() && kind.handler.is_some());
+            if !runs || !(wanted.is_empty() || wanted.contains(&kind.job_kind)) {
+                continue;
+            }
+            if let Some(limit) =
+                kind.time_limit_seconds.as_deref().and_then(|text| limit(&kind.job_kind, text))
+            {
+                table.limits.insert(kind.job_kind.clone(), limit);
+            }
+            names.push(kind.job_kind);
+        }
+        table.names = Arc::new(names);
+        let old = self.names();
+        let changed = *old != *table.names;
+        if changed {
+            tell(&table.names, wanted);
+        }
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        changed
+    }
+}
+
+fn limit(job_kind: &str, text: &str) -> Option<Duration> {
+    let limit = text.trim().parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    if limit.is_none_or(|limit| limit.is_zero()) {
+        tracing::warn!(
+            "dot_config: job.{job_kind}.time_limit_seconds is `{text}`, not a number of seconds: not used"
+        );
+        return None;
+    }
+    limit
+}
+
+fn tell(names: &[String], wanted: &[String]) {
+    let missing: Vec<&str> = wanted.iter().filter(|kind| !names.contains(kind)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        tracing::warn!("no handler for {}: these jobs are left alone", missing.join(", "));
+    }
+    if names.is_empty() {
+        tracing::warn!("no handlers: insert a kind and its function into job_handler");
+    } else {
+        tracing::info!("running jobs of {}", names.join(", "));
+    }
+}
+
+/// Whether the database can be reached, said once at each change.
+#[derive(Debug, Default)]
+pub(super) struct Outage(AtomicBool);
+
+impl Outage {
+    /// Something could not be done because of `error`; it will be tried again.
+    pub(super) fn failed(&self, stats: &WorkerStats, error: &Error) {
+        if self.0.swap(true, Ordering::Relaxed) {
+            tracing::debug!("still waiting for the database: {error}");
+            return;
+        }
+        stats::add(&stats.outages, 1);
+        tracing::warn!(hint = error.hint_text(), "waiting for the database: {error}");
+    }
+
+    /// Something could be done.
+    pub(super) fn passed(&self) {
+        if self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed) {
+            tracing::info!("the database answers again");
+        }
+    }
+}

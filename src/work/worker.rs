@@ -1,0 +1,262 @@
+//! A worker: starts its parts, lets them run, and stops them in two steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::board::{Board, Limits};
+use super::claimer::Claimer;
+use super::handler::Handlers;
+use super::runner::GRACE;
+use super::shared::{Kinds, Outage, Shared};
+use super::sql::SqlRunner;
+use super::stats::{WorkerCounts, WorkerStats};
+use super::stop::StopReason;
+use super::waker::Waker;
+use super::{keeper, reporter, runner};
+use crate::config::Settings;
+use crate::error::{Error, Kind, Result};
+use crate::host;
+use crate::model::executor::ExecutorKind;
+use crate::postgres::listener::{Listener, ListenerStatus};
+use crate::postgres::{Server, Session};
+use crate::shutdown::Shutdown;
+use crate::store;
+
+/// Of the time for stopping, how much is kept for ending what did not end by itself, and for saying so.
+const RESERVE: Duration = Duration::from_secs(4);
+/// How long a hard stop may take to give jobs back.
+const CUT: Duration = Duration::from_millis(500);
+
+/// Claims jobs under one executor's name and runs them by its handlers.
+///
+/// Settings: `[worker]`; further `[dispatch] listen`, `[listener]`, `[maintenance] heartbeat_interval` and
+/// `[shutdown] deadline`. Needs up to three connections, one for LISTEN, and one for each SQL function that runs.
+pub struct Worker {
+    shared: Arc<Shared>,
+    waker: Arc<Waker>,
+    listener: Option<Listener>,
+    /// How long running jobs may go on after the first step of stopping.
+    patience: Duration,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("name", &self.shared.name).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// A worker of `settings.worker`; opens nothing yet. Without an executor's name it makes one up.
+    pub fn new(server: &Server, settings: &Settings, handlers: Handlers) -> Result<Self> {
+        let worker = settings.worker.clone();
+        let stats = Arc::new(WorkerStats::default());
+        let limits = Limits {
+            concurrency: worker.concurrency,
+            prefetch: worker.prefetch_limit(),
+            batch: usize::try_from(worker.batch_size).unwrap_or(usize::MAX).max(1),
+        };
+        let direct = || Server::direct(&settings.database);
+        let listener = settings.dispatch.listen.then(direct).transpose()?;
+        let listener = listener.map(|server| Listener::new(server, &settings.listener));
+        let sql = || SqlRunner::new(server, worker.concurrency, worker.time_limit);
+        let sql = handlers.has_sql().then(sql).transpose()?;
+        let forgetful = Session { synchronous_commit: false, ..server.session() };
+        let shared = Shared {
+            name: name(&worker.executor_name, worker.kind),
+            cadence: settings.maintenance.heartbeat_interval,
+            server: server.clone(),
+            control: server.pool("worker", 2, &forgetful)?,
+            reports: server.pool("worker-reports", 1, &server.session())?,
+            board: Board::new(limits, Arc::clone(&stats)),
+            handlers,
+            sql,
+            kinds: Kinds::default(),
+            outage: Outage::default(),
+            stats,
+            settings: worker,
+        };
+        let deadline = settings.shutdown.deadline;
+        let patience = deadline.saturating_sub(RESERVE).max(deadline / 2);
+        Ok(Self { shared: Arc::new(shared), waker: Arc::default(), listener, patience })
+    }
+
+    /// The name that it claims under.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The counters, to be shared with metrics.
+    pub fn stats(&self) -> Arc<WorkerStats> {
+        Arc::clone(&self.shared.stats)
+    }
+
+    /// The listener's counters, to be shared with metrics; none in poll-only mode.
+    pub fn listener(&self) -> Option<Arc<ListenerStatus>> {
+        self.listener.as_ref().map(Listener::status)
+    }
+
+    /// Runs jobs until told to stop; answers what was done.
+    ///
+    /// The first step of `shutdown` gives back what was not started and lets running jobs go on for most of
+    /// `[shutdown] deadline`; then they are stopped and given back. The second step stops at once.
+    ///
+    /// # Errors
+    /// What trying again cannot mend: denied access, a missing schema, a name that another role owns.
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<WorkerCounts> {
+        let listener = self.listener.take();
+        let status = listener.as_ref().map(Listener::status);
+        let mut claimer = Claimer::new(Arc::clone(&self.shared), Arc::clone(&self.waker), status);
+        let mut crew = JoinSet::new();
+        let ended = tokio::select! {
+            ended = self.work(&mut claimer, &mut crew, listener, &shutdown) => ended,
+            () = shutdown.was_cut() => Ok(()),
+        };
+        self.stop(crew, &shutdown).await;
+        ended.map(|()| self.shared.stats.counts())
+    }
+
+    /// Runs everything that is ready, and what becomes ready meanwhile; answers what was done.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; further a refusal, and any failure to claim.
+    pub async fn run_once(&self, shutdown: Shutdown) -> Result<WorkerCounts> {
+        let mut claimer = Claimer::new(Arc::clone(&self.shared), Arc::clone(&self.waker), None);
+        let mut crew = JoinSet::new();
+        let all = async {
+            claimer.introduce().await?;
+            self.start(&mut crew);
+            tokio::select! {
+                ended = claimer.run_once(&shutdown) => ended,
+                failed = failure(&mut crew) => Err(failed),
+            }
+        };
+        let ended = tokio::select! {
+            ended = all => ended,
+            () = shutdown.was_cut() => Ok(()),
+        };
+        self.stop(crew, &shutdown).await;
+        ended.map(|()| self.shared.stats.counts())
+    }
+
+    async fn work(
+        &self,
+        claimer: &mut Claimer,
+        crew: &mut JoinSet<()>,
+        listener: Option<Listener>,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
+        if !claimer.begin(shutdown).await? {
+            return Ok(());
+        }
+        self.start(crew);
+        tracing::info!(
+            at = %self.shared.server.describe(),
+            concurrency = self.shared.settings.concurrency,
+            mode = if listener.is_some() { "notify and poll" } else { "poll only" },
+            "{} is working",
+            self.shared.name
+        );
+        if let Some(listener) = listener {
+            let (waker, stats) = (Arc::clone(&self.waker), self.stats());
+            let channels = Waker::channels(self.shared.settings.kind);
+            let shutdown = shutdown.clone();
+            crew.spawn(async move {
+                listener.run(channels, move |wake| waker.wake(&wake, &stats), shutdown).await;
+            });
+        }
+        tokio::select! {
+            ended = claimer.run(shutdown) => ended,
+            failed = failure(crew) => Err(failed),
+        }
+    }
+
+    /// Starts keeper, reporter and runners.
+    fn start(&self, crew: &mut JoinSet<()>) {
+        let shared = &self.shared;
+        shared.board.open();
+        crew.spawn(keeper::run(Arc::clone(shared), Arc::clone(&self.waker)));
+        crew.spawn(reporter::run(Arc::clone(shared)));
+        for _ in 0..shared.settings.concurrency {
+            crew.spawn(runner::run(Arc::clone(shared)));
+        }
+    }
+
+    /// Gives back what was not started, waits for what runs, ends what does not end, and reports it all.
+    async fn stop(&self, mut crew: JoinSet<()>, shutdown: &Shutdown) {
+        let board = &self.shared.board;
+        board.give_back();
+        board.close();
+        let all = async {
+            if board.running() > 0 {
+                tracing::info!("waiting for {} running jobs", board.running());
+            }
+            self.until(Instant::now() + self.patience, || board.running() == 0).await;
+            if board.running() > 0 {
+                tracing::warn!("{} jobs did not end in time: they are given back", board.running());
+                board.stop(None, StopReason::Shutdown);
+            }
+            self.until(Instant::now() + RESERVE - GRACE / 2, || board.held() == 0).await;
+        };
+        tokio::select! {
+            () = all => {}
+            () = shutdown.was_cut() => {}
+        }
+        crew.shutdown().await;
+        if board.held() > 0 {
+            self.abandon().await;
+        }
+    }
+
+    /// Waits until `holds`, or the deadline.
+    async fn until(&self, deadline: Instant, holds: impl Fn() -> bool) {
+        while !holds() {
+            tokio::select! {
+                () = self.shared.board.changed() => {}
+                () = sleep_until(deadline) => return,
+            }
+        }
+    }
+
+    /// The last try to give jobs back, in a hurry. What is left stays leased until its lease ends.
+    async fn abandon(&self) {
+        let leases = self.shared.board.abandon();
+        let release = async {
+            let client = self.shared.server.take(&self.shared.reports).await?;
+            store::work::release(&client, &leases).await
+        };
+        let how = match timeout(CUT, release).await {
+            Ok(Ok(_)) => "given back",
+            _ => "they stay leased until their leases end",
+        };
+        tracing::warn!("{} jobs were cut: {how}", leases.len());
+    }
+}
+
+/// Ends when a part of the worker fails, which none should.
+async fn failure(crew: &mut JoinSet<()>) -> Error {
+    loop {
+        match crew.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(panic)) => return broken(panic),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn broken(panic: JoinError) -> Error {
+    Error::new(Kind::Io, format!("a part of the worker failed: {panic}")).because(panic)
+}
+
+/// The given name, or one that nobody else has.
+fn name(given: &str, kind: ExecutorKind) -> String {
+    if !given.is_empty() {
+        return given.to_owned();
+    }
+    let mut random = uuid::Uuid::new_v4().simple().to_string();
+    random.truncate(8);
+    let host: String = host::name().chars().take(60).collect();
+    format!("{host}-{kind}-{random}")
+}
