@@ -30,5 +30,7 @@ pub mod work;
 pub mod http;
 // 8 assembly: start order, stop order
 pub mod app;
-// 9 commands: words in, words out
+// 9 shows: the whole thing on a throw-away server
+pub mod demo;
+// 10 commands: words in, words out
 pub mod cli;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::context::{Context, Outcome};
 use super::output::{printable, table};
 use super::signals::Signals;
+use crate::config::Flag;
 use crate::demo::{self, Report, Step};
 use crate::error::Result;
 use crate::shutdown::Shutdown;
@@ -20,6 +21,13 @@ the next one a job that verifies them, and clean-up follows. Nothing outside is 
 pub(super) struct Args {
     /// A text, up to 10 MiB
     document: PathBuf,
+}
+
+impl Args {
+    /// The steps are the story; of the log only what is wrong. `REVEILLE_LOG=info` shows the rest.
+    pub(super) fn flags() -> Vec<Flag> {
+        vec![Flag { name: "demo", key: "log.level", value: "warn".to_owned() }]
+    }
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
@@ -48,7 +56,12 @@ fn line(step: &Step, first: &mut Option<jiff::Timestamp>) -> String {
         "took" => format!("took {}", milliseconds(took)),
         words => format!("{} {words}", milliseconds(took)),
     });
-    let line = format!("{clock:>9}  {:<10} {:<52} {}", step.what, printable(&step.text), latency.unwrap_or_default());
+    let line = format!(
+        "{clock:>9}  {:<10} {:<52} {}",
+        step.what,
+        printable(&step.text),
+        latency.unwrap_or_default()
+    );
     line.trim_end().to_owned()
 }
 

@@ -8,6 +8,7 @@
 mod completions;
 mod consumers;
 pub mod context;
+mod demo;
 mod events;
 mod gate;
 mod health;
@@ -58,6 +59,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Args),
     Run(run::Args),
     Tick(tick::Args),
     Work(work::Args),
@@ -74,6 +76,7 @@ impl Command {
     /// What the flags of this command say about settings.
     fn flags(&self) -> Vec<Flag> {
         match self {
+            Self::Demo(_) => demo::Args::flags(),
             Self::Run(args) => args.flags(),
             Self::Work(args) => args.flags(),
             Self::Tick(_)
@@ -89,6 +92,7 @@ impl Command {
 
     async fn run(self, context: &Context) -> Result<Outcome> {
         match self {
+            Self::Demo(args) => demo::run(args, context).await,
             Self::Run(args) => run::run(args, context).await,
             Self::Tick(args) => tick::run(args, context).await,
             Self::Work(args) => work::run(args, context).await,

@@ -19,16 +19,19 @@ impl Document {
     /// byte a character.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let place = path.display();
-        let bytes = std::fs::read(path)
-            .map_err(|error| Error::io(format!("reading {place}"), error).hint("name a text file that exists"))?;
-        let name = path.file_name().map_or_else(|| place.to_string(), |name| name.to_string_lossy().into_owned());
+        let bytes = std::fs::read(path).map_err(|error| {
+            Error::io(format!("reading {place}"), error).hint("name a text file that exists")
+        })?;
+        let name =
+            path.file_name().map_or_else(|| place.to_string(), |name| name.to_string_lossy().into_owned());
         let (text, encoding) = decode(bytes);
         if let Some(at) = text.find('\0') {
             let message = format!("{place} is not a text: it has a NUL character at byte {at}");
             return Err(Error::usage(message).hint("name a text file; Postgres cannot hold NUL in a text"));
         }
         if text.len() > LARGEST_DOCUMENT {
-            let message = format!("{place} has {} bytes; the staging table takes {LARGEST_DOCUMENT}", text.len());
+            let message =
+                format!("{place} has {} bytes; the staging table takes {LARGEST_DOCUMENT}", text.len());
             return Err(Error::usage(message).hint("name a shorter document"));
         }
         Ok(Self { name, text, encoding })
@@ -47,9 +50,7 @@ fn decode(bytes: Vec<u8>) -> (String, Option<&'static str>) {
     }
     match String::from_utf8(bytes) {
         Ok(text) => (text, None),
-        Err(error) => {
-            (error.into_bytes().into_iter().map(char::from).collect(), Some("ISO-8859-1"))
-        }
+        Err(error) => (error.into_bytes().into_iter().map(char::from).collect(), Some("ISO-8859-1")),
     }
 }
 

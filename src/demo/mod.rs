@@ -24,7 +24,7 @@ use crate::shutdown::Shutdown;
 use crate::store::pilot_host::{self, Standing};
 use crate::store::timeline::{EventLine, JobLine};
 use crate::store::{gates, timeline};
-use crate::work::Worker;
+use crate::work::{Handlers, Worker};
 
 use document::Document;
 pub use watch::Step;
@@ -34,6 +34,8 @@ const GATES: [&str; 3] =
 const OPERATOR: &str = "user:demo-operator";
 /// How long everything after the approval may take.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long the parts may take to start.
+const STARTED: Duration = Duration::from_secs(15);
 /// How long the parts may take to stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -60,7 +62,11 @@ impl Report {
 }
 
 /// Runs the demo on a file. `tell` is called for every step as it happens.
-pub async fn run(path: &Path, shutdown: Shutdown, tell: &mut (dyn FnMut(Step) -> Result<()> + Send)) -> Result<Report> {
+pub async fn run(
+    path: &Path,
+    shutdown: Shutdown,
+    tell: &mut (dyn FnMut(Step) -> Result<()> + Send),
+) -> Result<Report> {
     let document = Document::read(path)?;
     tell(Step::note("starting", "a throw-away Postgres (durable: every commit waits for the disk)"))?;
     let postgres = Throwaway::start(Options { durable: true, ..Options::default() }).await?;
@@ -126,17 +132,20 @@ async fn install(server: &Server, tell: &mut (dyn FnMut(Step) -> Result<()> + Se
     let (files, options) = (consumer_sync::of_the_pilot()?, consumer_sync::Options::default());
     let plan = consumer_sync::plan(&client, &files, options).await?;
     consumer_sync::apply(&mut client, &plan, Some(OPERATOR), options).await?;
-    tell(Step::note("consumers", files.iter().map(|file| file.key.as_str()).collect::<Vec<_>>().join(", ")))?;
+    tell(Step::note(
+        "consumers",
+        files.iter().map(|file| file.consumer.key.as_str()).collect::<Vec<_>>().join(", "),
+    ))?;
     Ok(client)
 }
 
 /// The sidecar and a worker, as `run` and `work` have them.
 fn start(settings: &Settings, server: &Server, parts: &Shutdown) -> Result<JoinSet<Result<()>>> {
     let mut tasks = JoinSet::new();
-    let worker = Worker::new(server.clone(), settings)?;
+    let worker = Worker::new(server, settings, Handlers::new().with_sql())?;
     let (of_worker, of_sidecar, settings) = (parts.clone(), parts.clone(), settings.clone());
     tasks.spawn(async move { app::run(&settings, of_sidecar).await });
-    tasks.spawn(async move { worker.run(of_worker).await });
+    tasks.spawn(async move { worker.run(of_worker).await.map(drop) });
     Ok(tasks)
 }
 
@@ -157,8 +166,20 @@ async fn mark_and_approve(
     tell(Step::timed("marked", text, begun.elapsed()))?;
     let record = marked.get("staging_record_id").and_then(Value::as_str).and_then(|id| id.parse().ok());
     let record: Uuid = record.ok_or_else(|| Error::new(Kind::Database, "MARK answered no record"))?;
+    // the fact that it is marked has been read: the sidecar is awake before the one that matters is committed
+    let read = async {
+        while !timeline::is_read_to_the_end(client, "staging").await? {
+            tokio::time::sleep(watch::LOOK).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(STARTED, read).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Timeout, "the sidecar did not dispatch the first event in time"))
+    })?;
     let begun = std::time::Instant::now();
-    pilot_host::verify_mark(client, record, true, "demo-approval", OPERATOR).await?.done("approving the document")?;
+    pilot_host::verify_mark(client, record, true, "demo-approval", OPERATOR)
+        .await?
+        .done("approving the document")?;
     tell(Step::timed("approved", format!("record {record}"), begun.elapsed()))?;
     Ok(record)
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::timeline::{self, EventLine, JobLine};
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,12 @@ impl Step {
         Self { latency: Some((took, "took")), ..Self::note(what, text) }
     }
 
-    fn moment(at: Timestamp, what: &'static str, text: impl Into<String>, since: Option<(Timestamp, &'static str)>) -> Self {
+    fn moment(
+        at: Timestamp,
+        what: &'static str,
+        text: impl Into<String>,
+        since: Option<(Timestamp, &'static str)>,
+    ) -> Self {
         let latency = since.map(|(then, words)| (at.duration_since(then).unsigned_abs(), words));
         Self { at: Some(at), latency, ..Self::note(what, text) }
     }
@@ -62,7 +67,10 @@ pub(super) async fn until_done(
         }
         if let Some(job) = jobs.iter().find(|job| matches!(job.status.as_str(), "dead_letter" | "failed")) {
             let reason = job.last_error.as_deref().unwrap_or("no reason given");
-            return Err(Error::new(Kind::Database, format!("job {} of record {record} failed: {reason}", job.job_kind)));
+            return Err(Error::new(
+                Kind::Database,
+                format!("job {} of record {record} failed: {reason}", job.job_kind),
+            ));
         }
         let idle = jobs.iter().all(|job| job.finished_at.is_some());
         if dispatched && idle && events.iter().any(|event| event.terminal) {
@@ -86,7 +94,12 @@ fn steps(events: &[EventLine], jobs: &[JobLine]) -> Vec<Step> {
             steps.push(Step::moment(picked, "claimed", text, Some((job.created_at, "after it was made"))));
             if let Some(finished) = job.finished_at {
                 let word = if job.status == "succeeded" { "succeeded" } else { "failed" };
-                steps.push(Step::moment(finished, word, &job.job_kind, Some((picked, "after it was claimed"))));
+                steps.push(Step::moment(
+                    finished,
+                    word,
+                    &job.job_kind,
+                    Some((picked, "after it was claimed")),
+                ));
             }
         }
         if job.status == "retry_waiting" {

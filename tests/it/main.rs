@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod consumer_files;
 mod consumers;
+mod demo;
 mod embedded;
 mod failures;
 mod floors;

@@ -1,0 +1,108 @@
+//! `reveille demo`: the main job end to end, as a stranger types it.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::Folder;
+
+/// Runs the demo on a document of these bytes; the exit code, standard output and standard error.
+fn demo(bytes: &[u8], json: bool) -> (Option<i32>, String, String) {
+    let folder = Folder::open_to_all();
+    let document = folder.path().join("document.txt");
+    std::fs::write(&document, bytes).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+    command.arg("demo").arg(&document).current_dir(folder.path());
+    command.env_remove("DATABASE_URL").env_remove("REVEILLE_LOG").env_remove("RUST_LOG");
+    if json {
+        command.arg("--json");
+    }
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn report(bytes: &[u8]) -> Value {
+    let (code, out, err) = demo(bytes, true);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[test]
+fn a_document_is_cut_verified_and_cleaned_without_a_hand_on_cut() {
+    let letter = "# A letter\n\nDear reader,\n\nnothing is lost.\n\n## And nothing is silent\n\nYours.\n";
+    let (code, out, err) = demo(letter.as_bytes(), false);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let steps = [
+        "marked",
+        "approved",
+        "staging.record_approved",
+        "cut.cut by demo-worker",
+        "staging.record_consumed",
+        "cut.verify_cut by demo-worker",
+        "staging.record_cleaned",
+        "seen by mark_cut.cleaned, no job wanted",
+    ];
+    let mut rest = out.as_str();
+    for step in steps {
+        let at = rest.find(step).unwrap_or_else(|| panic!("no `{step}` after what came before:\n{out}"));
+        rest = &rest[at..];
+    }
+    assert!(rest.contains("verified byte for byte, cleaned"), "{out}");
+    assert!(out.contains("after its event") && out.contains("after it was made"), "{out}");
+}
+
+#[test]
+fn every_event_and_job_is_accounted_for() {
+    let report = report(b"one\n\ntwo\n");
+    let became = |name: &str| {
+        let events = report["events"].as_array().unwrap();
+        events.iter().filter(|event| event["name"] == name).cloned().collect::<Vec<_>>()
+    };
+    for (name, consumer) in
+        [("staging.record_approved", "mark_cut.cut"), ("staging.record_consumed", "mark_cut.verify_cut")]
+    {
+        let became = became(name);
+        assert_eq!(became.len(), 1, "{name}: {became:?}");
+        assert_eq!(became[0]["consumer_key"], consumer);
+        assert!(became[0]["job_id"].is_string(), "{name} made no job");
+    }
+    assert_eq!(became("staging.record_cleaned")[0]["terminal"], true);
+    let jobs: Vec<&str> =
+        report["jobs"].as_array().unwrap().iter().map(|job| job["job_kind"].as_str().unwrap()).collect();
+    assert_eq!(jobs, ["cut.cut", "cut.verify_cut", "cut.cleanup"]);
+    for job in report["jobs"].as_array().unwrap() {
+        assert_eq!((&job["status"], &job["attempts"]), (&"succeeded".into(), &0.into()), "{job}");
+    }
+    assert_eq!(report["record"]["staged_bytes"], 0, "the staged body is gone after clean-up");
+}
+
+#[test]
+fn any_text_of_any_size_goes_through() {
+    let long = "Zeile mit Ümläuten und 🦀.\n\n".repeat(160_000);
+    assert!(long.len() > 4_900_000);
+    let texts: [(&str, Vec<u8>); 6] = [
+        ("empty", Vec::new()),
+        ("five megabytes", long.into_bytes()),
+        ("one line", vec![b'x'; 1_000_000]),
+        ("CRLF", b"Title\r\n=====\r\n\r\none\r\n\r\ntwo\r\n".to_vec()),
+        ("ISO-8859-1", b"\xdcberraschung\n\nzwei\n".to_vec()),
+        ("quotes and variables", b"it's \"quoted\" \\ $1 {event_id} %s; drop table job_queue; --\n".to_vec()),
+    ];
+    for (name, text) in texts {
+        let report = report(&text);
+        assert_eq!(report["record"]["verdict"], "verified", "{name}");
+        assert_eq!(report["record"]["lifecycle_status"], "cleaned", "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_refused_before_anything_starts() {
+    let (code, out, err) = demo(b"abc\0def", false);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(err.contains("NUL character at byte 3"), "{err}");
+    let missing =
+        Command::new(env!("CARGO_BIN_EXE_reveille")).args(["demo", "/no/such/file"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/file"));
+}
