@@ -70,9 +70,13 @@ impl Trouble {
         self.next_try
     }
 
-    /// How long it has lasted, in whole seconds.
+    /// How long it has lasted, in whole seconds, or milliseconds below one.
     pub fn lasted(&self) -> Duration {
-        Duration::from_secs(self.since.elapsed().as_secs())
+        let lasted = self.since.elapsed();
+        match lasted.as_secs() {
+            0 => Duration::from_millis(lasted.subsec_millis().into()),
+            seconds => Duration::from_secs(seconds),
+        }
     }
 }
 

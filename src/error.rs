@@ -212,7 +212,9 @@ fn hint_of(sqlstate: Option<&str>) -> Option<&'static str> {
             "a transaction pooler loses prepared statements: give Reveille a direct URL, or use PgBouncer 1.21 or newer with max_prepared_statements"
         }
         Some("53100") => "free disk space on the server; work goes on by itself afterwards",
-        Some("53300") => "raise max_connections on the server, or lower [database] pool_size",
+        Some("53300") => {
+            "raise max_connections on the server, or the limit of this user or database; or let fewer programs connect"
+        }
         Some("57014") => {
             "a lock or a slow disk on the server? pg_stat_activity shows who waits for whom; [database] statement_timeout is the limit"
         }

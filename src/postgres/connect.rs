@@ -64,7 +64,12 @@ impl Server {
 
     fn new(url: &str, settings: &Database) -> Result<Self> {
         let root_cert = (!settings.tls_root_cert.is_empty()).then(|| PathBuf::from(&settings.tls_root_cert));
-        let mut address = Address::parse(url, root_cert)?;
+        let mut address = Address::parse(url, root_cert).map_err(|error| match error.hint_text() {
+            Some(_) => error,
+            None => error.hint(
+                "DATABASE_URL, --database-url or [database] url must be like postgres://user:password@host:5432/dbname",
+            ),
+        })?;
         quote::check_schema(&settings.schema)?;
         let tls = tls::connector(address.proof, address.root_cert.as_deref())?;
         let connect_timeout = address.connect_timeout.unwrap_or(settings.connect_timeout);

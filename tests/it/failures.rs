@@ -3,6 +3,10 @@
 
 mod denied;
 mod disk;
+mod gates;
+mod pooler;
 mod roles;
 mod schema;
+mod server;
+mod settings;
 mod unreachable;

@@ -88,6 +88,7 @@ impl Listener {
             let pause = match end {
                 End::Stopped => break,
                 End::Deaf => self.deaf(&mut outage),
+                End::Forbidden(error) => self.poll_only(&error.to_string()),
                 End::Lost { error, listened } => {
                     if listened && begun.elapsed() >= cap {
                         outage.backoff.reset();
@@ -110,11 +111,16 @@ impl Listener {
             tracing::warn!(at = %self.server.describe(), "the listener's canary did not come back: connecting anew");
             return outage.backoff.next_delay();
         }
+        self.poll_only("no notification comes through")
+    }
+
+    /// Told once; a canary that comes back takes the suspicion away.
+    fn poll_only(&self, why: &str) -> Duration {
         if self.status.suspect_pooler() {
             tracing::warn!(
                 at = %self.server.describe(),
                 "LISTEN does not work on this connection, as behind a transaction pooler: polling only. \
-                 Set [database] listen_url to the server's direct address, or [dispatch] listen = false",
+                 Set [database] listen_url to the server's direct address, or [dispatch] listen = false ({why})",
             );
         }
         POOLER_PAUSE
@@ -129,11 +135,7 @@ impl Outage {
         }
         let pause = self.backoff.next_delay();
         if self.tries == 0 {
-            tracing::warn!(
-                hint = error.hint_text(),
-                "not listening, polling goes on: {error}; next try in {} ms",
-                pause.as_millis()
-            );
+            tracing::warn!("not listening, polling goes on: {}", error.trying_again());
         } else {
             tracing::debug!(tries = self.tries, "still not listening: {error}");
         }

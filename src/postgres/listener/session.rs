@@ -21,6 +21,8 @@ pub(super) enum End {
     Lost { error: Error, listened: bool },
     /// The connection answers, but the canary did not come back.
     Deaf,
+    /// LISTEN was refused as something that does not exist here.
+    Forbidden(Error),
 }
 
 /// Connects, listens, says Resync, and hands on what comes, until it ends.
@@ -95,7 +97,10 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
         let statement = format!("listen {}", quoted.join("; listen "));
         let client = self.client;
         let listening = self.meanwhile(timeout(deadline, client.batch_execute(&statement))).await?;
-        self.answered(listening, "LISTEN")?;
+        self.answered(listening, "LISTEN").map_err(|end| match end {
+            End::Lost { error, .. } if error.sqlstate() == Some("0A000") => End::Forbidden(error),
+            other => other,
+        })?;
         self.listened = true;
         if self.status.session_began() == ListenerState::Listening {
             tracing::info!(at = self.place, "listening");

@@ -127,11 +127,15 @@ impl TestDb {
 
     /// Opens the gates that dispatch, work and NOTIFY need.
     pub(crate) async fn open_gates(&self) {
-        let client = self.client().await;
-        for key in ["queue.job_substrate.enabled", "queue.worker.enabled", "queue.notify.bridge_enabled"] {
-            let open = "select fn_gate_set($1, 'true', 'test', 'opened for a test')";
-            client.execute(open, &[&key]).await.unwrap();
-        }
+        open_gates(&self.client().await).await;
+    }
+}
+
+/// Opens the gates that dispatch, work and NOTIFY need.
+pub(crate) async fn open_gates(client: &Client) {
+    for key in ["queue.job_substrate.enabled", "queue.worker.enabled", "queue.notify.bridge_enabled"] {
+        let open = "select fn_gate_set($1, 'true', 'test', 'opened for a test')";
+        client.execute(open, &[&key]).await.unwrap();
     }
 }
 
