@@ -175,7 +175,7 @@ for each statement execute function fn_queue_control_announce();
 -- No settings and no path of its own, so that the planner inlines it into the INSERT that reads it. The outer join
 -- (whose condition below makes it an inner one again) keeps events outside and consumers inside: each event is
 -- fetched once, in order.
-create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null, p_executor text default null)
+create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null)
 returns table (
   n bigint, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind text, executor text,
   priority int, max_attempts int, delay interval, dry_run boolean, actor text, source_ref text, target_ref text, payload_ref text,
@@ -195,7 +195,6 @@ begin atomic
     where c.enabled
       and c.job_kind is not null
       and (p_consumer_key is null or c.consumer_key = p_consumer_key)
-      and (p_executor is null or c.executor = p_executor)
   )
   select
     u.n,
@@ -222,41 +221,37 @@ begin atomic
   left join consumers k on fn_event_verdict(e, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter) = 'match'
   where coalesce(k.consumer_key, '') <> '';
 end;
-comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that events call for: every enabled consumer (or the named one, or those of one executor) against these events. Internal.';
+comment on function fn_dispatch_rows(uuid[], text) is 'The jobs that events call for: every enabled consumer (or the named one) against these events. Internal.';
 
--- The quick way: one bare INSERT for each executor that the domain's consumers name. It makes all jobs or raises: a
--- duplicate, a key without a value or an illegal column sends the caller to fn_dispatch_events. ON CONFLICT and
--- RETURNING would cost a fifth of the throughput for what hardly ever happens.
+-- The quick way: one bare INSERT, so that all of it sees the same consumers. It makes all jobs or raises: a duplicate,
+-- a key without a value or an illegal column sends the caller to fn_dispatch_events. ON CONFLICT and RETURNING would
+-- cost a fifth of the throughput for what hardly ever happens; whom to wake is read from the consumers instead.
 create or replace function fn_dispatch_events_plain(
   p_event_ids uuid[],
-  p_executors text[],
+  p_event_domain text,
   out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
 language plpgsql volatile set search_path from current
 as $$
-declare
-  v_executor text;
-  v_made int;
 begin
-  jobs := 0; duplicates := 0; dry := 0; errors := 0; executors := '{}';
-  foreach v_executor in array p_executors loop
-    insert into job_queue (
-      job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
-      idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
-    select
-      r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref, r.safe_payload, r.priority,
-      clock_timestamp() + r.delay, r.max_attempts,
-      case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
-      r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
-    from fn_dispatch_rows(p_event_ids, p_executor => v_executor) r;
-    get diagnostics v_made = row_count;
-    if v_made > 0 then
-      jobs := jobs + v_made;
-      executors := executors || v_executor;
-    end if;
-  end loop;
+  duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  insert into job_queue (
+    job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
+    idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+  select
+    r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref, r.safe_payload, r.priority,
+    clock_timestamp() + r.delay, r.max_attempts,
+    case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
+    r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
+  from fn_dispatch_rows(p_event_ids) r
+  where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
+  get diagnostics jobs = row_count;
+  if jobs > 0 then
+    select coalesce(array_agg(distinct c.executor), '{}') into executors
+    from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
+  end if;
 end
 $$;
-comment on function fn_dispatch_events_plain(uuid[], text[]) is 'Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.';
+comment on function fn_dispatch_events_plain(uuid[], text) is 'Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.';
 
 -- The careful way, in one statement: duplicates are counted, dry runs only counted, and a key that has no value
 -- goes to dispatch_error; anything worse raises and the caller takes events one by one. The plan is fixed, as it is
@@ -374,7 +369,6 @@ declare
   v_ids uuid[] := '{}';
   v_txs xid8[] := '{}';
   v_seqs bigint[] := '{}';
-  v_executors text[];
   v_consumers int;
   v_plain boolean;
   v_counts record;
@@ -440,9 +434,9 @@ begin
   v_more := v_count >= p_limit;
 
   -- plain: no consumer that only counts, and keys of which no two can be the same
-  select coalesce(array_agg(distinct c.executor), '{}'), count(*), coalesce(bool_and(
+  select count(*), coalesce(bool_and(
     not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_executors, v_consumers, v_plain
+  into v_consumers, v_plain
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   for v_way in case when v_plain then 1 else 2 end .. 3 loop
     if v_way = 3 then
@@ -454,7 +448,7 @@ begin
     end if;
     begin
       if v_way = 1 then
-        select * into v_counts from fn_dispatch_events_plain(v_ids, v_executors);
+        select * into v_counts from fn_dispatch_events_plain(v_ids, p_event_domain);
       else
         select * into v_counts from fn_dispatch_events(v_ids);
       end if;
@@ -702,8 +696,8 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
-  execute format('revoke all on function %s from public', 'fn_dispatch_rows(uuid[], text, text)'::regprocedure);
-  execute format('revoke all on function %s from public', 'fn_dispatch_events_plain(uuid[], text[])'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_dispatch_rows(uuid[], text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_dispatch_events_plain(uuid[], text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
   call pr_grant('select on table consumer_registry, dispatch_error', array['reveille_operator', 'reveille_reader']);
