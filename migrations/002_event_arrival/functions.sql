@@ -219,13 +219,15 @@ comment on function fn_dispatch_poll(text[], text, text) is 'Domains with commit
 
 -- Compares the cluster with the one the positions speak of. After a restored dump their transaction ids mean nothing
 -- here: the arrivals that are kept are stamped anew and read again (the unique key of job_queue absorbs repeats).
--- Called by a dispatcher at start and after each reconnect.
+-- The new position is taken first: what commits while the arrivals are stamped is read, too. Sweeps keep their moments
+-- and get a snapshot before the stamp. Called by a dispatcher at start and after each reconnect.
 create or replace function fn_dispatch_attach() returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_system bigint := (select s.system_identifier from pg_control_system() s);
   v_domains text[];
+  v_snapshot pg_snapshot;
 begin
   if not exists (select from dispatch_cursor c where c.system_identifier <> v_system) then
     return jsonb_build_object('refused', false, 'restored', false);
@@ -233,11 +235,16 @@ begin
   perform from dispatch_cursor c order by c.event_domain for update;
   select array_agg(c.event_domain order by c.event_domain) into v_domains
   from dispatch_cursor c where c.system_identifier <> v_system;
+  if v_domains is null then
+    return jsonb_build_object('refused', false, 'restored', false); -- another sidecar has done it meanwhile
+  end if;
+  v_snapshot := fn_dispatch_snapshot();
   update event_arrival set tx_id = pg_current_xact_id() where event_domain = any (v_domains);
   insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
-  select d, s.now, s.now, 0, 0, 0, 0, 'start' from unnest(v_domains) d, fn_dispatch_snapshot() as s (now);
+  select d, v_snapshot, v_snapshot, 0, 0, 0, 0, 'start' from unnest(v_domains) d;
+  update dispatch_sweep set snapshot = v_snapshot;
   update dispatch_cursor set system_identifier = v_system where event_domain = any (v_domains);
-  return jsonb_build_object('refused', false, 'restored', true, 'domains', coalesce(to_jsonb(v_domains), '[]'));
+  return jsonb_build_object('refused', false, 'restored', true, 'domains', to_jsonb(v_domains));
 end
 $$;
 comment on function fn_dispatch_attach() is 'Notices a restored dump and makes its positions valid in this cluster; otherwise changes nothing.';
@@ -260,6 +267,7 @@ declare
   v_margin interval := p_margin;
   v_missing jsonb;
   v_count int;
+  v_alarm uuid;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_event_sweep needs READ COMMITTED: an older snapshot would miss what another sweep appended'
@@ -308,9 +316,15 @@ begin
   end if;
   if v_count > 0 then
     perform fn_wake('queue_wake_' || d) from jsonb_object_keys(v_missing) d;
-    perform fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
+    select fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
+    into v_alarm
     from event_type_registry r
     where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
+    -- while there is no trigger, the alarm itself would be the next sweep's gap, and so on for ever
+    insert into event_arrival (tx_id, event_domain, event_id)
+    select pg_current_xact_id(), 'system', v_alarm
+    where v_alarm is not null
+      and not exists (select from event_arrival a where a.event_id = v_alarm and a.tx_id = pg_current_xact_id());
   end if;
   return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark);
 end

@@ -72,7 +72,7 @@ return case
   when p_event_stream is not null and (p_event).event_stream is distinct from p_event_stream then 'other_stream'
   when (p_event).created_at < p_starts_at then 'before_start'
   when p_filter is not null
-    and not coalesce(jsonb_path_match(fn_event_document(p_event), p_filter, '{}', true), false) then 'filtered'
+    and not coalesce(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}', true), false) then 'filtered'
   else 'match'
 end;
 comment on function fn_event_verdict(event_outbox, text, text, text, timestamptz, jsonpath)
@@ -121,7 +121,7 @@ begin
   end if;
   if (p_consumer).filter is not null then
     begin
-      perform jsonb_path_match('{"event": {}, "payload": {}}', (p_consumer).filter, '{}', false);
+      perform jsonb_path_match_tz('{"event": {}, "payload": {}}', (p_consumer).filter, '{}', false);
     exception
       when singleton_sql_json_item_required then
         return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
@@ -333,7 +333,7 @@ begin
       errors := errors + v_one.errors;
       executors := executors || coalesce(v_one.executors, '{}');
     exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded or raise_exception then
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
         get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
         errors := errors + 1;
         insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
@@ -373,7 +373,9 @@ declare
   v_plain boolean;
   v_counts record;
   v_count int;
+  v_limit int;
   v_more boolean;
+  v_resumed boolean;
   v_executor text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -402,8 +404,11 @@ begin
     raise exception 'the position of % lies in the future of this cluster: a restored dump', p_event_domain
       using errcode = '55000', hint = 'Call fn_dispatch_attach(), or restart the sidecar, which does.';
   end if;
+  -- bad rows come in runs: do not try a large batch again and again only to see it fail
+  v_limit := case when v_pass.errors > 0 then least(p_limit, 100) else p_limit end;
   loop
-    if v_place_tx is null then
+    v_resumed := v_place_tx is not null;
+    if not v_resumed then
       v_old := v_new;
       v_new := fn_dispatch_snapshot();
     end if;
@@ -416,22 +421,22 @@ begin
           and (a.tx_id, a.arrival_seq) > (v_range.low_tx, v_range.low_seq)
           and (a.tx_id, a.arrival_seq) < (v_range.high_tx, v_range.high_seq)
         order by a.tx_id, a.arrival_seq
-        limit p_limit - cardinality(v_ids)) s;
+        limit v_limit - cardinality(v_ids)) s;
       if v_part.ids is not null then
         v_ids := v_ids || v_part.ids;
         v_txs := v_txs || v_part.txs;
         v_seqs := v_seqs || v_part.seqs;
       end if;
-      exit when cardinality(v_ids) >= p_limit;
+      exit when cardinality(v_ids) >= v_limit;
     end loop;
-    exit when cardinality(v_ids) > 0 or v_place_tx is null;
+    exit when cardinality(v_ids) > 0 or not v_resumed;
     v_place_tx := null; -- the resumed pair had nothing left: look at a new one
   end loop;
   v_count := cardinality(v_ids);
   if v_count = 0 then
     return jsonb_build_object('refused', false, 'busy', false, 'events', 0, 'jobs', 0, 'duplicates', 0, 'errors', 0, 'more', false);
   end if;
-  v_more := v_count >= p_limit;
+  v_more := v_count >= v_limit;
 
   -- plain: no consumer that only counts, and keys of which no two can be the same
   select count(*), coalesce(bool_and(
@@ -454,7 +459,7 @@ begin
       end if;
       exit;
     exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded or raise_exception then
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
         null; -- the next way is more careful
     end;
   end loop;
@@ -468,7 +473,8 @@ begin
     perform fn_wake('job_wake_' || lower(v_executor));
   end loop;
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_counts.jobs,
-    'duplicates', v_counts.duplicates, 'dry', v_counts.dry, 'errors', v_counts.errors, 'more', v_more);
+    'duplicates', v_counts.duplicates, 'dry', v_counts.dry, 'errors', v_counts.errors,
+    'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
 end
 $$;
 comment on function fn_consumer_dispatch_batch(text, int, text)
@@ -480,6 +486,7 @@ create or replace function fn_consumer_dispatch(p_event_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
+  v_started timestamptz := clock_timestamp();
   v_counts record;
   v_decisions jsonb;
 begin
@@ -489,8 +496,12 @@ begin
   if not exists (select from event_outbox e where e.id = p_event_id) then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
   end if;
-  delete from dispatch_error d where d.event_id = p_event_id;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
+  -- what did not fail again is mended, or not wanted any more; who is disabled has not been asked
+  delete from dispatch_error d
+  where d.event_id = p_event_id
+    and d.last_at < v_started
+    and not exists (select from consumer_registry c where c.consumer_key = d.consumer_key and not c.enabled);
   perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
   select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
       when not c.enabled then 'disabled'

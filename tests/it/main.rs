@@ -16,6 +16,7 @@ mod harness;
 mod http;
 mod listener;
 mod migrate;
+mod order;
 mod pilot_host;
 mod races;
 mod support;

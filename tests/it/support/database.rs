@@ -41,7 +41,11 @@ pub(crate) async fn own_server(options: Options) -> Throwaway {
 /// A server for tests: forgetful, roomy, and in memory where there is enough of it.
 pub(crate) fn quiet_options() -> Options {
     let options = Options { parent: memory(), ..Options::default() };
-    options.set("max_connections", "200").set("autovacuum", "on").set("shared_buffers", "64MB")
+    options
+        .set("max_connections", "200")
+        .set("max_prepared_transactions", "20")
+        .set("autovacuum", "on")
+        .set("shared_buffers", "64MB")
 }
 
 /// The folder of a file system in memory, if it has 4 GB to spare: making files there costs a tenth.
@@ -87,6 +91,11 @@ impl TestDb {
         let name = fresh_name();
         admin(&server.url("postgres"), &format!("create database {name}")).await;
         Self { server, name }
+    }
+
+    /// Brings it to the newest phase.
+    pub(crate) async fn migrate(&self) {
+        migrate(self.url()).await;
     }
 
     /// Its server.

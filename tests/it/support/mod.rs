@@ -4,19 +4,23 @@
 mod database;
 mod flow;
 mod folder;
+mod outbox;
 mod pooler;
 mod program;
 mod proxy;
 mod settings;
+mod sidecar;
 mod small_disk;
 mod wait;
 
 pub(crate) use database::{TestDb, connect, own_server, quiet_options, shared_server};
 pub(crate) use flow::{DOMAIN, all_became_jobs, emit_at_once, emit_each, flow, open_flow};
 pub(crate) use folder::{Folder, copy_program};
+pub(crate) use outbox::{Outbox, emit};
 pub(crate) use pooler::{Pooler, Pooling};
 pub(crate) use program::{Ended, Program, SECRET, with_secret};
 pub(crate) use proxy::{Mode, Proxy};
 pub(crate) use settings::{database_at, server_at};
+pub(crate) use sidecar::{NEVER, Sidecar, listening, polling, woken};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use wait::{SOON, wait_for, wait_until};
