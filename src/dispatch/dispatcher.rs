@@ -163,6 +163,7 @@ impl Dispatcher {
                 shutdown: shutdown.clone(),
                 rhythm: Rhythm::new(&self.settings),
                 chase: None,
+                busy_since: None,
                 turns: 0,
             };
             (name.clone(), Box::new(domain))

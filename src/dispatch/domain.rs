@@ -38,16 +38,16 @@ pub(super) struct Domain {
     pub(super) shutdown: Shutdown,
     pub(super) rhythm: Rhythm,
     pub(super) chase: Option<Chase>,
+    /// Since when another session holds the domain, whose snapshot may be older than what woke us.
+    pub(super) busy_since: Option<Instant>,
     /// Counts turns, so that an outdated timer is known.
     pub(super) turns: u64,
 }
 
-/// Something may be committed that no NOTIFY announces and the last look did not see.
+/// Transactions older than the arming may have read the awake mark before it fell: they commit without a NOTIFY.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chase {
-    /// Transactions older than this may have read the awake mark before it fell; none when only the pass of another
-    /// session is waited for, whose snapshot may be older than what woke us.
-    armed: Option<Armed>,
+    armed: Armed,
     since: Instant,
 }
 
@@ -81,8 +81,8 @@ impl Domain {
     async fn turn_with(&mut self, client: &Object, found_by: FoundBy) -> Result<Turn> {
         // asked before the look: what is not blind now is seen by it
         let still_blind = match self.chase {
-            Some(Chase { armed: Some(armed), .. }) => store::wakes::is_blind(client, armed).await?,
-            _ => false,
+            Some(chase) => store::wakes::is_blind(client, chase.armed).await?,
+            None => false,
         };
         let end = Instant::now() + TURN;
         loop {
@@ -110,6 +110,7 @@ impl Domain {
     /// What comes after a pass that read everything there was.
     async fn after(&mut self, client: &Object, pass: &Pass, still_blind: bool) -> Result<Turn> {
         let now = Instant::now();
+        self.busy_since = pass.busy.then(|| self.busy_since.unwrap_or(now));
         let next = if pass.events > 0 { self.rhythm.found(now) } else { self.rhythm.empty(now) };
         match next {
             Next::Look { mark } => {
@@ -124,22 +125,22 @@ impl Domain {
                 self.arm(client).await?;
                 Ok(Turn::After(Duration::ZERO)) // the mark has fallen: look once more
             }
-            Next::Sleep => Ok(self.sleep(still_blind || pass.busy, now)),
+            Next::Sleep => Ok(self.sleep(still_blind, now)),
         }
     }
 
-    /// Asleep, unless something may have escaped the last look: then it looks again, ever more seldom. After the poll
-    /// interval the timer sees to it.
-    fn sleep(&mut self, may_have_missed: bool, now: Instant) -> Turn {
-        if may_have_missed {
-            let since = self.chase.get_or_insert(Chase { armed: None, since: now }).since;
-            let chased = now.duration_since(since);
-            if chased < self.settings.poll_interval {
-                return Turn::After(chased.max(FIRST_PAUSE));
+    /// Asleep, unless something may have escaped the last look: then it looks again, ever more seldom. A chase ends
+    /// after the poll interval, because the timer sees to it then.
+    fn sleep(&mut self, still_blind: bool, now: Instant) -> Turn {
+        let longest = self.settings.poll_interval;
+        self.chase = self.chase.filter(|chase| still_blind && now.duration_since(chase.since) < longest);
+        let chasing = self.chase.map(|chase| chase.since);
+        match chasing.max(self.busy_since) {
+            Some(since) => {
+                Turn::After(now.duration_since(since).clamp(FIRST_PAUSE, longest.max(FIRST_PAUSE)))
             }
+            None => Turn::Rest,
         }
-        self.chase = None;
-        Turn::Rest
     }
 
     /// One transaction; counts what it did.
@@ -173,7 +174,7 @@ impl Domain {
         if self.rhythm.is_awake() {
             let armed = store::wakes::arm(client, &channel(&self.name)).await?;
             self.rhythm.armed();
-            self.chase = Some(Chase { armed: Some(armed), since: Instant::now() });
+            self.chase = Some(Chase { armed, since: Instant::now() });
         }
         Ok(())
     }

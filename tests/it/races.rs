@@ -160,6 +160,20 @@ async fn an_event_with_two_arrivals_in_one_batch_makes_one_job_and_one_error() {
 }
 
 #[tokio::test]
+async fn a_pass_that_reads_the_rest_of_what_an_earlier_one_began_says_that_there_may_be_more() {
+    let database = database().await;
+    let client = database.client().await;
+    client.batch_execute("begin").await.unwrap();
+    for subject in ["one", "two", "three"] {
+        insert(&client, subject).await;
+    }
+    client.batch_execute("commit; select fn_consumer_dispatch_batch('iu', 2)").await.unwrap();
+    insert(&client, "since").await;
+    dispatch(&client).await;
+    assert_eq!(jobs(&client).await, ["one", "since", "three", "two"]);
+}
+
+#[tokio::test]
 async fn the_newest_transaction_is_known_to_be_blind() {
     let database = database().await;
     let dispatcher = database.pool(1).get().await.unwrap();
