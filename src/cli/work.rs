@@ -15,8 +15,8 @@ use crate::work::{Handlers, Worker, WorkerCounts};
   reveille work --executor-name worker-1 --concurrency 8
   */5 * * * * reveille work --executor-name nightly --once
 
-Stops softly on SIGTERM or Ctrl-C, within [shutdown] deadline: gives back what was not started, lets running
-jobs end. Stops at once on the second signal.")]
+Stops softly on SIGTERM or Ctrl-C, within [shutdown] deadline: gives back what was not started and
+lets running jobs end. Stops at once on the second signal.")]
 pub(super) struct Args {
     /// Claim under this name; without it, `[worker] executor_name`, else a name made up for this process
     #[arg(long, value_name = "NAME")]
@@ -63,15 +63,21 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     let shutdown = Shutdown::new();
     let mut signals = Signals::new()?;
     let work = async {
-        if args.once { worker.run_once(shutdown.clone()).await } else { worker.run(shutdown.clone()).await }
+        if args.once {
+            worker.run_once(shutdown.clone()).await
+        } else {
+            worker.run(shutdown.clone()).await.map(Ok)
+        }
     };
     tokio::pin!(work);
     let counts = tokio::select! {
         counts = &mut work => counts,
         () = signals.two_steps(&shutdown, settings.shutdown.deadline) => work.await,
     }?;
-    context.out.answer(&counts, || as_text(&counts))?;
-    Ok(Outcome::Done)
+    match counts {
+        Ok(counts) => context.out.answer(&counts, || as_text(&counts)).map(|()| Outcome::Done),
+        Err(refusal) => Ok(Outcome::Refused(refusal)),
+    }
 }
 
 fn as_text(counts: &WorkerCounts) -> String {

@@ -88,7 +88,7 @@ impl Default for Sweep {
 /// `[worker]`: running jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
-    /// The registered name to claim under; empty when none was given.
+    /// The registered name to claim under; empty: one made up for each process.
     pub executor_name: String,
     /// The kind of executor that it is.
     pub kind: ExecutorKind,

@@ -115,16 +115,16 @@ impl Claimer {
         }
     }
 
-    /// Claims everything that is ready and waits until it is done; a refusal is an error.
-    pub(super) async fn run_once(&mut self, shutdown: &Shutdown) -> Result<()> {
+    /// Claims everything that is ready and waits until it is done; a refusal ends it.
+    pub(super) async fn run_once(&mut self, shutdown: &Shutdown) -> Result<Result<(), Refusal>> {
         while !shutdown.is_requested() {
             let room = self.shared.board.room();
             if room > 0 {
                 match self.look(room).await? {
                     Look::Found(_) => continue,
-                    Look::Empty if self.shared.board.held() == 0 => return Ok(()),
+                    Look::Empty if self.shared.board.held() == 0 => break,
                     Look::Empty => {}
-                    Look::Refused(reason) => return Err(refusal(reason)),
+                    Look::Refused(reason) => return Ok(Err(refusal(reason))),
                 }
             }
             tokio::select! {
@@ -132,7 +132,7 @@ impl Claimer {
                 () = self.shared.board.changed() => {}
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// All hands are busy. The mark must not stand for long then: somebody else may have a hand free.
@@ -200,7 +200,7 @@ impl Claimer {
     /// A refusal is a state: it is said once, and what we can mend ourselves is mended.
     async fn refused(&mut self, reason: String) -> Result<Next> {
         if reason == "not_owner" {
-            return Err(refusal(reason));
+            return Err(refusal(reason).into_error("claiming jobs"));
         }
         let mut pause = self.rhythm.poll_pause();
         if self.refused.as_ref() != Some(&reason) {
@@ -260,7 +260,7 @@ fn is_fatal(error: &Error) -> bool {
     matches!(error.kind(), Kind::Usage | Kind::Denied | Kind::Schema | Kind::Refused)
 }
 
-fn refusal(reason: String) -> Error {
+fn refusal(reason: String) -> Refusal {
     let answer = serde_json::json!({ "refused": true, "reason": reason });
-    Refusal { reason, answer }.into_error("claiming jobs")
+    Refusal { reason, answer }
 }

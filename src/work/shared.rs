@@ -58,6 +58,8 @@ pub(super) struct Kinds(RwLock<Arc<KindTable>>);
 
 #[derive(Debug, Default)]
 struct KindTable {
+    /// False until they were read for the first time.
+    known: bool,
     names: Arc<Vec<String>>,
     limits: HashMap<String, Duration>,
 }
@@ -79,7 +81,7 @@ impl Kinds {
 
     fn replace(&self, known: Vec<store::work::Kind>, shared: &Shared) -> bool {
         let wanted = &shared.settings.job_kinds;
-        let mut table = KindTable::default();
+        let mut table = KindTable { known: true, ..KindTable::default() };
         let mut names = Vec::new();
         for kind in known {
             let runs = shared.handlers.find(&kind.job_kind).is_some()
@@ -95,8 +97,8 @@ impl Kinds {
             names.push(kind.job_kind);
         }
         table.names = Arc::new(names);
-        let old = self.names();
-        let changed = *old != *table.names;
+        let old = self.table();
+        let changed = !old.known || *old.names != *table.names;
         if changed {
             tell(&table.names, wanted);
         }

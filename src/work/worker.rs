@@ -20,6 +20,7 @@ use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::host;
 use crate::model::executor::ExecutorKind;
+use crate::model::refusal::Refusal;
 use crate::postgres::listener::{Listener, ListenerStatus};
 use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
@@ -118,11 +119,11 @@ impl Worker {
         ended.map(|()| self.shared.stats.counts())
     }
 
-    /// Runs everything that is ready, and what becomes ready meanwhile; answers what was done.
+    /// Runs everything that is ready, and what becomes ready meanwhile; answers what was done, or a closed gate.
     ///
     /// # Errors
-    /// As [`Self::run`]; further a refusal, and any failure to claim.
-    pub async fn run_once(&self, shutdown: Shutdown) -> Result<WorkerCounts> {
+    /// As [`Self::run`]; further any failure to claim.
+    pub async fn run_once(&self, shutdown: Shutdown) -> Result<Result<WorkerCounts, Refusal>> {
         let mut claimer = Claimer::new(Arc::clone(&self.shared), Arc::clone(&self.waker), None);
         let mut crew = JoinSet::new();
         let all = async {
@@ -135,10 +136,10 @@ impl Worker {
         };
         let ended = tokio::select! {
             ended = all => ended,
-            () = shutdown.was_cut() => Ok(()),
+            () = shutdown.was_cut() => Ok(Ok(())),
         };
         self.stop(crew, &shutdown).await;
-        ended.map(|()| self.shared.stats.counts())
+        ended.map(|done| done.map(|()| self.shared.stats.counts()))
     }
 
     async fn work(

@@ -21,3 +21,4 @@ mod pilot_host;
 mod races;
 mod support;
 mod systemd;
+mod work;

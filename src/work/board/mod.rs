@@ -42,7 +42,7 @@ pub(super) struct Board {
     ready: Notify,
     /// An outcome waits to be reported.
     outbox: Notify,
-    /// A run ended or an outcome was reported: there may be room for more.
+    /// A run began or ended, or an outcome was reported: there may be room for more.
     room: Notify,
     /// Jobs came.
     added: Notify,
@@ -160,7 +160,7 @@ impl Board {
         self.added.notify_one();
     }
 
-    /// Ends when a run ended or an outcome was reported.
+    /// Ends when a run began or ended, or an outcome was reported.
     pub(super) async fn changed(&self) {
         self.room.notified().await;
     }
@@ -194,7 +194,15 @@ impl Board {
         if !state.waiting.is_empty() && !state.pace.is_instant() {
             self.ready.notify_one();
         }
+        if self.is_low(state) {
+            self.room.notify_one();
+        }
         Some(taken)
+    }
+
+    /// Whether so few jobs wait that there may be room for more.
+    fn is_low(&self, state: &State) -> bool {
+        state.waiting.len() <= self.limits.prefetch / 2
     }
 
     /// The caller's run takes its time: somebody else shall take the next job.
@@ -217,7 +225,7 @@ impl Board {
                 state.held.remove(&job.job_id);
             }
         }
-        let low = state.waiting.len() <= self.limits.prefetch / 2;
+        let low = self.is_low(&state);
         drop(state);
         self.outbox.notify_one();
         if low {

@@ -1,0 +1,10 @@
+//! The worker runtime against a real database: what its handlers may rely on, and what is never lost or done twice.
+
+mod faults;
+mod leases;
+mod rules;
+mod rust_handlers;
+mod shop;
+mod sql_handlers;
+mod stopping;
+mod wakes;

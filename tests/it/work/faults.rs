@@ -1,0 +1,127 @@
+//! Gates closed, connections killed, servers unreachable in the middle of a run.
+
+use reveille::error::Kind;
+use reveille::work::Handlers;
+
+use super::shop::{Held, Shop};
+use crate::support::{Mode, Proxy, SOON, wait_until};
+
+#[tokio::test]
+async fn a_gate_closed_in_the_middle_of_a_run_strands_nothing() {
+    let shop = Shop::open().await;
+    let held = Held::new(0);
+    let worker = shop.start(&shop.settings(), Handlers::new().on("held", held.clone())).await;
+    let running = shop.enqueue("held").await;
+    held.begun().await;
+    let waiting = shop.enqueue("held").await;
+    held.begun().await;
+    for gate in ["queue.worker.enabled", "queue.job_substrate.enabled"] {
+        shop.set(gate, "false").await;
+    }
+    held.let_go();
+    held.let_go();
+    shop.wait_for_status(running, "succeeded").await;
+    shop.wait_for_status(waiting, "succeeded").await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_connection_is_killed_leaves_no_effect_and_is_tried_again() {
+    let shop = Shop::open().await;
+    let body = "insert into effect values ((p_job ->> 'job_id')::uuid, 'x'); perform pg_advisory_xact_lock(7); return '{}';";
+    shop.handler("hold", body).await;
+    shop.set("job.hold.backoff_seconds", "0").await;
+    shop.client.batch_execute("select pg_advisory_lock(7)").await.unwrap();
+    let mut settings = shop.settings();
+    settings.worker.poll_interval = std::time::Duration::from_millis(100);
+    let worker = shop.start(&settings, Handlers::new().with_sql()).await;
+    let id = shop.enqueue("hold").await;
+    shop.wait_for_status(id, "in_progress").await;
+    // everything the worker has: its job, its claims, its reports, its listener
+    let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+        where datname = current_database() and application_name like 'reveille/%'";
+    assert!(shop.client.query_one(kill, &[]).await.unwrap().get::<_, i64>(0) >= 2);
+    wait_until("the failure is counted", SOON, async || shop.job(id).await["attempts"] == 1).await;
+    assert_eq!(shop.effects().await, 0);
+    shop.client.batch_execute("select pg_advisory_unlock(7)").await.unwrap();
+    shop.wait_for_status(id, "succeeded").await;
+    assert_eq!(shop.effects().await, 1);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_success_during_an_outage_is_reported_after_it_and_the_job_runs_once() {
+    let shop = Shop::open().await;
+    let proxy = Proxy::to(shop.db.server().port()).await;
+    let mut settings = shop.settings();
+    settings.database.url = shop.db.url_through(proxy.port());
+    let held = Held::new(0);
+    let worker = shop.start(&settings, Handlers::new().on("held", held.clone())).await;
+    let id = shop.enqueue("held").await;
+    held.begun().await;
+    proxy.set(Mode::Refuse).await;
+    held.let_go();
+    wait_until("the outage is noticed", SOON, async || worker.stats.counts().outages == 1).await;
+    proxy.set(Mode::Pass).await;
+    shop.wait_for_status(id, "succeeded").await;
+    let after = shop.enqueue("held").await;
+    held.let_go();
+    shop.wait_for_status(after, "succeeded").await;
+    let counts = worker.stop().await;
+    assert_eq!((counts.succeeded, counts.lease_lost, counts.outages), (2, 0, 1));
+    assert_eq!(shop.job(id).await["attempts"], 0);
+    assert_eq!(held.begun_unseen(), 1, "each ran once");
+}
+
+#[tokio::test]
+async fn a_name_that_another_role_owns_ends_the_worker_with_a_clear_error() {
+    let shop = Shop::open().await;
+    let role = format!("other_{}", uuid::Uuid::new_v4().simple());
+    let begin = format!(
+        "create role {role};
+         insert into queue_heartbeat (executor_name, executor_kind, owner_role) values ('worker-1', 'PG_worker', '{role}');
+         create role worker_of_{role} login;
+         grant execute on all functions in schema public to worker_of_{role}"
+    );
+    shop.client.batch_execute(&begin).await.unwrap();
+    let mut settings = shop.settings();
+    settings.database.url = settings.database.url.replacen("//postgres@", &format!("//worker_of_{role}@"), 1);
+    let worker = Shop::launch(&settings, Handlers::new().on("held", Held::new(0)));
+    let error = worker.end().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("not_owner"), "{error}");
+    let end = format!("drop owned by worker_of_{role}; drop role worker_of_{role}; drop role {role}");
+    shop.client.batch_execute(&end).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_whose_name_was_forgotten_or_fell_silent_claims_again_by_itself() {
+    let shop = Shop::open().await;
+    let mut settings = shop.settings();
+    settings.worker.poll_interval = std::time::Duration::from_millis(100);
+    let worker = shop.start(&settings, Handlers::new().on("held", Held::new(100))).await;
+    for mishap in [
+        "delete from queue_heartbeat",
+        "update queue_heartbeat set last_beat_at = clock_timestamp() - interval '1 day'",
+    ] {
+        shop.client.batch_execute(mishap).await.unwrap();
+        let id = shop.enqueue("held").await;
+        shop.wait_for_status(id, "succeeded").await;
+    }
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_started_before_its_database_can_be_reached_waits_for_it() {
+    let shop = Shop::open().await;
+    let proxy = Proxy::to(shop.db.server().port()).await;
+    proxy.set(Mode::Refuse).await;
+    let mut settings = shop.settings();
+    settings.database.url = shop.db.url_through(proxy.port());
+    let id = shop.enqueue("held").await;
+    let worker = Shop::launch(&settings, Handlers::new().on("held", Held::new(1)));
+    wait_until("the outage is noticed", SOON, async || worker.stats.counts().outages == 1).await;
+    proxy.set(Mode::Pass).await;
+    shop.wait_for_status(id, "succeeded").await;
+    worker.stop().await;
+}
