@@ -72,7 +72,8 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
     };
     let parts = async {
         live.set("");
-        let outcome = match database_answers(settings, &server, &pool, &schema, &shutdown).await {
+        let ask = || look(settings, &server, &pool);
+        let outcome = match try_until(&server, Some(&schema), &shutdown, ask).await {
             Ok(Some(domains)) => {
                 schema.set("");
                 let parts = Parts { settings, server, pool, domains, listener, registry, latch: dispatcher };
@@ -197,30 +198,38 @@ async fn supervise(mut tasks: JoinSet<Result<()>>, shutdown: &Shutdown) -> Resul
     outcome
 }
 
-/// Waits until the database answers and its schema fits; answers the domains to dispatch, or none when told to stop
+/// Waits until the database answers and its schema fits, for commands that run for long; false when told to stop
 /// before.
-async fn database_answers(
-    settings: &Settings,
+///
+/// # Errors
+/// What trying again cannot mend, with the command that does.
+pub async fn wait_for_schema(server: &Server, shutdown: &Shutdown) -> Result<bool> {
+    let fits = try_until(server, None, shutdown, || check_schema(server)).await?;
+    Ok(fits.is_some())
+}
+
+/// Asks until there is an answer or trying again cannot help; none when told to stop before.
+async fn try_until<T, F: Future<Output = Result<T>>>(
     server: &Server,
-    pool: &Pool,
-    latch: &Latch,
+    latch: Option<&Latch>,
     shutdown: &Shutdown,
-) -> Result<Option<Vec<String>>> {
+    ask: impl Fn() -> F,
+) -> Result<Option<T>> {
     let mut trouble: Option<Trouble> = None;
     loop {
-        let looked = tokio::select! {
+        let answered = tokio::select! {
             () = shutdown.requested() => return Ok(None),
-            looked = look(settings, server, pool) => looked,
+            answered = ask() => answered,
         };
-        let error = match looked {
-            Ok(domains) => return Ok(Some(domains)),
+        let error = match answered {
+            Ok(answer) => return Ok(Some(answer)),
             Err(error) if !error.is_retryable() => return Err(error),
             Err(error) => error,
         };
         let trouble =
             trouble.get_or_insert_with(|| Trouble::begin(Duration::from_millis(200), Duration::from_secs(5)));
         if trouble.failed(error.sort()) {
-            latch.clear(error.to_string());
+            latch.inspect(|latch| latch.clear(error.to_string()));
             tracing::error!(database = %server.describe(), "{}", error.trying_again());
         }
         if !shutdown.pause(trouble.next_try().saturating_duration_since(Instant::now())).await {
@@ -229,11 +238,19 @@ async fn database_answers(
     }
 }
 
-/// Checks the schema, and answers the domains to dispatch.
-async fn look(settings: &Settings, server: &Server, pool: &Pool) -> Result<Vec<String>> {
+/// Whether the schema is what this program needs.
+///
+/// # Errors
+/// No answer; or what is wrong with the schema, with the command that mends it.
+pub async fn check_schema(server: &Server) -> Result<()> {
     let client = server.client("check", &server.session()).await?;
     let migrator = Migrator::new(server.clone());
-    server.in_time(3, "checking the schema", migrator.check(&client)).await?;
+    server.in_time(3, "checking the schema", migrator.check(&client)).await
+}
+
+/// Checks the schema, and answers the domains to dispatch.
+async fn look(settings: &Settings, server: &Server, pool: &Pool) -> Result<Vec<String>> {
+    check_schema(server).await?;
     let client = server.take(pool).await?;
     let read = server.in_time(1, "reading the domains", store::dispatch::domains(&client)).await;
     domains(settings, hand_back(client, read)?)

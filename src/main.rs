@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use reveille::cli::output::{self, Output};
 use reveille::cli::{Cli, Context, Outcome, log};
+use reveille::config::LogFormat;
 use reveille::error::{Error, Result};
 
 fn main() -> ExitCode {
@@ -12,16 +13,27 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let json = cli.json();
-    match run(cli) {
+    let context = match prepare(&cli) {
+        Ok(context) => context,
+        Err(error) => return output::fail(&error, json),
+    };
+    let in_log = cli.is_service() && context.settings.log.format == LogFormat::Json;
+    match run(cli, &context) {
         Ok(outcome) => output::conclude(&outcome, json),
+        Err(error) if in_log && !json => output::fail_in_log(&error),
         Err(error) => output::fail(&error, json),
     }
 }
 
-fn run(cli: Cli) -> Result<Outcome> {
+fn prepare(cli: &Cli) -> Result<Context> {
     let settings = cli.settings()?;
     log::start(settings.log)?;
-    let context = Context { settings, out: Output::new(cli.json()) };
+    Ok(Context { settings, out: Output::new(cli.json()) })
+}
+
+fn run(cli: Cli, context: &Context) -> Result<Outcome> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::io("the runtime", error))?;
-    runtime.block_on(cli.run(&context))
+    let outcome = runtime.block_on(cli.run(context));
+    runtime.shutdown_background(); // a name that is still being looked up must not keep a stopped program
+    outcome
 }

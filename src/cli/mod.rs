@@ -124,6 +124,11 @@ impl Cli {
         self.json
     }
 
+    /// Whether it runs until told to stop, and is read through its log.
+    pub fn is_service(&self) -> bool {
+        matches!(self.command, Command::Run(_) | Command::Work(_))
+    }
+
     /// Gathers and checks the settings.
     pub fn settings(&self) -> Result<Settings> {
         if matches!(self.command, Command::Completions(_)) {

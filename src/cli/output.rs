@@ -193,6 +193,17 @@ pub fn fail(error: &Error, json: bool) -> ExitCode {
     ExitCode::from(error.exit_code())
 }
 
+/// Writes an error as the last line of the log, which is JSON to its end, and gives its exit code.
+pub fn fail_in_log(error: &Error) -> ExitCode {
+    tracing::error!(
+        error.kind = ?error.kind(),
+        error.sqlstate = error.sqlstate(),
+        hint = error.hint_text(),
+        "{error}"
+    );
+    ExitCode::from(error.exit_code())
+}
+
 /// Prints what clap has to say (help, version or a complaint) and gives the exit code.
 pub(super) fn complain(error: &clap::Error, json: bool) -> ExitCode {
     if error.use_stderr() && json {

@@ -3,6 +3,7 @@
 use super::context::{Context, Outcome};
 use super::output::pairs;
 use super::signals::Signals;
+use crate::app;
 use crate::config::Flag;
 use crate::error::{Error, Result};
 use crate::model::executor::ExecutorKind;
@@ -59,14 +60,18 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         return Err(Error::usage(format!("an executor of kind {kind} has nothing to run jobs with"))
             .hint("--kind PG_worker runs the SQL functions of job_handler"));
     }
-    let worker = Worker::new(&context.server()?, settings, Handlers::new().with_sql())?;
+    let server = context.server()?;
+    let worker = Worker::new(&server, settings, Handlers::new().with_sql())?;
     let shutdown = Shutdown::new();
     let mut signals = Signals::new()?;
     let work = async {
         if args.once {
+            app::check_schema(&server).await?;
             worker.run_once(shutdown.clone()).await
-        } else {
+        } else if app::wait_for_schema(&server, &shutdown).await? {
             worker.run(shutdown.clone()).await.map(Ok)
+        } else {
+            Ok(Ok(WorkerCounts::default()))
         }
     };
     tokio::pin!(work);

@@ -1,7 +1,7 @@
 //! The HTTP face over real sockets: alive, ready, measured, and gone when told to stop.
 
 mod catalogue;
-mod client;
+pub(crate) mod client;
 mod metrics;
 mod openmetrics;
 mod sidecar;

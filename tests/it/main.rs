@@ -19,6 +19,7 @@ mod migrate;
 mod order;
 mod pilot_host;
 mod races;
+mod sidecar_life;
 mod support;
 mod systemd;
 mod work;

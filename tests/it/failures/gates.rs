@@ -25,7 +25,7 @@ async fn a_closed_gate_is_told_once_and_opens_at_once() {
             "dispatch is refused, positions stay where they are: open the gate: `reveille gate open"
         )
     );
-    sidecar.says(&["listening"]).await;
+    sidecar.has_said("listening").await;
     let polls = async || {
         let calls = "select xact_commit from pg_stat_database where datname = current_database()";
         client.query_one(calls, &[]).await.unwrap().get::<_, i64>(0)

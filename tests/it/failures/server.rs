@@ -17,8 +17,9 @@ async fn a_restart_and_a_crash_of_the_server_cost_no_event() {
     all_became_jobs(&client).await;
     emit_each(&client, 3).await;
     drop(client);
-    server.restart().await.unwrap();
+    server.stop().await.unwrap();
     sidecar.says(&["ERROR", "; trying again ("]).await;
+    server.start_again().await.unwrap();
     sidecar.says(&["INFO", "the database can be used again, after "]).await;
     let client = db.client().await;
     emit_each(&client, 3).await;

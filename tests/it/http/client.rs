@@ -11,19 +11,19 @@ use crate::support::SOON;
 
 /// An answer, header names in lower case.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
 }
 
 /// GET on a connection of its own.
-pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     request(address, "GET", path, &[]).await
 }
 
 /// Any request on a connection of its own.
-pub(super) async fn request(
+pub(crate) async fn request(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -40,7 +40,7 @@ pub(super) async fn request(
 }
 
 /// One answer on a connection that stays open.
-pub(super) async fn keep(stream: &mut TcpStream, path: &str) -> Answer {
+pub(crate) async fn keep(stream: &mut TcpStream, path: &str) -> Answer {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await.unwrap();
     let (mut answer, mut piece) = (String::new(), [0; 4096]);
     loop {

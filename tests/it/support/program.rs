@@ -42,8 +42,14 @@ impl Program {
     /// Starts `reveille` with these arguments on a database, without a face and quick to try again, with more
     /// settings by their environment names.
     pub(crate) fn start(url: &str, arguments: &[&str], more: &[(&str, &str)]) -> Self {
+        Self::start_in(&[], url, arguments, more)
+    }
+
+    /// The same, started by the command `wrapper`, which must become it.
+    pub(crate) fn start_in(wrapper: &[&str], url: &str, arguments: &[&str], more: &[(&str, &str)]) -> Self {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_reveille")]).args(arguments);
+        command.args(["--pdeathsig", "KILL"]).args(wrapper);
+        command.arg(env!("CARGO_BIN_EXE_reveille")).args(arguments);
         for (name, _) in std::env::vars() {
             if name.starts_with("REVEILLE") || name.starts_with("PG") || name == "RUST_LOG" {
                 command.env_remove(name);
@@ -102,6 +108,11 @@ impl Program {
         };
         let found = tokio::time::timeout(SOON, found).await;
         found.unwrap_or_else(|_| panic!("it has not said {words:?} within {SOON:?}, but:\n{}", all()))
+    }
+
+    /// Waits for a line on standard error that holds `word`, wherever it stands.
+    pub(crate) async fn has_said(&self, word: &str) {
+        wait_for(word, SOON, async || self.lines_with(word).pop()).await;
     }
 
     /// The lines on standard error so far that hold `word`.
