@@ -31,6 +31,7 @@ pub mod http;
 // 8 assembly: start order, stop order
 pub mod app;
 // 9 shows: the whole thing on a throw-away server
+pub mod bench;
 pub mod demo;
 // 10 commands: words in, words out
 pub mod cli;

@@ -5,6 +5,7 @@
 //! `mod` line, a variant of [`Command`] and an arm of [`Command::run`]. A command whose flags are settings
 //! also has `Args::flags`, named in [`Command::flags`].
 
+mod bench;
 mod completions;
 mod consumers;
 pub mod context;
@@ -69,6 +70,7 @@ enum Command {
     Jobs(jobs::Args),
     Gate(gate::Args),
     Health(health::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 
@@ -86,6 +88,7 @@ impl Command {
             | Self::Jobs(_)
             | Self::Gate(_)
             | Self::Health(_)
+            | Self::Bench(_)
             | Self::Completions(_) => Vec::new(),
         }
     }
@@ -102,6 +105,7 @@ impl Command {
             Self::Jobs(args) => jobs::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,
+            Self::Bench(args) => bench::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),
         }
     }
@@ -131,7 +135,7 @@ impl Cli {
 
     /// Gathers and checks the settings.
     pub fn settings(&self) -> Result<Settings> {
-        if matches!(self.command, Command::Completions(_)) {
+        if matches!(self.command, Command::Completions(_) | Command::Bench(_)) {
             return Ok(Settings::default()); // must work in any folder, whatever its config.toml is about
         }
         let mut flags = self.command.flags();
@@ -142,7 +146,10 @@ impl Cli {
     }
 
     /// Runs the command.
-    pub async fn run(self, context: &Context) -> Result<Outcome> {
+    pub async fn run(mut self, context: &Context) -> Result<Outcome> {
+        if let Command::Bench(args) = &mut self.command {
+            args.server = self.database_url; // and never the operator's own DATABASE_URL
+        }
         self.command.run(context).await
     }
 }

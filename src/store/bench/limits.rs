@@ -1,0 +1,95 @@
+//! The bare limits: what the same server does with the same rows when nobody dispatches and nobody is careful.
+
+use deadpool_postgres::GenericClient;
+use uuid::Uuid;
+
+use super::script;
+use super::stage::row_count;
+use crate::error::Result;
+use crate::store::{get, rows};
+
+/// Keeps what was dispatched as `bench_rows`: the columns that a pass writes, in the order in which it wrote them.
+pub async fn keep_rows(client: &impl GenericClient) -> Result<()> {
+    const SQL: &str = "
+        drop table if exists bench_rows;
+        create table bench_rows as
+        select job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+               max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id
+        from job_queue";
+    script(client, "keeping the jobs", SQL).await?;
+    script(client, "settling the kept jobs", "vacuum (analyze) bench_rows").await
+}
+
+/// Makes `bench_twin`, an empty table like `job_queue`: the same columns, defaults, checks, indexes, storage settings
+/// and triggers.
+pub async fn make_twin(client: &impl GenericClient) -> Result<()> {
+    const SQL: &str = "
+        drop table if exists bench_twin;
+        create table bench_twin (like job_queue including all);
+        do $$
+        declare
+          v_trigger record;
+        begin
+          execute (
+            select format('alter table bench_twin set (%s)', array_to_string(c.reloptions, ', '))
+            from pg_class c where c.oid = 'job_queue'::regclass);
+          for v_trigger in
+            select t.tgname, pg_get_triggerdef(t.oid) as definition
+            from pg_trigger t where t.tgrelid = 'job_queue'::regclass and not t.tgisinternal
+          loop
+            execute regexp_replace(v_trigger.definition, ' ON [^ ]+ ', ' ON bench_twin ');
+          end loop;
+        end
+        $$";
+    script(client, "making a table like job_queue", SQL).await
+}
+
+/// Inserts the kept rows into the twin, in one statement; answers how many.
+pub async fn insert_rows(client: &impl GenericClient) -> Result<u64> {
+    const SQL: &str = "
+        insert into bench_twin (
+          job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+          max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+        select * from bench_rows";
+    row_count(client, "inserting the same rows without a dispatcher", SQL, &[]).await
+}
+
+/// Empties `job_queue` and fills it with so many jobs of one kind.
+pub async fn fill_jobs(client: &impl GenericClient, job_kind: &str, count: i64) -> Result<()> {
+    const SQL: &str = "
+        insert into job_queue (job_kind, actor, idempotency_key, source_ref, safe_payload)
+        select $1, 'bench', n.n::text, 'subject-' || n.n, jsonb_build_object('n', n.n)
+        from generate_series(1, $2::bigint) as n (n)";
+    script(client, "emptying job_queue", "truncate job_queue").await?;
+    row_count(client, "inserting jobs", SQL, &[&job_kind, &count]).await?;
+    script(client, "settling job_queue", "vacuum (analyze) job_queue").await
+}
+
+/// Claims up to `batch` jobs and ends them well by two plain statements without gates, leases that anybody would
+/// check, or functions; answers how many.
+pub async fn bare_claim_and_succeed(client: &impl GenericClient, batch: u32) -> Result<usize> {
+    const SUCCEED: &str = "
+        update job_queue j
+        set status = 'succeeded', finished_at = clock_timestamp(), lease_until = null, updated_at = clock_timestamp()
+        where j.job_id = any ($1)";
+    let claim = format!(
+        "update job_queue j
+         set status = 'leased', lease_owner = 'bench', lease_token = 1,
+             lease_until = clock_timestamp() + interval '5 minutes', picked_at = clock_timestamp(),
+             updated_at = clock_timestamp()
+         where j.job_id = any (array(
+           select q.job_id
+           from job_queue q
+           where q.executor = 'PG_worker' and q.claimable and q.priority = 100 and q.scheduled_at <= clock_timestamp()
+           order by q.scheduled_at, q.job_id
+           limit {batch}
+           for update skip locked))
+         returning j.job_id"
+    );
+    let claimed = rows(client, "claiming without a worker", &claim, &[]).await?;
+    let ids = claimed.iter().map(|row| get(row, "job_id")).collect::<Result<Vec<Uuid>>>()?;
+    if !ids.is_empty() {
+        row_count(client, "succeeding without a worker", SUCCEED, &[&ids]).await?;
+    }
+    Ok(ids.len())
+}

@@ -1,0 +1,30 @@
+//! Statements of `reveille bench` alone. They create, empty and drop tables: they run in a database that the bench
+//! made for itself, never in an operator's.
+
+mod cost;
+mod counts;
+mod limits;
+mod producers;
+mod stage;
+mod wakes;
+
+pub use cost::{Counting, backends, count_statements, dead_rows, statements};
+pub use counts::{Dispatched, Tenth, Tally, dispatched, newest_pass, succeeded, tally, tenths};
+pub use limits::{bare_claim_and_succeed, fill_jobs, insert_rows, keep_rows, make_twin};
+pub use producers::{Trigger, insert_event, set_trigger};
+pub use stage::{
+    Facts, add_consumer, checkpoint, create_database, drop_database, empty, facts, fill_events, settle,
+};
+pub use wakes::{begin, commit, enqueue, latencies_by_commit, listen, notify, tracks_commits};
+
+use deadpool_postgres::GenericClient;
+
+use crate::error::{Error, Result};
+
+/// The domain of all bench events.
+pub const DOMAIN: &str = "iu";
+
+/// Statements without parameters.
+async fn script(client: &impl GenericClient, what: &str, sql: &str) -> Result<()> {
+    client.batch_execute(sql).await.map_err(|error| Error::postgres(what, error))
+}
