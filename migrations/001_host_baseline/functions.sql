@@ -60,6 +60,17 @@ end
 $$;
 comment on function fn_config(text, text) is 'The value of a key in dot_config, or the default when the key is missing.';
 
+-- A numeric setting of dot_config: a value that is no number from 0 to 999999999 counts as missing, so that a slip in a
+-- row that somebody wrote by hand stops no work. fn_gate_set refuses it.
+create or replace function fn_config_number(p_key text, p_default numeric) returns numeric
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return coalesce((select c.value::numeric from dot_config c where c.key = p_key and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), p_default);
+end
+$$;
+comment on function fn_config_number(text, numeric) is 'The number under a key in dot_config, or the default when it is missing or no number.';
+
 -- Whether a gate is open. A missing key is a closed gate.
 create or replace function fn_gate_is_open(p_key text) returns boolean
 language plpgsql stable security definer set search_path from current
@@ -73,7 +84,7 @@ do $$
 declare
   v_function text;
 begin
-  foreach v_function in array array['fn_config(text, text)', 'fn_gate_is_open(text)'] loop
+  foreach v_function in array array['fn_config(text, text)', 'fn_config_number(text, numeric)', 'fn_gate_is_open(text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure),
       array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
@@ -90,6 +101,16 @@ declare
 begin
   if coalesce(btrim(p_key), '') = '' or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_gate_set needs a key, an actor and a reason' using errcode = '22023';
+  end if;
+  if p_key !~ '^(queue|job)\.' then
+    raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
+  end if;
+  if p_key ~ '(seconds|_sec|max_attempts|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+    if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
+      raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
+  elsif p_key ~ 'backoff_strategy$' and coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
+    raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
   end if;
   select c.value into v_old from dot_config c where c.key = p_key for update;
   if found then

@@ -11,11 +11,21 @@ begin
 end
 $$;
 
+do $$
+begin
+  if exists (select from dispatch_error) then
+    raise exception 'dispatch_error holds events that a consumer could not digest'
+      using errcode = '55000', hint = 'Mend and dispatch them (reveille events dispatch ID), or delete the rows, then run the down step again.';
+  end if;
+end
+$$;
+
 drop trigger reveille_event_arrival on event_outbox;
 drop function fn_event_arrival_record();
 drop function fn_dispatch_prune(interval, int);
 drop function fn_event_sweep(interval, timestamptz);
 drop function fn_dispatch_attach();
+drop function fn_dispatch_position_is_ahead(text);
 drop function fn_dispatch_poll(text[], text, text);
 drop function fn_dispatch_unread(text);
 drop function fn_arrival_ranges(pg_snapshot, pg_snapshot, xid8, bigint);
@@ -35,6 +45,7 @@ drop function fn_wake_arm(text);
 drop function fn_wake_awake(text, int);
 drop function fn_wake(text);
 drop function fn_wake_mark(text);
+drop table dispatch_error;
 drop table dispatch_sweep;
 drop table dispatch_pass;
 drop table dispatch_cursor;

@@ -29,9 +29,9 @@ revoke all on function fn_wake(text) from public;
 create or replace function fn_wake_awake(p_channel text, p_milliseconds int) returns void
 language sql volatile security definer set search_path from current
 as $$
-  select setval(to_regclass(quote_ident('awake_' || p_channel)), fn_epoch_ms(clock_timestamp()) + greatest(p_milliseconds, 1));
+  select setval(to_regclass(quote_ident('awake_' || p_channel)), fn_epoch_ms(clock_timestamp()) + least(greatest(p_milliseconds, 1), 60000));
 $$;
-comment on function fn_wake_awake(text, int) is 'Sets the awake mark of a channel so many milliseconds ahead.';
+comment on function fn_wake_awake(text, int) is 'Sets the awake mark of a channel so many milliseconds ahead, at most a minute.';
 
 -- Says "asleep: notify me", and answers its own transaction id. Whoever read the mark before it fell had a smaller
 -- one: as long as one of those is open, it may commit without a NOTIFY (blind transactions, engine.md section 3).
@@ -56,6 +56,7 @@ begin
 end
 $$;
 comment on function fn_wake_channel_add(text) is 'Creates the sequence that holds a channel''s awake mark.';
+revoke all on function fn_wake_channel_add(text) from public;
 
 -- A position that ends now. A transaction's own snapshot takes its own id for completed as soon as a younger one has
 -- completed; but it goes on, so here it is listed as running, and what it writes is read later.
@@ -93,6 +94,7 @@ begin
 end
 $$;
 comment on function fn_dispatch_domain_add(text) is 'Adds a domain to dispatch; history before this moment does not flow.';
+revoke all on function fn_dispatch_domain_add(text) from public;
 
 do $$
 begin
@@ -109,7 +111,8 @@ as $$
 begin
   insert into event_arrival (tx_id, event_domain, event_id)
   select pg_current_xact_id(), i.event_domain, i.id from inserted i;
-  perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d;
+  perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d
+  where octet_length(d.event_domain) <= 41; -- no channel has a longer name; the poll finds the others
   return null;
 end
 $$;
@@ -217,6 +220,19 @@ end
 $$;
 comment on function fn_dispatch_poll(text[], text, text) is 'Domains with committed events that no pass has read; refused while queue.job_substrate.enabled is closed.';
 
+-- Whether a domain's position names transactions that this cluster has not begun yet: a dump restored in place.
+create or replace function fn_dispatch_position_is_ahead(p_event_domain text) returns boolean
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return coalesce((
+    select pg_snapshot_xmax(p.snapshot_new) > pg_snapshot_xmax(pg_current_snapshot())
+    from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1), false);
+end
+$$;
+comment on function fn_dispatch_position_is_ahead(text) is 'Whether the position of a domain lies in the future of this cluster.';
+revoke all on function fn_dispatch_position_is_ahead(text) from public;
+
 -- Compares the cluster with the one the positions speak of. After a restored dump their transaction ids mean nothing
 -- here: the arrivals that are kept are stamped anew and read again (the unique key of job_queue absorbs repeats).
 -- The new position is taken first: what commits while the arrivals are stamped is read, too. Sweeps keep their moments
@@ -229,12 +245,15 @@ declare
   v_domains text[];
   v_snapshot pg_snapshot;
 begin
-  if not exists (select from dispatch_cursor c where c.system_identifier <> v_system) then
+  if not exists (
+    select from dispatch_cursor c
+    where c.system_identifier <> v_system or fn_dispatch_position_is_ahead(c.event_domain))
+  then
     return jsonb_build_object('refused', false, 'restored', false);
   end if;
   perform from dispatch_cursor c order by c.event_domain for update;
   select array_agg(c.event_domain order by c.event_domain) into v_domains
-  from dispatch_cursor c where c.system_identifier <> v_system;
+  from dispatch_cursor c where c.system_identifier <> v_system or fn_dispatch_position_is_ahead(c.event_domain);
   if v_domains is null then
     return jsonb_build_object('refused', false, 'restored', false); -- another sidecar has done it meanwhile
   end if;

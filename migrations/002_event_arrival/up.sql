@@ -52,3 +52,17 @@ create table dispatch_sweep (
 );
 comment on table dispatch_sweep is 'Append-only: every sweep that moved its watermark far enough or found something.';
 comment on column dispatch_sweep.watermark is 'No transaction that began before this moment was still open; the next sweep begins here.';
+
+create table dispatch_error (
+  event_id uuid not null,
+  consumer_key text not null,
+  event_domain text not null,
+  sqlstate text not null,
+  message text not null,
+  tries int not null default 1,
+  first_at timestamptz not null default clock_timestamp(),
+  last_at timestamptz not null default clock_timestamp(),
+  primary key (event_id, consumer_key)
+);
+create index dispatch_error_first_at_idx on dispatch_error (first_at);
+comment on table dispatch_error is 'Events that one consumer row could not digest. The others were served. fn_consumer_dispatch(event_id) tries again.';

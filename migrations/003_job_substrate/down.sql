@@ -5,6 +5,10 @@ begin
     raise exception 'job_queue holds jobs that would be lost'
       using errcode = '55000', hint = 'Export and empty job_queue first, then run the down step again.';
   end if;
+  if exists (select from job_handler) then
+    raise exception 'job_handler holds handlers that would be lost'
+      using errcode = '55000', hint = 'Note and delete its rows first, then run the down step again.';
+  end if;
 end
 $$;
 

@@ -157,15 +157,16 @@ comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, te
 -- How many failures a kind may have: its own key, else the default, else 5.
 create or replace function fn_job_max_attempts(p_job_kind text) returns int
 language sql stable
-return fn_config('queue.retry.max_attempts.' || p_job_kind, fn_config('queue.retry.default.max_attempts', '5'))::int;
+return greatest(1, fn_config_number('queue.retry.max_attempts.' || p_job_kind, fn_config_number('queue.retry.default.max_attempts', 5)))::int;
 comment on function fn_job_max_attempts(text) is 'max_attempts of a kind from dot_config.';
 
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first. Each gets a
 -- fresh lease token. A refusal is one row. The rows are locked and collected in an array first: a LIMIT that the
 -- planner cannot see inside UPDATE … FROM becomes a sequential scan (trap 15). Their ctid serves as long as this
 -- transaction holds them. The settings keep one plan, along the ready index, also when the statistics are those of
--- an empty table. The token is the moment of the claim in microseconds: it grows with every claim of a job, and when a
--- crash forgets a claim that did not wait for the disk, its token does not come again, as one of a sequence could.
+-- an empty table. The token is the moment of the claim in microseconds and ten random bits, so that
+-- nobody guesses it: it grows with every claim of a job, and when a crash forgets a claim that did not wait for the
+-- disk, its token does not come again, as one of a sequence could.
 create or replace function fn_job_claim(
   p_executor_name text,
   p_limit int default 1,
@@ -185,7 +186,7 @@ declare
   v_seconds int;
   v_priority int := -1;
   v_now timestamptz := clock_timestamp();
-  v_token bigint := (extract(epoch from v_now) * 1000000)::bigint;
+  v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
   v_rows tid[] := '{}';
 begin
   select * into v_admission from fn_executor_admission(p_executor_name) a;
@@ -195,7 +196,7 @@ begin
       null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
     return;
   end if;
-  v_seconds := coalesce(p_lease_seconds, fn_config('queue.lease.duration_sec', '300')::int);
+  v_seconds := coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int);
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
   end if;
@@ -281,7 +282,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_until timestamptz := v_now + make_interval(secs => coalesce(p_lease_seconds, fn_config('queue.lease.duration_sec', '300')::int));
+  v_until timestamptz := v_now + make_interval(secs => coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
   v_cancel timestamptz;
 begin
   update job_queue j
@@ -398,6 +399,7 @@ create or replace function fn_job_run(p_job_id uuid, p_lease_token bigint) retur
 language plpgsql volatile set search_path from current
 as $$
 declare
+  v_path text := current_setting('search_path');
   v_run record;
   v_answer jsonb;
   v_done jsonb;
@@ -410,7 +412,12 @@ begin
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
       using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
   end if;
+  -- the handler finds its own schema first, then ours; afterwards the path is as it was
+  perform set_config('search_path', format('%I, %s', (
+    select n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where p.oid = v_run.handler::regprocedure), v_path), true);
   execute format('select %s($1)', regexp_replace(v_run.handler, '\(jsonb\)$', '')) into v_answer using v_run.job;
+  perform set_config('search_path', v_path, true);
   if v_answer ->> 'refused' = 'true' then
     raise exception 'refused by its handler: %', coalesce(v_answer ->> 'reason', v_answer::text) using errcode = 'RV001';
   end if;

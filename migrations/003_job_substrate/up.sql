@@ -60,8 +60,12 @@ create table job_queue (
     (status in ('succeeded', 'failed', 'dead_letter', 'cancelled', 'cleaned')) = (finished_at is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 
--- The claim's own order. The predicate is a column that completion does not change, so completion stays HOT.
+-- The claim's own order.
 create index job_queue_ready_idx on job_queue (executor, priority, scheduled_at, job_id) where claimable;
+
+-- What the health view and the reaper read: leases by their end, dead letters by their age.
+create index job_queue_lease_idx on job_queue (lease_until) where lease_until is not null;
+create index job_queue_dead_letter_idx on job_queue (finished_at) where status = 'dead_letter';
 
 comment on table job_queue is 'Work: one row a job. Status moves only through fn_job_*; an illegal move is refused by a trigger.';
 comment on column job_queue.executor is 'Kind of executor that may run it. MOT is none.';

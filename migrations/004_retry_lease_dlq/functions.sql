@@ -6,19 +6,16 @@ create or replace function fn_job_backoff(p_job_kind text, p_attempts int) retur
 language plpgsql volatile set search_path from current
 as $$
 declare
-  v_base numeric := fn_config('job.' || p_job_kind || '.backoff_seconds', fn_config('queue.retry.default.backoff_seconds', '10'))::numeric;
-  v_cap numeric := fn_config('job.' || p_job_kind || '.backoff_cap_seconds', fn_config('queue.retry.default.backoff_cap_seconds', '3600'))::numeric;
+  v_base numeric := fn_config_number('job.' || p_job_kind || '.backoff_seconds', fn_config_number('queue.retry.default.backoff_seconds', 10));
+  v_cap numeric := fn_config_number('job.' || p_job_kind || '.backoff_cap_seconds', fn_config_number('queue.retry.default.backoff_cap_seconds', 3600));
   v_strategy text := fn_config('job.' || p_job_kind || '.backoff_strategy', fn_config('queue.retry.default.backoff_strategy', 'exponential'));
   v_seconds numeric;
 begin
   v_seconds := least(v_cap, case v_strategy
     when 'constant' then v_base
     when 'linear' then v_base * p_attempts
-    when 'exponential' then v_base * power(2::numeric, least(p_attempts - 1, 40))
+    else v_base * power(2::numeric, least(p_attempts - 1, 40)) -- exponential; fn_gate_set lets nothing else in
   end);
-  if v_seconds is null then
-    raise exception 'backoff_strategy of kind % is %, but must be constant, linear or exponential', p_job_kind, v_strategy using errcode = '22023';
-  end if;
   return make_interval(secs => (v_seconds * (0.5 + 0.5 * random()::numeric))::double precision);
 end
 $$;

@@ -1,5 +1,15 @@
 -- Functions of phase 005: register, beat, and the one view over everything that can fall silent.
 
+-- Whether this session may use a name of that owner. The name of a role that is gone (a restore elsewhere) is free.
+create or replace function fn_executor_is_ours(p_owner_role name) returns boolean
+language plpgsql stable set search_path from current
+as $$
+begin
+  return coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = p_owner_role), true);
+end
+$$;
+comment on function fn_executor_is_ours(name) is 'Whether the session''s role is a member of the owner, or the owner is gone.';
+
 create or replace function fn_queue_heartbeat_register(
   p_executor_name text,
   p_executor_kind text,
@@ -18,7 +28,7 @@ begin
     last_beat_at, last_beat_status, beats_total, owner_role)
   values (
     p_executor_name, p_executor_kind, coalesce(p_domain_scope, '{}'), p_expected_cadence_seconds,
-    coalesce(p_stale_threshold_seconds, fn_config('queue.heartbeat.stale_threshold_seconds', '300')::int), coalesce(p_metadata, '{}'),
+    coalesce(p_stale_threshold_seconds, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int), coalesce(p_metadata, '{}'),
     clock_timestamp(), 'ok', 1, session_user)
   on conflict (executor_name) do update
   set executor_kind = excluded.executor_kind,
@@ -28,8 +38,9 @@ begin
       metadata = excluded.metadata,
       last_beat_at = excluded.last_beat_at,
       last_beat_status = 'ok',
-      beats_total = h.beats_total + 1
-  where pg_has_role(session_user, h.owner_role, 'member');
+      beats_total = h.beats_total + 1,
+      owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
+  where fn_executor_is_ours(h.owner_role);
   if not found then
     select h.owner_role into v_owner from queue_heartbeat h where h.executor_name = p_executor_name;
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'owner_role', v_owner);
@@ -60,7 +71,7 @@ begin
   where h.executor_name = p_executor_name
     and (p_executor_kind is null or h.executor_kind = p_executor_kind)
     and (p_lease_owner is null or p_lease_owner = p_executor_name)
-    and pg_has_role(session_user, h.owner_role, 'member');
+    and fn_executor_is_ours(h.owner_role);
   if found then
     return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
   end if;
@@ -82,7 +93,7 @@ begin
       when not fn_gate_is_open('queue.job_substrate.enabled') then 'job_substrate_disabled'
       when not fn_gate_is_open('queue.worker.enabled') then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
-      when not pg_has_role(session_user, h.owner_role, 'member') then 'not_owner'
+      when not fn_executor_is_ours(h.owner_role) then 'not_owner'
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
     h.executor_kind
@@ -157,7 +168,71 @@ cross join lateral (
     select j.scheduled_at from job_queue j
     where j.executor = x.executor and j.claimable and j.scheduled_at <= clock_timestamp()
     order by j.priority, j.scheduled_at, j.job_id
-    limit 10000) s) r;
+    limit 10000) s) r
+union all
+select
+  'cursor',
+  d.event_domain,
+  'never',
+  null,
+  null,
+  jsonb_build_object('reason', 'events of a domain that is not dispatched: fn_dispatch_domain_add adds it')
+from (
+  -- the domains of event_arrival, one index probe each
+  with recursive domains as (
+    (select a.event_domain from event_arrival a order by a.event_domain limit 1)
+    union all
+    select (select a.event_domain from event_arrival a where a.event_domain > d.event_domain order by a.event_domain limit 1)
+    from domains d where d.event_domain is not null
+  )
+  select d.event_domain from domains d where d.event_domain is not null) d
+where not exists (select from dispatch_cursor c where c.event_domain = d.event_domain)
+union all
+select
+  'cursor',
+  'sweep',
+  case
+    when s.watermark is null then 'warning'
+    when s.watermark < clock_timestamp() - interval '1 hour' then 'stale'
+    when s.watermark < clock_timestamp() - interval '15 minutes' then 'warning'
+    else 'fresh'
+  end,
+  round(extract(epoch from clock_timestamp() - s.watermark)::numeric, 3),
+  s.sweep_id,
+  jsonb_build_object('watermark', s.watermark, 'stale_means', 'no sweep ran, or a transaction has been open since then')
+from (select 1) one
+left join lateral (select w.sweep_id, w.watermark from dispatch_sweep w order by w.sweep_id desc limit 1) s on true
+union all
+select
+  'lease',
+  'ended',
+  case when l.n = 0 then 'fresh' when l.oldest < clock_timestamp() - interval '60 seconds' then 'stale' else 'warning' end,
+  coalesce(round(extract(epoch from clock_timestamp() - l.oldest)::numeric, 3), 0),
+  l.n,
+  jsonb_build_object('counted_up_to', 10000, 'means', 'jobs whose executor went away before it finished or released them')
+from (
+  select count(*) as n, min(e.lease_until) as oldest
+  from (select j.lease_until from job_queue j where j.lease_until < clock_timestamp() order by j.lease_until limit 10000) e) l
+union all
+select
+  'dead_letter',
+  'job_queue',
+  case when d.n = 0 then 'fresh' else 'stale' end,
+  coalesce(round(extract(epoch from clock_timestamp() - d.oldest)::numeric, 3), 0),
+  d.n,
+  jsonb_build_object('counted_up_to', 10000)
+from (
+  select count(*) as n, min(f.finished_at) as oldest
+  from (select j.finished_at from job_queue j where j.status = 'dead_letter' order by j.finished_at limit 10000) f) d
+union all
+select
+  'dead_letter',
+  'dispatch_error',
+  case when d.n = 0 then 'fresh' else 'stale' end,
+  coalesce(round(extract(epoch from clock_timestamp() - d.oldest)::numeric, 3), 0),
+  d.n,
+  jsonb_build_object('counted_up_to', 10000, 'means', 'events that a consumer could not digest')
+from (select count(*) as n, min(x.first_at) as oldest from (select e.first_at from dispatch_error e order by e.first_at limit 10000) x) d;
 comment on view v_queue_health is 'component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.';
 
 do $$

@@ -116,6 +116,11 @@ begin
       end if;
     end loop;
   end loop;
+  if (p_consumer).event_stream is not null
+    and (p_consumer).event_stream <> all (array['comment', 'review', 'update', 'birth', 'task', 'alert', 'health'])
+  then
+    return format('event_stream %s is none of comment, review, update, birth, task, alert, health', quote_literal((p_consumer).event_stream));
+  end if;
   if btrim(coalesce((p_consumer).idempotency_key, '')) = '' then
     return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
   end if;
@@ -125,6 +130,8 @@ begin
     exception
       when singleton_sql_json_item_required then
         return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+      when undefined_object then
+        return 'filter has a variable ($name); a filter has none, write the value itself';
       when others then
         null; -- strict paths may fail on the empty sample and work on real events
     end;
@@ -175,7 +182,7 @@ for each statement execute function fn_queue_control_announce();
 -- No settings and no path of its own, so that the planner inlines it into the INSERT that reads it. The outer join
 -- (whose condition below makes it an inner one again) keeps events outside and consumers inside: each event is
 -- fetched once, in order.
-create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null)
+create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null, p_event_domain text default null)
 returns table (
   n bigint, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind text, executor text,
   priority int, max_attempts int, delay interval, dry_run boolean, actor text, source_ref text, target_ref text, payload_ref text,
@@ -188,13 +195,14 @@ begin atomic
       c.delay, c.dry_run, c.actor, c.source_ref, c.target_ref, c.payload_ref, c.ordering_key, c.idempotency_key,
       coalesce(
         c.max_attempts, -- else as fn_job_max_attempts, in line
-        (select d.value::int from dot_config d where d.key = 'queue.retry.max_attempts.' || c.job_kind),
-        (select d.value::int from dot_config d where d.key = 'queue.retry.default.max_attempts'),
+        (select d.value::int from dot_config d where d.key = 'queue.retry.max_attempts.' || c.job_kind and d.value ~ '^[1-9][0-9]{0,5}$'),
+        (select d.value::int from dot_config d where d.key = 'queue.retry.default.max_attempts' and d.value ~ '^[1-9][0-9]{0,5}$'),
         5) as max_attempts
     from consumer_registry c
     where c.enabled
       and c.job_kind is not null
       and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+      and (p_event_domain is null or c.event_domain = p_event_domain)
   )
   select
     u.n,
@@ -221,7 +229,7 @@ begin atomic
   left join consumers k on fn_event_verdict(e, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter) = 'match'
   where coalesce(k.consumer_key, '') <> '';
 end;
-comment on function fn_dispatch_rows(uuid[], text) is 'The jobs that events call for: every enabled consumer (or the named one) against these events. Internal.';
+comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.';
 
 -- The quick way: one bare INSERT, so that all of it sees the same consumers. It makes all jobs or raises: a duplicate,
 -- a key without a value or an illegal column sends the caller to fn_dispatch_events. ON CONFLICT and RETURNING would
@@ -242,7 +250,7 @@ begin
     clock_timestamp() + r.delay, r.max_attempts,
     case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
     r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
-  from fn_dispatch_rows(p_event_ids) r
+  from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
   get diagnostics jobs = row_count;
   if jobs > 0 then
@@ -259,6 +267,7 @@ comment on function fn_dispatch_events_plain(uuid[], text) is 'Makes the jobs of
 create or replace function fn_dispatch_events(
   p_event_ids uuid[],
   p_consumer_key text default null,
+  p_event_domain text default null,
   out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -266,7 +275,7 @@ as $$
 begin
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
-    from fn_dispatch_rows(p_event_ids, p_consumer_key) r
+    from fn_dispatch_rows(p_event_ids, p_consumer_key, p_event_domain) r
   ),
   made as (
     insert into job_queue (
@@ -303,7 +312,13 @@ begin
   into jobs, duplicates, dry, errors, executors;
 end
 $$;
-comment on function fn_dispatch_events(uuid[], text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.';
+comment on function fn_dispatch_events(uuid[], text, text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.';
+
+-- Errors that say something about the server, not about an event: those are not kept, the pass is done again.
+create or replace function fn_is_servers_trouble(p_sqlstate text) returns boolean
+language sql immutable
+return left(p_sqlstate, 2) in ('08', '25', '40', '53', '55', '57', '58', 'XX');
+comment on function fn_is_servers_trouble(text) is 'Whether an error would hit any event: connection, deadlock, resources, shutdown, corruption.';
 
 -- The same, event by event and consumer by consumer: what cannot be digested goes to dispatch_error, alone.
 create or replace function fn_dispatch_events_singly(
@@ -455,7 +470,7 @@ begin
       if v_way = 1 then
         select * into v_counts from fn_dispatch_events_plain(v_ids, p_event_domain);
       else
-        select * into v_counts from fn_dispatch_events(v_ids);
+        select * into v_counts from fn_dispatch_events(v_ids, p_event_domain => p_event_domain);
       end if;
       exit;
     exception
@@ -698,7 +713,12 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   end loop;
-  foreach v_function in array array['fn_route_consumer_dry_run(jsonb, timestamptz, int)', 'fn_route_consumer_dry_run(text, timestamptz, int)'] loop
+  -- the form for rows not yet stored shows any value of a payload: not for readers
+  execute format('revoke all on function %s from public', 'fn_route_consumer_dry_run(jsonb, timestamptz, int)'::regprocedure);
+  call pr_grant(
+    format('execute on function %s', 'fn_route_consumer_dry_run(jsonb, timestamptz, int)'::regprocedure),
+    array['reveille_dispatcher', 'reveille_operator']);
+  foreach v_function in array array['fn_route_consumer_dry_run(text, timestamptz, int)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator', 'reveille_reader']);
   end loop;
@@ -707,9 +727,9 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
-  execute format('revoke all on function %s from public', 'fn_dispatch_rows(uuid[], text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_dispatch_rows(uuid[], text, text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_plain(uuid[], text)'::regprocedure);
-  execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text, text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
   call pr_grant('select on table consumer_registry, dispatch_error', array['reveille_operator', 'reveille_reader']);
 end

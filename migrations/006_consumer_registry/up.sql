@@ -45,16 +45,3 @@ comment on column consumer_registry.idempotency_key is 'Template. A variable wit
 comment on column consumer_registry.dry_run is 'Match and count, enqueue nothing.';
 comment on column consumer_registry.starts_at is 'Events created before do not flow; the default is now.';
 comment on column consumer_registry.source is 'file: kept by `reveille consumers sync`; sql: written by somebody else and never touched by it.';
-
-create table dispatch_error (
-  event_id uuid not null,
-  consumer_key text not null,
-  event_domain text not null,
-  sqlstate text not null,
-  message text not null,
-  tries int not null default 1,
-  first_at timestamptz not null default clock_timestamp(),
-  last_at timestamptz not null default clock_timestamp(),
-  primary key (event_id, consumer_key)
-);
-comment on table dispatch_error is 'Events that one consumer row could not digest. The others were served. fn_consumer_dispatch(event_id) tries again.';
