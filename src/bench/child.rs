@@ -124,7 +124,8 @@ impl Sidecar {
             return Ok(Cost { process, sessions: Duration::ZERO });
         }
         let pids = store::bench::backends(&stage.client().await?).await?;
-        let sessions = pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).map(process::processor_time);
+        let sessions =
+            pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).map(process::processor_time);
         Ok(Cost { process, sessions: sessions.sum() })
     }
 

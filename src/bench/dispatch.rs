@@ -125,13 +125,7 @@ async fn consumers(client: &Object) -> Result<()> {
 }
 
 /// Empties the tables, inserts the backlog, and times the sidecar over it by the passes that it records.
-async fn one_run(
-    stage: &Stage,
-    client: &Object,
-    options: &Options,
-    events: u32,
-    batch: u32,
-) -> Result<Run> {
+async fn one_run(stage: &Stage, client: &Object, options: &Options, events: u32, batch: u32) -> Result<Run> {
     sql::empty(client).await?;
     for first in (0..events).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
         let last = events.min(first + CHUNK);

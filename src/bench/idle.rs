@@ -58,7 +58,11 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
     let cost = after.cost.since(before.cost);
     report.figure(name, rate, unit);
     report.figure("rows updated or deleted", number(after.changed - before.changed), "");
-    report.figure("the sidecar's process, of one core", cost.process.as_secs_f64() / span.as_secs_f64() * 100.0, "%");
+    report.figure(
+        "the sidecar's process, of one core",
+        cost.process.as_secs_f64() / span.as_secs_f64() * 100.0,
+        "%",
+    );
     if stage.is_own() {
         let sessions = cost.sessions.as_secs_f64() / span.as_secs_f64() * 100.0;
         report.figure("its sessions, of one core", sessions, "%");

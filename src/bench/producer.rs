@@ -90,9 +90,17 @@ fn conclude(report: &mut Report, runs: &[Vec<Run>; 4], sessions_are_seen: bool) 
     }
     for way in [2, 3] {
         let name = WAYS[way].name;
-        report.figure(format!("{name}: the sidecar's process, of the machine"), of(way, |run| run.process_share), "");
+        report.figure(
+            format!("{name}: the sidecar's process, of the machine"),
+            of(way, |run| run.process_share),
+            "",
+        );
         if sessions_are_seen {
-            report.figure(format!("{name}: the sidecar with its sessions, of the machine"), of(way, |run| run.share), "");
+            report.figure(
+                format!("{name}: the sidecar with its sessions, of the machine"),
+                of(way, |run| run.share),
+                "",
+            );
         }
         report.figure(format!("{name} / no trigger, nothing told apart"), ratio(rates[way], rates[0]), "");
     }
@@ -100,7 +108,11 @@ fn conclude(report: &mut Report, runs: &[Vec<Run>; 4], sessions_are_seen: bool) 
         let name = WAYS[way].name;
         report.at_least(format!("{name} / NOTIFY at every insert"), ratio(rates[way], rates[1]), 2.0);
         let left = rates[0] * (1.0 - of(way, |run| run.share));
-        report.at_least(format!("{name} / no trigger on what the sidecar leaves"), ratio(rates[way], left), 0.85);
+        report.at_least(
+            format!("{name} / no trigger on what the sidecar leaves"),
+            ratio(rates[way], left),
+            0.85,
+        );
     }
 }
 

@@ -30,11 +30,7 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Starts a server with `settings` beyond the usual ones, unless one is given; makes and migrates the database.
-    pub(super) async fn begin(
-        options: &Options,
-        settings: &[(&str, &str)],
-        tell: Tell<'_>,
-    ) -> Result<Self> {
+    pub(super) async fn begin(options: &Options, settings: &[(&str, &str)], tell: Tell<'_>) -> Result<Self> {
         let (postgres, admin_url) = match &options.server {
             Some(url) => (None, url.clone()),
             None => {
@@ -153,10 +149,7 @@ fn with_database(url: &str, name: &str) -> String {
 
 /// The error of a bench that waited in vain.
 pub(super) fn too_slow(what: &str, patience: Duration) -> Error {
-    Error::new(
-        crate::error::Kind::Timeout,
-        format!("{what} within {}", humantime::format_duration(patience)),
-    )
+    Error::new(crate::error::Kind::Timeout, format!("{what} within {}", humantime::format_duration(patience)))
 }
 
 #[cfg(test)]

@@ -134,7 +134,10 @@ fn as_text(report: &Report) -> String {
         ("reveille", Some(format!("{}, {build}", env!("CARGO_PKG_VERSION")))),
     ]);
     let _ = writeln!(text, "{facts}\n");
-    let figures = report.figures.iter().map(|figure| [figure.name.clone(), amount(figure.value), figure.unit.to_owned()]);
+    let figures = report
+        .figures
+        .iter()
+        .map(|figure| [figure.name.clone(), amount(figure.value), figure.unit.to_owned()]);
     let _ = writeln!(text, "{}\n", table(&["figure", "", ""], figures));
     let goals = report.goals.iter().map(|goal| {
         let bound = if goal.bound == Bound::AtLeast { "≥" } else { "≤" };
@@ -146,7 +149,8 @@ fn as_text(report: &Report) -> String {
         let _ = writeln!(text, "WRONG: {}: {} instead of {}", check.name, check.found, check.expected);
     }
     if report.is_sound() && !report.checks.is_empty() {
-        let _ = writeln!(text, "\nevery event made exactly the jobs it should ({} counts)", report.checks.len());
+        let _ =
+            writeln!(text, "\nevery event made exactly the jobs it should ({} counts)", report.checks.len());
     }
     text
 }
@@ -160,7 +164,8 @@ fn amount(value: f64) -> String {
         _ => 0,
     };
     let text = format!("{value:.decimals$}");
-    let (whole, rest) = text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
+    let (whole, rest) =
+        text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
     let mut grouped = String::new();
     for (place, digit) in whole.chars().enumerate() {
         let left = whole.len() - place;

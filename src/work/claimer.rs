@@ -152,7 +152,11 @@ impl Claimer {
         let shared = &self.shared;
         let client = shared.server.take(&shared.control).await?;
         if let Some(armed) = self.armed.filter(|_| self.rhythm.is_blind()) {
-            match store::wakes::is_blind(&client, armed).await {
+            match shared
+                .server
+                .in_time(1, "looking at open transactions", store::wakes::is_blind(&client, armed))
+                .await
+            {
                 Ok(true) => {}
                 Ok(false) => self.rhythm.sees_again(),
                 Err(error) => return hand_back(client, Err(error)),
@@ -169,7 +173,7 @@ impl Claimer {
             canary: canary.as_ref().map(Canary::channel).zip(token.as_deref()),
         };
         let begun = Instant::now();
-        let outcome = store::work::claim(&client, &claim).await;
+        let outcome = shared.server.in_time(1, "claiming jobs", store::work::claim(&client, &claim)).await;
         let claimed = hand_back(client, outcome)?;
         if let (Some(listener), Some(canary)) = (&self.listener, &canary) {
             listener.canary_sent(canary);
@@ -240,7 +244,8 @@ impl Claimer {
     async fn mark(&mut self) -> Result<()> {
         let now = Instant::now();
         let client = self.shared.server.take(&self.shared.control).await?;
-        let outcome = store::wakes::awake(&client, &self.channel, AWAKE_FOR).await;
+        let awake = store::wakes::awake(&client, &self.channel, AWAKE_FOR);
+        let outcome = self.shared.server.in_time(1, "setting the awake mark", awake).await;
         hand_back(client, outcome)?;
         self.rhythm.marked(now);
         Ok(())
@@ -248,7 +253,8 @@ impl Claimer {
 
     async fn arm(&mut self) -> Result<()> {
         let client = self.shared.server.take(&self.shared.control).await?;
-        let outcome = store::wakes::arm(&client, &self.channel).await;
+        let arm = store::wakes::arm(&client, &self.channel);
+        let outcome = self.shared.server.in_time(1, "dropping the awake mark", arm).await;
         self.armed = Some(hand_back(client, outcome)?);
         self.rhythm.armed(Instant::now());
         Ok(())

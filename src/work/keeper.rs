@@ -70,7 +70,9 @@ async fn keep(shared: &Shared, waker: &Waker, due: Due, beats: bool, changed: bo
 
 async fn start(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {
     let client = shared.server.take(&shared.control).await?;
-    let outcome = store::work::start(&client, &Leases::from_iter(jobs)).await;
+    let leases = Leases::from_iter(jobs);
+    let start = store::work::start(&client, &leases);
+    let outcome = shared.server.in_time(1, "starting jobs", start).await;
     let answers = hand_back(client, outcome)?;
     let (done, lost, _) = told(answers);
     shared.board.told(done);
@@ -81,7 +83,9 @@ async fn start(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {
 async fn renew(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {
     let client = shared.server.take(&shared.control).await?;
     let begun = Instant::now();
-    let outcome = store::work::renew(&client, &Leases::from_iter(jobs), shared.lease()).await;
+    let leases = Leases::from_iter(jobs);
+    let renew = store::work::renew(&client, &leases, shared.lease());
+    let outcome = shared.server.in_time(1, "renewing leases", renew).await;
     let (answers, lease) = hand_back(client, outcome)?;
     let (done, lost, cancelled) = told(answers);
     shared.board.renewed(done, lease, begun);
@@ -110,7 +114,8 @@ fn told(answers: Answers) -> (Vec<Uuid>, Vec<Uuid>, Vec<Uuid>) {
 /// One beat; a name that is not known any more is registered anew.
 pub(super) async fn beat(shared: &Shared) -> Result<()> {
     let client = shared.server.take(&shared.control).await?;
-    let outcome = store::heartbeats::tick(&client, &shared.name, shared.board.current()).await;
+    let beat = store::heartbeats::tick(&client, &shared.name, shared.board.current());
+    let outcome = shared.server.in_time(1, "beating", beat).await;
     if let Answer::Refused(refusal) = hand_back(client, outcome)? {
         if refusal.reason == "executor_not_registered" {
             return register(shared).await.map(|_| ());
@@ -131,6 +136,7 @@ pub(super) async fn register(shared: &Shared) -> Result<Answer> {
         "concurrency": shared.settings.concurrency,
     });
     let kind = shared.settings.kind;
-    let outcome = store::heartbeats::register(&client, &shared.name, kind, shared.cadence, &metadata).await;
+    let register = store::heartbeats::register(&client, &shared.name, kind, shared.cadence, &metadata);
+    let outcome = shared.server.in_time(1, "registering", register).await;
     hand_back(client, outcome)
 }

@@ -121,7 +121,9 @@ async fn successful(shared: &Shared, client: &Object, reports: Vec<Report>) -> R
             _ => None,
         })
         .collect();
-    let lost = match store::work::succeed(client, &leases(&reports), &refs).await {
+    let leases = leases(&reports);
+    let succeed = store::work::succeed(client, &leases, &refs);
+    let lost = match shared.server.in_time(1, "finishing jobs", succeed).await {
         Ok(lost) => lost,
         Err(error) => return unsaid(shared, reports, error),
     };
@@ -141,7 +143,9 @@ async fn given_back(shared: &Shared, client: &Object, reports: Vec<Report>) -> R
     if reports.is_empty() {
         return Ok(());
     }
-    let answers = match store::work::release(client, &leases(&reports)).await {
+    let leases = leases(&reports);
+    let release = store::work::release(client, &leases);
+    let answers = match shared.server.in_time(1, "giving jobs back", release).await {
         Ok(answers) => answers,
         Err(error) => return unsaid(shared, reports, error),
     };
@@ -164,7 +168,8 @@ async fn one_failure(shared: &Shared, client: &Object, report: Report) -> Result
         Ending::Transient(words) => (false, words),
         Ending::Succeeded { .. } | Ending::Released => return Ok(()),
     };
-    match store::work::fail(client, (report.id, report.token), permanent, words).await {
+    let fail = store::work::fail(client, (report.id, report.token), permanent, words);
+    match shared.server.in_time(1, "reporting a failure", fail).await {
         Ok(Answer::Done(answer)) => {
             let counter =
                 if permanent { &shared.stats.failed_permanent } else { &shared.stats.failed_transient };

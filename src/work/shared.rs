@@ -47,7 +47,9 @@ impl Shared {
     /// Reads anew which kinds there are to claim, and their time limits. True when the kinds have changed.
     pub(super) async fn read_kinds(&self) -> Result<bool> {
         let client = self.server.take(&self.control).await?;
-        let outcome = store::work::kinds(&client, &self.handlers.kinds()).await;
+        let own = self.handlers.kinds();
+        let kinds = store::work::kinds(&client, &own);
+        let outcome = self.server.in_time(1, "reading the handlers", kinds).await;
         Ok(self.kinds.replace(hand_back(client, outcome)?, self))
     }
 }

@@ -147,7 +147,10 @@ pub(super) fn over_limit(limit: Duration) -> String {
 /// connections (53), locks (55), cancellation and shutdown (57), lost connections (no SQLSTATE, 08).
 fn is_permanent(state: &str) -> bool {
     const CLASSES: [&str; 7] = ["0A", "21", "22", "23", "2B", "42", "44"];
-    state == "RV001" || state.get(..2).is_some_and(|class| CLASSES.contains(&class))
+    // not yet granted, not yet there: what a deployment of the host brings in a moment
+    const SOON: [&str; 3] = ["42501", "42883", "42P01"];
+    state == "RV001"
+        || (!SOON.contains(&state) && state.get(..2).is_some_and(|class| CLASSES.contains(&class)))
 }
 
 /// A connection that goes back to its pool only when its statement has ended: dropped in the middle of one, it

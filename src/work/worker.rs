@@ -230,7 +230,7 @@ impl Worker {
         };
         let how = match timeout(CUT, release).await {
             Ok(Ok(_)) => "given back",
-            _ => "they stay leased until their leases end",
+            _ => "they stay leased; `reveille health` shows them once their leases have ended",
         };
         tracing::warn!("{} jobs were cut: {how}", leases.len());
     }

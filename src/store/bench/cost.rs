@@ -21,7 +21,8 @@ pub async fn count_statements(client: &impl GenericClient) -> Result<Counting> {
         select 'pg_stat_statements' = any (string_to_array(replace(current_setting('shared_preload_libraries'), ' ', ''), ','))
           as loaded";
     if get(&row(client, "looking for pg_stat_statements", LOADED, &[]).await?, "loaded")? {
-        script(client, "adding pg_stat_statements", "create extension if not exists pg_stat_statements").await?;
+        script(client, "adding pg_stat_statements", "create extension if not exists pg_stat_statements")
+            .await?;
         return Ok(Counting::Statements);
     }
     Ok(Counting::Transactions)

@@ -9,7 +9,7 @@ mod stage;
 mod wakes;
 
 pub use cost::{Counting, backends, count_statements, dead_rows, statements};
-pub use counts::{Dispatched, Tenth, Tally, dispatched, newest_pass, succeeded, tally, tenths};
+pub use counts::{Dispatched, Tally, Tenth, dispatched, newest_pass, succeeded, tally, tenths};
 pub use limits::{bare_claim_and_succeed, fill_jobs, insert_rows, keep_rows, make_twin};
 pub use producers::{Trigger, insert_event, set_trigger};
 pub use stage::{
