@@ -131,9 +131,15 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
             Ok(())
         });
     }
-    let dispatcher =
-        Dispatcher::new(server.clone(), &settings.dispatch, domains, Arc::clone(&waker), status)?
-            .latched(latch);
+    let dispatcher = Dispatcher::new(
+        server.clone(),
+        &settings.dispatch,
+        settings.database.pool_size,
+        domains,
+        Arc::clone(&waker),
+        status,
+    )?
+    .latched(latch);
     let sweeper = Sweeper::new(server.clone(), pool.clone(), &settings.sweep, waker);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     registry.add(|registry| dispatcher.stats().register(registry));
@@ -153,7 +159,14 @@ pub async fn tick(settings: &Settings) -> Result<std::result::Result<Tick, Refus
     let waker = Arc::new(Waker::default());
     let swept =
         Sweeper::new(server.clone(), pool.clone(), &settings.sweep, Arc::clone(&waker)).run_once().await?;
-    let dispatcher = Dispatcher::new(server.clone(), &settings.dispatch, domains, waker, None)?;
+    let dispatcher = Dispatcher::new(
+        server.clone(),
+        &settings.dispatch,
+        settings.database.pool_size,
+        domains,
+        waker,
+        None,
+    )?;
     let pass = match dispatcher.run_once(TICK_LIMIT).await? {
         Ok(pass) => pass,
         Err(refusal) => return Ok(Err(refusal)),

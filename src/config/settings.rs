@@ -40,7 +40,7 @@ pub struct Database {
     pub listen_url: String,
     /// The one schema that holds every table and function.
     pub schema: String,
-    /// Most connections of the pool.
+    /// Connections for passes and polls of the sidecar.
     pub pool_size: usize,
     /// Longest wait for a new connection, from the first packet to the first answer.
     pub connect_timeout: Duration,

@@ -47,16 +47,18 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// `domains` are those to dispatch; `listener` is absent in poll-only mode.
+    /// `connections` are those of passes and polls; `domains` are those to dispatch; `listener` is absent in poll-only
+    /// mode.
     pub fn new(
         server: Server,
         settings: &config::Dispatch,
+        connections: usize,
         domains: Vec<String>,
         waker: Arc<Waker>,
         listener: Option<Arc<ListenerStatus>>,
     ) -> Result<Self> {
         let session = Session { synchronous_commit: settings.synchronous_commit, ..server.session() };
-        let pool = server.pool("dispatch", settings.concurrency + 1, &session)?;
+        let pool = server.pool("dispatch", connections, &session)?;
         let stats = Arc::new(DispatchStats::default());
         let latch = Latch::alone("dispatcher", "not started yet");
         let place = server.describe();
@@ -74,25 +76,30 @@ impl Dispatcher {
         &self.stats
     }
 
-    /// Every domain until nothing is left, or until `deadline`; answers what was done, or a closed gate.
+    /// Every domain until nothing is left, or until `deadline`; answers what was done, or a closed gate. A domain that
+    /// fails does not keep the others waiting: its error comes at the end.
     pub async fn run_once(&self, deadline: Duration) -> Result<std::result::Result<Pass, Refusal>> {
         let end = Instant::now() + deadline;
         poll::attach(&self.server, &self.pool).await?;
         let client = self.server.take(&self.pool).await?;
-        let mut total = Pass::default();
+        let (mut total, mut failure) = (Pass::default(), None);
         for domain in &self.domains {
             loop {
                 let pass = store::dispatch::pass(&client, domain, self.settings.batch_size, FoundBy::Tick);
-                match self.server.in_time(1, &format!("dispatching {domain}"), pass).await? {
-                    Err(refusal) => return Ok(Err(refusal)),
-                    Ok(pass) => total.add(pass),
+                match self.server.in_time(1, &format!("dispatching {domain}"), pass).await {
+                    Ok(Err(refusal)) => return Ok(Err(refusal)),
+                    Ok(Ok(pass)) => total.add(pass),
+                    Err(error) => {
+                        failure.get_or_insert(error);
+                        break;
+                    }
                 }
                 if !total.more || Instant::now() >= end {
                     break;
                 }
             }
         }
-        Ok(Ok(total))
+        failure.map_or(Ok(Ok(total)), Err)
     }
 
     /// Dispatches until told to stop.

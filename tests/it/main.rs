@@ -19,6 +19,7 @@ mod migrate;
 mod order;
 mod pilot_host;
 mod races;
+mod readme;
 mod sidecar_life;
 mod support;
 mod systemd;
