@@ -9,7 +9,9 @@ comment on function fn_wake_mark(text) is 'Until when (ms since 1970) the sleepe
 
 -- Announces on a channel that there is something to look at, unless who listens is awake anyway (trap 1: NOTIFY
 -- takes a cluster-wide lock at commit). Called by the arrivals trigger and by whatever makes jobs ready.
--- `set reveille.notify = off` keeps a transaction free of NOTIFY, which PREPARE TRANSACTION demands.
+-- `set reveille.notify = off` keeps a transaction free of NOTIFY, which PREPARE TRANSACTION demands. Somebody else's
+-- session that listens and never ends its transaction can fill the queue of notifications, and then every commit with
+-- a NOTIFY fails (trap 4): once it is half full nothing is announced, and the poll finds what there is.
 create or replace function fn_wake(p_channel text) returns void
 language plpgsql volatile set search_path from current
 as $$
@@ -17,6 +19,7 @@ begin
   if fn_wake_mark(p_channel) <= fn_epoch_ms(clock_timestamp())
     and fn_gate_is_open('queue.notify.bridge_enabled')
     and coalesce(current_setting('reveille.notify', true), '') <> 'off'
+    and pg_notification_queue_usage() < 0.5
   then
     perform pg_notify(p_channel, '');
   end if;

@@ -22,8 +22,9 @@ use crate::shutdown::Shutdown;
 use crate::store;
 use crate::store::wakes::Armed;
 
-/// First pause of a chase; the next ones grow with it, up to the poll interval.
+/// First and longest pause of a chase; they grow with it.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// After this long a turn ends, though more is there.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -79,6 +80,9 @@ impl Domain {
     }
 
     async fn turn_with(&mut self, client: &Object, found_by: FoundBy) -> Result<Turn> {
+        if found_by == FoundBy::Start {
+            self.arm(client).await?; // a sidecar that was killed awake leaves its mark behind
+        }
         // asked before the look: what is not blind now is seen by it
         let still_blind = match self.chase {
             Some(chase) => store::wakes::is_blind(client, chase.armed).await?,
@@ -89,12 +93,12 @@ impl Domain {
             let pass = match self.pass(client, found_by).await? {
                 Ok(pass) => pass,
                 Err(refusal) => {
-                    self.arm(client).await?;
+                    self.rest(client).await?;
                     return Ok(Turn::Refused(refusal));
                 }
             };
             if self.shutdown.is_requested() {
-                self.arm(client).await?;
+                self.rest(client).await?;
                 return Ok(Turn::Rest);
             }
             if pass.more {
@@ -132,13 +136,13 @@ impl Domain {
     /// Asleep, unless something may have escaped the last look: then it looks again, ever more seldom. A chase ends
     /// after the poll interval, because the timer sees to it then.
     fn sleep(&mut self, still_blind: bool, now: Instant) -> Turn {
-        let longest = self.settings.poll_interval;
-        self.chase = self.chase.filter(|chase| still_blind && now.duration_since(chase.since) < longest);
+        let poll_interval = self.settings.poll_interval;
+        self.chase =
+            self.chase.filter(|chase| still_blind && now.duration_since(chase.since) < poll_interval);
+        let longest = poll_interval.min(LONGEST_PAUSE).max(FIRST_PAUSE);
         let chasing = self.chase.map(|chase| chase.since);
         match chasing.max(self.busy_since) {
-            Some(since) => {
-                Turn::After(now.duration_since(since).clamp(FIRST_PAUSE, longest.max(FIRST_PAUSE)))
-            }
+            Some(since) => Turn::After(now.duration_since(since).clamp(FIRST_PAUSE, longest)),
             None => Turn::Rest,
         }
     }
@@ -169,13 +173,16 @@ impl Domain {
         Ok(pass)
     }
 
-    /// Drops the mark, if it was set: whoever inserts from now on notifies. Who inserted before is chased.
+    /// Drops the mark, if it was set.
+    async fn rest(&mut self, client: &Object) -> Result<()> {
+        if self.rhythm.is_awake() { self.arm(client).await } else { Ok(()) }
+    }
+
+    /// Drops the mark: whoever inserts from now on notifies. Who inserted before is chased.
     async fn arm(&mut self, client: &Object) -> Result<()> {
-        if self.rhythm.is_awake() {
-            let armed = store::wakes::arm(client, &channel(&self.name)).await?;
-            self.rhythm.armed();
-            self.chase = Some(Chase { armed, since: Instant::now() });
-        }
+        let armed = store::wakes::arm(client, &channel(&self.name)).await?;
+        self.rhythm.armed();
+        self.chase = Some(Chase { armed, since: Instant::now() });
         Ok(())
     }
 }

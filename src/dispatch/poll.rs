@@ -7,7 +7,7 @@ use deadpool_postgres::Pool;
 use crate::error::Result;
 use crate::model::refusal::Answer;
 use crate::postgres::Server;
-use crate::postgres::listener::{Canary, ListenerStatus};
+use crate::postgres::listener::ListenerStatus;
 use crate::postgres::pool::hand_back;
 use crate::store;
 
@@ -17,6 +17,9 @@ pub(super) fn pause(interval: Duration) -> Duration {
     interval.mul_f64(1.0 + f64::from(first) / 1024.0)
 }
 
+/// SQLSTATE of a commit whose notifications the full queue does not take (trap 4).
+const QUEUE_FULL: &str = "54000";
+
 /// The timer's one statement; sends the listener's canary when one is due.
 pub(super) async fn poll(
     server: &Server,
@@ -25,14 +28,21 @@ pub(super) async fn poll(
     listener: Option<&ListenerStatus>,
 ) -> Result<Answer> {
     let client = server.take(pool).await?;
-    let canary = listener.and_then(ListenerStatus::canary_due);
-    let token = canary.as_ref().map(Canary::token);
-    let sent = canary.as_ref().zip(token.as_deref()).map(|(canary, token)| (canary.channel(), token));
-    let outcome =
-        server.in_time(1, "polling for events", store::dispatch::poll(&client, Some(domains), sent)).await;
-    if let (Ok(_), Some(listener), Some(canary)) = (&outcome, listener, &canary) {
-        listener.canary_sent(canary);
-    }
+    let ask = async |sent: Option<(&str, &str)>| {
+        server.in_time(1, "polling for events", store::dispatch::poll(&client, Some(domains), sent)).await
+    };
+    let outcome = match listener.and_then(|listener| Some((listener, listener.canary_due()?))) {
+        None => ask(None).await,
+        Some((listener, canary)) => match ask(Some((canary.channel(), &canary.token()))).await {
+            Err(error) if error.sqlstate() == Some(QUEUE_FULL) => ask(None).await, // the canary stays at home
+            outcome => {
+                if outcome.is_ok() {
+                    listener.canary_sent(&canary);
+                }
+                outcome
+            }
+        },
+    };
     hand_back(client, outcome)
 }
 

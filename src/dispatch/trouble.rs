@@ -29,6 +29,7 @@ impl Teller<'_> {
             return Err(error);
         }
         state.probing = false;
+        state.unattached = true; // it may be that a dump was restored under us
         let of_domain = name.filter(|_| !is_of_server(&error));
         let trouble = match of_domain {
             Some(name) => state.held.entry(name.to_owned()).or_insert_with(|| self.begin()),

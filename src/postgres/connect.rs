@@ -157,6 +157,8 @@ impl Server {
             ("search_path", quote::search_path(&self.schema)),
             ("statement_timeout", session.statement_timeout.as_millis().to_string()),
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION.as_millis().to_string()),
+            // whatever the database's default is: a pass must see the last pass of another sidecar
+            ("default_transaction_isolation", "read committed".to_owned()),
         ];
         if !session.synchronous_commit {
             settings.push(("synchronous_commit", "off".to_owned()));

@@ -128,6 +128,35 @@ impl Outbox {
         self.assert_exactly_once().await;
     }
 
+    /// Emits until events are found by `word`: a sidecar that has just started looks for other reasons, too.
+    pub(crate) async fn settle(&self, word: &str) {
+        wait_until(&format!("events are found by {word}"), SOON, async || {
+            let before = self.found_by().await.get(word).copied().unwrap_or(0);
+            self.emit(1).await;
+            self.exactly_once_soon().await;
+            self.found_by().await.get(word).is_some_and(|found| *found > before)
+        })
+        .await;
+    }
+
+    /// Emits so many events, one after the other, which must be found by `word`; one or the other by a look of the
+    /// dispatcher's own, if somewhere on the server a transaction is open that may be blind.
+    pub(crate) async fn emit_found_by(&self, word: &str, events: i64) {
+        let before = self.found_by().await;
+        for _ in 0..events {
+            self.emit(1).await;
+            self.exactly_once_soon().await;
+        }
+        let mut found = self.found_by().await;
+        found.retain(|by, events| {
+            *events -= before.get(by).copied().unwrap_or(0);
+            *events > 0
+        });
+        let looks = found.remove("look").unwrap_or(0);
+        assert_eq!(found, BTreeMap::from([(word.to_owned(), events - looks)]), "and {looks} by looks");
+        assert!(looks < events);
+    }
+
     /// Events of `iu` by what made the dispatcher look.
     pub(crate) async fn found_by(&self) -> BTreeMap<String, i64> {
         let query = "select found_by, sum(events)::bigint from dispatch_pass

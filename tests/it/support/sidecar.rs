@@ -16,12 +16,13 @@ use super::wait::{SOON, wait_until};
 /// So long that nothing in a test is found by it.
 pub(crate) const NEVER: Duration = Duration::from_hours(1);
 
-/// Settings of a sidecar that is woken by NOTIFY or not at all: no poll, no sweep but the first, no face.
+/// Settings of a sidecar that is woken by NOTIFY or not at all: no poll, no sweep but the first, no stream, no face.
 pub(crate) fn woken(db: &TestDb) -> Settings {
     let mut settings = db.settings();
     settings.http.enabled = false;
     settings.database.connect_timeout = Duration::from_secs(15);
     settings.dispatch.poll_interval = NEVER;
+    settings.dispatch.stream_gap = Duration::ZERO;
     settings.sweep.interval = NEVER;
     settings.listener.backoff_first = Duration::from_millis(5);
     settings.listener.backoff_cap = Duration::from_millis(100);
