@@ -332,7 +332,7 @@ begin
   into v_missing, v_count
   from (select a.event_domain, count(*) as n from appended a group by a.event_domain) d;
 
-  if v_count > 0 or v_last.sweep_id is null or v_watermark >= v_last.watermark + interval '30 seconds' then
+  if v_count > 0 or v_last.sweep_id is null or v_watermark >= v_last.watermark + least(p_margin / 2, interval '30 seconds') then
     insert into dispatch_sweep (swept_at, swept_from, watermark, snapshot, missing)
     values (v_now, v_from, v_watermark, v_snapshot, v_count);
   end if;

@@ -19,6 +19,7 @@ mod migrate;
 mod missed_notify;
 mod order;
 mod pilot_host;
+mod property;
 mod races;
 mod readme;
 mod sidecar_life;
