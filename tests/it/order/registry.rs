@@ -95,7 +95,6 @@ async fn what_a_consumer_says_becomes_the_job() {
     let columns = json!({"job_kind": "cut.cut", "executor": "Codex", "priority": 3, "max_attempts": 9, "delay": "1 hour"});
     outbox.consumer("one", "iu", columns).await;
     outbox.consumer("two", "iu", json!({"job_kind": "cut.cut"})).await;
-    outbox.gate("queue.retry.max_attempts.cut.cut", false).await;
     outbox
         .client
         .batch_execute("select fn_gate_set('queue.retry.max_attempts.cut.cut', '7', 'test', 'test')")
