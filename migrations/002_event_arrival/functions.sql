@@ -429,6 +429,6 @@ begin
   call pr_grant(format('execute on function %s', 'fn_dispatch_unread(text)'::regprocedure),
     array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
   call pr_grant('select on table dispatch_cursor', array['reveille_dispatcher', 'reveille_operator', 'reveille_reader']);
-  call pr_grant('select on table event_arrival, dispatch_pass, dispatch_sweep', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table event_arrival, dispatch_pass, dispatch_sweep, dispatch_error', array['reveille_operator', 'reveille_reader']);
 end
 $$;

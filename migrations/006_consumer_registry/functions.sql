@@ -731,6 +731,6 @@ begin
   execute format('revoke all on function %s from public', 'fn_dispatch_events_plain(uuid[], text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text, text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
-  call pr_grant('select on table consumer_registry, dispatch_error', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table consumer_registry', array['reveille_operator', 'reveille_reader']);
 end
 $$;
