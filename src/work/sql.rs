@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn sqlstate_decides_whether_trying_again_can_help() {
-        for state in ["0A000", "21000", "22012", "23505", "2BP01", "42883", "44000", "RV001"] {
+        for state in ["0A000", "21000", "22012", "23505", "2BP01", "42601", "44000", "RV001"] {
             assert!(is_permanent(state), "{state}");
         }
         for state in
