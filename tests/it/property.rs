@@ -12,12 +12,15 @@ use tokio::runtime::Runtime;
 
 use crate::support::{TestDb, connect, own_server, quiet_options};
 
+mod compare;
 mod facts;
 mod model;
 mod ops;
+mod passes;
 mod ranges;
 mod storm;
 mod world;
+mod write;
 
 /// Most things that happen in one case.
 const LENGTH: usize = 80;

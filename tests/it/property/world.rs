@@ -3,53 +3,51 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::SinkExt;
 use reveille::postgres::embedded::Throwaway;
-use serde_json::Value;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::facts::{Consumer, DOMAINS, Fact, Job, Starts};
+use super::facts::{Consumer, DOMAINS, Fact, Starts};
 use super::model::{Event, Model, Pass};
-use super::ops::{DISPATCHERS, End, Op, PRODUCERS, Way};
+use super::ops::{DISPATCHERS, Op, PRODUCERS, Way};
+use super::write::{done, write};
 use crate::support::{SOON, connect, open_gates, wait_until};
 
 /// A producer's connection and its transaction.
-struct Producer {
-    client: Client,
-    pid: i32,
-    replica: bool,
-    open: Option<Open>,
+pub(super) struct Producer {
+    pub(super) client: Client,
+    pub(super) pid: i32,
+    pub(super) replica: bool,
+    pub(super) open: Option<Open>,
 }
 
 /// What an open transaction has written.
 #[derive(Debug, Default)]
-struct Open {
-    events: Vec<usize>,
+pub(super) struct Open {
+    pub(super) events: Vec<usize>,
     /// How many events there were at each savepoint.
-    savepoints: Vec<usize>,
-    quiet: bool,
+    pub(super) savepoints: Vec<usize>,
+    pub(super) quiet: bool,
 }
 
 /// A connection that runs passes, and those that it has not committed.
-struct Dispatcher {
-    client: Client,
-    pid: i32,
-    is_open: bool,
-    holds: BTreeSet<&'static str>,
-    held: Vec<Pass>,
+pub(super) struct Dispatcher {
+    pub(super) client: Client,
+    pub(super) pid: i32,
+    pub(super) is_open: bool,
+    pub(super) holds: BTreeSet<&'static str>,
+    pub(super) held: Vec<Pass>,
 }
 
 pub(super) struct World {
-    server: Arc<Throwaway>,
-    url: String,
-    model: Model,
-    observer: Client,
-    producers: Vec<Producer>,
-    dispatchers: Vec<Dispatcher>,
+    pub(super) server: Arc<Throwaway>,
+    pub(super) url: String,
+    pub(super) model: Model,
+    pub(super) observer: Client,
+    pub(super) producers: Vec<Producer>,
+    pub(super) dispatchers: Vec<Dispatcher>,
     /// Prepared transactions: name and events.
-    prepared: Vec<(String, Vec<usize>)>,
+    pub(super) prepared: Vec<(String, Vec<usize>)>,
 }
 
 async fn pid(client: &Client) -> i32 {
@@ -57,7 +55,7 @@ async fn pid(client: &Client) -> i32 {
 }
 
 /// A connection whose commits are safe, or not even that, as the sidecar's.
-async fn session(url: &str, safe: bool) -> (Client, i32) {
+pub(super) async fn session(url: &str, safe: bool) -> (Client, i32) {
     let client = connect(url).await;
     let on = if safe { "on" } else { "off" };
     client.batch_execute(&format!("set synchronous_commit = {on}")).await.unwrap();
@@ -65,12 +63,12 @@ async fn session(url: &str, safe: bool) -> (Client, i32) {
     (client, pid)
 }
 
-async fn producer(url: &str) -> Producer {
+pub(super) async fn producer(url: &str) -> Producer {
     let (client, pid) = session(url, true).await;
     Producer { client, pid, replica: false, open: None }
 }
 
-async fn dispatcher(url: &str, n: usize) -> Dispatcher {
+pub(super) async fn dispatcher(url: &str, n: usize) -> Dispatcher {
     let (client, pid) = session(url, n == 0).await;
     Dispatcher { client, pid, is_open: false, holds: BTreeSet::new(), held: Vec::new() }
 }
@@ -182,7 +180,7 @@ impl World {
         }
     }
 
-    async fn end(&mut self, at: usize, commit: bool) {
+    pub(super) async fn end(&mut self, at: usize, commit: bool) {
         let producer = &mut self.producers[at];
         let Some(open) = producer.open.take() else { return };
         let ended = producer.client.batch_execute(if commit { "commit" } else { "rollback" }).await;
@@ -210,7 +208,7 @@ impl World {
         }
     }
 
-    async fn finish(&mut self, commit: bool) {
+    pub(super) async fn finish(&mut self, commit: bool) {
         let Some((name, events)) = self.prepared.pop() else { return };
         let how = if commit { "commit" } else { "rollback" };
         self.observer.batch_execute(&format!("{how} prepared '{name}'")).await.unwrap();
@@ -261,13 +259,13 @@ impl World {
         }
     }
 
-    async fn gate(&mut self, open: bool) {
+    pub(super) async fn gate(&mut self, open: bool) {
         let set = "select fn_gate_set('queue.job_substrate.enabled', $1, 'test', 'a test')";
         self.observer.query_one(set, &[&open.to_string()]).await.unwrap();
         self.model.gate_is_open = open;
     }
 
-    async fn kill(&self, pid: i32) {
+    pub(super) async fn kill(&self, pid: i32) {
         self.observer.query_one("select pg_terminate_backend($1)", &[&pid]).await.unwrap();
         let lives = "select exists (select from pg_stat_activity where pid = $1)";
         wait_until("the session has ended", SOON, async || {
@@ -275,279 +273,4 @@ impl World {
         })
         .await;
     }
-
-    // -- passes
-
-    async fn pass(&mut self, by: usize, domain: &'static str, limit: i32, hold: bool) {
-        let busy =
-            self.dispatchers.iter().enumerate().any(|(n, other)| n != by && other.holds.contains(domain));
-        let dispatcher = &mut self.dispatchers[by];
-        if hold && !dispatcher.is_open {
-            dispatcher.client.batch_execute("begin").await.unwrap();
-            dispatcher.is_open = true;
-        }
-        let pass = "select fn_consumer_dispatch_batch($1, $2, 'test')";
-        let answer: Value = dispatcher.client.query_one(pass, &[&domain, &limit]).await.unwrap().get(0);
-        assert_eq!(answer["refused"], !self.model.gate_is_open, "{answer}");
-        if answer["refused"] == true {
-            return;
-        }
-        assert_eq!(answer["busy"], busy, "{answer}");
-        if busy {
-            return;
-        }
-        if dispatcher.is_open {
-            dispatcher.holds.insert(domain);
-        }
-        let done = compare(&self.model, &dispatcher.client, domain, &dispatcher.held, &answer).await;
-        if done.read.is_empty() {
-            return;
-        }
-        if dispatcher.is_open { dispatcher.held.push(done) } else { self.model.passes.push(done) }
-    }
-
-    async fn end_pass(&mut self, by: usize, how: End) {
-        let dispatcher = &mut self.dispatchers[by];
-        if !dispatcher.is_open {
-            return;
-        }
-        let held = std::mem::take(&mut dispatcher.held);
-        dispatcher.is_open = false;
-        dispatcher.holds.clear();
-        match how {
-            End::Commit => {
-                dispatcher.client.batch_execute("commit").await.unwrap();
-                self.model.passes.extend(held);
-            }
-            End::Rollback => dispatcher.client.batch_execute("rollback").await.unwrap(),
-            End::Kill => {
-                self.kill(self.dispatchers[by].pid).await;
-                self.dispatchers[by] = self::dispatcher(&self.url, by).await;
-            }
-        }
-    }
-
-    // -- the rest
-
-    async fn sweep(&mut self) {
-        let sweep = "select fn_event_sweep(interval '0')";
-        let answer: Value = self.observer.query_one(sweep, &[]).await.unwrap().get(0);
-        let missing = self.model.without_arrival();
-        for domain in DOMAINS {
-            let of_domain = missing.iter().filter(|n| self.model.events[**n].fact.domain == domain).count();
-            assert_eq!(
-                answer["domains"][domain].as_u64().unwrap_or(0),
-                of_domain as u64,
-                "{domain}: {answer}"
-            );
-        }
-        for n in missing {
-            self.model.events[n].has_arrival = true;
-        }
-    }
-
-    /// All sessions end. Prepared transactions stay; of the passes, the last may be gone that did not wait for the
-    /// disk, and with each its jobs.
-    async fn crash(&mut self) {
-        self.server.kill9().await.unwrap();
-        self.server.start_again().await.unwrap();
-        (self.observer, _) = session(&self.url, true).await;
-        for producer in &mut self.producers {
-            *producer = self::producer(&self.url).await;
-        }
-        for (n, dispatcher) in self.dispatchers.iter_mut().enumerate() {
-            *dispatcher = self::dispatcher(&self.url, n).await;
-        }
-        let kept = "select coalesce(array_agg(pass_id), '{}') from dispatch_pass";
-        let kept: Vec<i64> = self.observer.query_one(kept, &[]).await.unwrap().get(0);
-        let kept: BTreeSet<i64> = kept.into_iter().collect();
-        let lost = self.model.passes.iter().filter(|pass| pass.id > 0 && !kept.contains(&pass.id));
-        let lost: Vec<i64> = lost.map(|pass| pass.id).collect();
-        while self.model.passes.last().is_some_and(|pass| lost.contains(&pass.id)) {
-            self.model.passes.pop();
-        }
-    }
-
-    /// Everything comes to rest; then the whole of the database is compared with the whole of the model.
-    pub(super) async fn settle(mut self) {
-        self.gate(true).await;
-        for at in 0..PRODUCERS {
-            self.end(at, true).await;
-        }
-        while !self.prepared.is_empty() {
-            self.finish(true).await;
-        }
-        for by in 0..DISPATCHERS {
-            self.end_pass(by, End::Commit).await;
-        }
-        self.sweep().await;
-        for domain in DOMAINS {
-            while !self.model.unread(domain, &[]).is_empty() {
-                self.pass(0, domain, 7, false).await;
-            }
-        }
-        self.whole().await;
-    }
-
-    async fn whole(&self) {
-        let unread = "select count(fn_dispatch_unread(c.event_domain)) from dispatch_cursor c
-                      where c.event_domain = any ($1)";
-        let unread = self.observer.query_one(unread, &[&DOMAINS.to_vec()]).await.unwrap();
-        assert_eq!(unread.get::<_, i64>(0), 0, "something is unread");
-        let mut jobs: Vec<Job> = self.model.passes.iter().flat_map(|pass| pass.jobs.clone()).collect();
-        jobs.sort();
-        assert_eq!(jobs_of(&self.observer, None).await, jobs);
-        let mut errors: Vec<_> = self.model.passes.iter().flat_map(|pass| pass.errors.clone()).collect();
-        errors.sort();
-        assert_eq!(errors_of(&self.observer, None).await, errors);
-        let outbox = "select coalesce(array_agg(id order by id), '{}') from event_outbox where event_domain = any ($1)";
-        let outbox: Vec<Uuid> = self.observer.query_one(outbox, &[&DOMAINS.to_vec()]).await.unwrap().get(0);
-        let committed = self.model.events.iter().filter(|event| event.committed);
-        let mut committed: Vec<Uuid> = committed.map(|event| event.id).collect();
-        committed.sort();
-        assert_eq!(outbox, committed);
-    }
-}
-
-/// Compares what a pass did with what it had to do; answers that.
-async fn compare(
-    model: &Model,
-    client: &Client,
-    domain: &'static str,
-    held: &[Pass],
-    answer: &Value,
-) -> Pass {
-    let read = read_by(model, client, domain, held).await;
-    let ids: Vec<Uuid> = read.iter().map(|n| model.events[*n].id).collect();
-    let unread = model.unread(domain, held);
-    for n in &read {
-        assert!(unread.contains(n), "read again, or without being committed: {:?}", model.events[*n]);
-    }
-    if answer["more"] == false {
-        let left: Vec<_> = unread.iter().filter(|n| !read.contains(n)).map(|n| &model.events[*n]).collect();
-        assert!(left.is_empty(), "says that nothing is left, but left {left:?}");
-    }
-    let mut pass = model.expect(domain, read, held);
-    if !pass.read.is_empty() {
-        let newest = "select max(pass_id) from dispatch_pass where event_domain = $1";
-        pass.id = client.query_one(newest, &[&domain]).await.unwrap().get(0);
-    }
-    pass.jobs.sort();
-    pass.errors.sort();
-    assert_eq!(jobs_of(client, Some(&ids)).await, pass.jobs);
-    assert_eq!(errors_of(client, Some(&ids)).await, pass.errors);
-    let counted =
-        ["events", "jobs", "duplicates", "dry", "errors"].map(|key| answer[key].as_i64().unwrap_or(0));
-    let lengths = [pass.read.len(), pass.jobs.len(), pass.errors.len()].map(|n| i64::try_from(n).unwrap());
-    assert_eq!(counted, [lengths[0], lengths[1], pass.duplicates, pass.dry, lengths[2]], "{answer}");
-    pass
-}
-
-/// The events that the witness has met since the passes that the model knows, in reading order.
-async fn read_by(model: &Model, client: &Client, domain: &str, held: &[Pass]) -> Vec<usize> {
-    let known = model.passes.iter().chain(held).filter(|pass| pass.domain == domain);
-    let known: Vec<Uuid> = known.flat_map(|pass| pass.read.iter().map(|n| model.events[*n].id)).collect();
-    let witnessed = "
-        select a.event_id
-        from (
-          select j.causation_event_id as event_id from job_queue j where j.consumer_key = $1
-          union all
-          select d.event_id from dispatch_error d where d.consumer_key = $1
-        ) w
-        left join event_arrival a using (event_id)
-        where w.event_id <> all ($2)
-        order by a.tx_id, a.arrival_seq";
-    let witness = Consumer::witness(DOMAINS.into_iter().find(|known| *known == domain).unwrap()).name();
-    let rows = client.query(witnessed, &[&witness, &known]).await.unwrap();
-    rows.iter().map(|row| model.find(row.get(0)).expect("an event of ours")).collect()
-}
-
-/// Jobs of these events, or all of them.
-async fn jobs_of(client: &Client, events: Option<&[Uuid]>) -> Vec<Job> {
-    let query = "
-        select job_kind, idempotency_key, causation_event_id, consumer_key, event_domain, executor, priority,
-               source_ref, target_ref, ordering_key, safe_payload, status
-        from job_queue where $1::uuid[] is null or causation_event_id = any ($1)";
-    let rows = client.query(query, &[&events]).await.unwrap();
-    let job = |row: &tokio_postgres::Row| {
-        assert_eq!(row.get::<_, String>(11), "queued");
-        Job {
-            kind: row.get(0),
-            key: row.get(1),
-            event: row.get(2),
-            consumer: row.get(3),
-            domain: row.get(4),
-            executor: row.get(5),
-            priority: row.get(6),
-            source: row.get(7),
-            target: row.get(8),
-            ordering: row.get(9),
-            payload: row.get::<_, Value>(10).to_string(),
-        }
-    };
-    let mut jobs: Vec<Job> = rows.iter().map(job).collect();
-    jobs.sort();
-    jobs
-}
-
-async fn errors_of(client: &Client, events: Option<&[Uuid]>) -> Vec<(Uuid, String)> {
-    let query = "select event_id, consumer_key from dispatch_error
-                 where $1::uuid[] is null or event_id = any ($1) order by 1, 2";
-    let rows = client.query(query, &[&events]).await.unwrap();
-    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-}
-
-/// Whether it was done. Serializable transactions may be told to try again; anything else is a failure.
-fn done<T>(outcome: &Result<T, Error>) -> bool {
-    match outcome {
-        Ok(_) => true,
-        Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => false,
-        Err(error) => panic!("{error}: {:?}", error.as_db_error()),
-    }
-}
-
-async fn write(client: &Client, way: Way, ids: &[Uuid], facts: &[Fact]) -> Result<(), Error> {
-    match way {
-        Way::OneStatement => insert(client, ids, facts).await,
-        Way::OneByOne => {
-            for (id, fact) in ids.iter().zip(facts) {
-                insert(client, &[*id], std::slice::from_ref(fact)).await?;
-            }
-            Ok(())
-        }
-        Way::Copy => copy(client, ids, facts).await,
-    }
-}
-
-async fn insert(client: &Client, ids: &[Uuid], facts: &[Fact]) -> Result<(), Error> {
-    let rows: Vec<Value> = ids.iter().zip(facts).map(|(id, fact)| row(*id, fact)).collect();
-    let insert = "
-        insert into event_outbox
-          (id, event_domain, event_type, event_stream, delivery_lane, event_subject_ref, safe_payload)
-        select id, event_domain, event_type, event_stream, 'immediate', event_subject_ref, safe_payload
-        from jsonb_populate_recordset(null::event_outbox, $1)";
-    client.execute(insert, &[&Value::Array(rows)]).await.map(drop)
-}
-
-fn row(id: Uuid, fact: &Fact) -> Value {
-    serde_json::json!({
-        "id": id, "event_domain": fact.domain, "event_type": fact.kind, "event_stream": fact.stream,
-        "event_subject_ref": fact.subject, "safe_payload": fact.payload})
-}
-
-async fn copy(client: &Client, ids: &[Uuid], facts: &[Fact]) -> Result<(), Error> {
-    let escaped = |text: &str| text.replace('\\', "\\\\");
-    let line = |(id, fact): (&Uuid, &Fact)| {
-        let subject = fact.subject.as_deref().map_or("\\N".to_owned(), escaped);
-        let payload = escaped(&fact.payload.to_string());
-        let Fact { domain, kind, stream, .. } = fact;
-        format!("{id}\t{domain}\t{kind}\t{stream}\timmediate\t{subject}\t{payload}\n")
-    };
-    let lines: String = ids.iter().zip(facts).map(line).collect();
-    let copy = "copy event_outbox
-        (id, event_domain, event_type, event_stream, delivery_lane, event_subject_ref, safe_payload) from stdin";
-    let sink = client.copy_in::<_, std::io::Cursor<Vec<u8>>>(copy).await?;
-    let mut sink = Box::pin(sink);
-    sink.send(std::io::Cursor::new(lines.into_bytes())).await?;
-    sink.as_mut().finish().await.map(drop)
 }
