@@ -21,13 +21,11 @@ use super::waker::Waker;
 use crate::config;
 use crate::error::Result;
 use crate::latch::Latch;
-use crate::model::pass::{FoundBy, Pass};
-use crate::model::refusal::{Answer, Refusal};
+use crate::model::pass::FoundBy;
+use crate::model::refusal::Answer;
 use crate::postgres::listener::ListenerStatus;
-use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
-use crate::store;
 use crate::systemd;
 
 /// How often the watchdog's timer turns when there is no watchdog.
@@ -36,15 +34,15 @@ const NO_WATCHDOG: Duration = Duration::from_hours(1);
 /// Reads events and makes their jobs.
 #[derive(Debug)]
 pub struct Dispatcher {
-    server: Server,
-    place: String,
-    pool: Pool,
-    settings: config::Dispatch,
-    domains: Vec<String>,
-    waker: Arc<Waker>,
-    listener: Option<Arc<ListenerStatus>>,
-    stats: Arc<DispatchStats>,
-    latch: Latch,
+    pub(super) server: Server,
+    pub(super) place: String,
+    pub(super) pool: Pool,
+    pub(super) settings: config::Dispatch,
+    pub(super) domains: Vec<String>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) listener: Option<Arc<ListenerStatus>>,
+    pub(super) stats: Arc<DispatchStats>,
+    pub(super) latch: Latch,
 }
 
 impl Dispatcher {
@@ -75,41 +73,6 @@ impl Dispatcher {
     /// The counters, to be shared with metrics.
     pub fn stats(&self) -> &DispatchStats {
         &self.stats
-    }
-
-    /// Every domain until nothing is left, or until `deadline`; answers what was done, or a closed gate.
-    ///
-    /// A domain that fails does not stop the others; the first error is the answer.
-    pub async fn run_once(&self, deadline: Duration) -> Result<std::result::Result<Pass, Refusal>> {
-        let end = Instant::now() + deadline;
-        poll::attach(&self.server, &self.pool).await?;
-        let mut total = Pass::default();
-        let mut failed = None;
-        for domain in &self.domains {
-            match self.drain(domain, end, &mut total).await {
-                Ok(None) => {}
-                Ok(Some(refusal)) => return Ok(Err(refusal)),
-                Err(error) if error.sqlstate().is_none() => return Err(error), // the server is gone
-                Err(error) => drop(failed.get_or_insert(error)),
-            }
-        }
-        failed.map_or(Ok(Ok(total)), Err)
-    }
-
-    /// One domain until nothing is left, or until `end`; a refusal when a gate is closed.
-    async fn drain(&self, domain: &str, end: Instant, total: &mut Pass) -> Result<Option<Refusal>> {
-        loop {
-            let client = self.server.take(&self.pool).await?;
-            let pass = store::dispatch::pass(&client, domain, self.settings.batch_size, FoundBy::Tick);
-            let outcome = self.server.in_time(1, &format!("dispatching {domain}"), pass).await;
-            match hand_back(client, outcome)? {
-                Err(refusal) => return Ok(Some(refusal)),
-                Ok(pass) => total.add(pass),
-            }
-            if !total.more || Instant::now() >= end {
-                return Ok(None);
-            }
-        }
     }
 
     /// Dispatches until told to stop.

@@ -3,6 +3,7 @@
 
 mod dispatcher;
 mod domain;
+mod once;
 mod poll;
 mod rhythm;
 mod state;
