@@ -64,16 +64,20 @@ revoke all on function fn_wake_channel_add(text) from public;
 -- A position that ends now. A transaction's own snapshot takes its own id for completed as soon as a younger one has
 -- completed; but it goes on, so here it is listed as running, and what it writes is read later.
 create or replace function fn_dispatch_snapshot() returns pg_snapshot
-language sql volatile
-return (
-  select case
-    when o.own >= pg_snapshot_xmax(s.now) then s.now
-    else format('%s:%s:%s', least(o.own, pg_snapshot_xmin(s.now)), pg_snapshot_xmax(s.now),
-      (select string_agg(x.x::text, ',' order by x.x) from (
-        select x from pg_snapshot_xip(s.now) as r (x) union select o.own) x))::pg_snapshot
-  end
-  from (select pg_current_xact_id() as own) o
-  cross join (select pg_current_snapshot() as now) s);
+language plpgsql volatile set search_path from current
+as $$
+declare
+  v_own xid8 := pg_current_xact_id();
+  v_now pg_snapshot := pg_current_snapshot();
+begin
+  if v_own >= pg_snapshot_xmax(v_now) then
+    return v_now;
+  end if;
+  return format('%s:%s:%s', least(v_own, pg_snapshot_xmin(v_now)), pg_snapshot_xmax(v_now), (
+    select string_agg(x.x::text, ',' order by x.x)
+    from (select x from pg_snapshot_xip(v_now) as r (x) union select v_own) x))::pg_snapshot;
+end
+$$;
 comment on function fn_dispatch_snapshot() is 'The current snapshot, with the caller''s own transaction among the running ones.';
 revoke all on function fn_dispatch_snapshot() from public;
 

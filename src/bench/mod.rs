@@ -6,13 +6,17 @@
 //! slow has not. `docs/benchmarks.md` says how each is measured.
 
 mod child;
+mod crew;
 mod dispatch;
+mod ear;
 mod idle;
 mod machine;
 mod process;
 mod producer;
 mod report;
 mod stage;
+mod wake;
+mod work;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,13 +33,17 @@ pub enum Bench {
     Dispatch,
     /// What the trigger and the sidecar cost producers.
     Producer,
+    /// From a commit to the job, and to its handler.
+    Wake,
     /// What nothing to do costs.
     Idle,
+    /// Jobs that do nothing, through one worker.
+    Work,
 }
 
 impl Bench {
     /// All of them, in the order of `all`.
-    pub const ALL: [Self; 3] = [Self::Dispatch, Self::Producer, Self::Idle];
+    pub const ALL: [Self; 5] = [Self::Dispatch, Self::Producer, Self::Wake, Self::Idle, Self::Work];
 }
 
 /// Sizes, and where to run. A size of none is the bench's own.
@@ -70,6 +78,8 @@ pub async fn run(bench: Bench, options: &Options, tell: Tell<'_>) -> Result<Repo
     match bench {
         Bench::Dispatch => dispatch::run(options, tell).await,
         Bench::Producer => producer::run(options, tell).await,
+        Bench::Wake => wake::run(options, tell).await,
         Bench::Idle => idle::run(options, tell).await,
+        Bench::Work => work::run(options, tell).await,
     }
 }

@@ -31,14 +31,13 @@ pub(super) struct Stage {
 impl Stage {
     /// Starts a server with `settings` beyond the usual ones, unless one is given; makes and migrates the database.
     pub(super) async fn begin(options: &Options, settings: &[(&str, &str)], tell: Tell<'_>) -> Result<Self> {
-        let (postgres, admin_url) = match &options.server {
-            Some(url) => (None, url.clone()),
-            None => {
-                tell("starting a throw-away Postgres that keeps its promises (fsync on)");
-                let postgres = Throwaway::start(server_options(settings)).await?;
-                let url = postgres.url("postgres");
-                (Some(postgres), url)
-            }
+        let (postgres, admin_url) = if let Some(url) = &options.server {
+            (None, url.clone())
+        } else {
+            tell("starting a throw-away Postgres that keeps its promises (fsync on)");
+            let postgres = Throwaway::start(server_options(settings)).await?;
+            let url = postgres.url("postgres");
+            (Some(postgres), url)
         };
         let name = format!("reveille_bench_{}", uuid::Uuid::new_v4().simple());
         let url = with_database(&admin_url, &name);

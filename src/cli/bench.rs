@@ -9,6 +9,7 @@ use super::context::{Context, Outcome};
 use super::output::{pairs, table};
 use super::signals::Signals;
 use crate::bench::{self, Bench, Bound, Options, Report};
+use crate::config::{LogLevel, Settings};
 use crate::error::{Error, Kind, Result};
 
 /// Measure, on a throw-away Postgres, beside the bare limit of the same run
@@ -56,8 +57,12 @@ enum Which {
     Dispatch,
     /// What the trigger and the sidecar cost producers
     Producer,
+    /// From a commit to the job, and to its handler
+    Wake,
     /// What nothing to do costs
     Idle,
+    /// Jobs that do nothing, through one worker
+    Work,
     /// One after the other
     All,
 }
@@ -67,10 +72,19 @@ impl Which {
         match self {
             Self::Dispatch => vec![Bench::Dispatch],
             Self::Producer => vec![Bench::Producer],
+            Self::Wake => vec![Bench::Wake],
             Self::Idle => vec![Bench::Idle],
+            Self::Work => vec![Bench::Work],
             Self::All => Bench::ALL.to_vec(),
         }
     }
+}
+
+/// A bench works with the defaults, whatever the operator's are, and tells its own story.
+pub(super) fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.log.level = LogLevel::Warn;
+    settings
 }
 
 impl Args {

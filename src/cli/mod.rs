@@ -135,8 +135,11 @@ impl Cli {
 
     /// Gathers and checks the settings.
     pub fn settings(&self) -> Result<Settings> {
-        if matches!(self.command, Command::Completions(_) | Command::Bench(_)) {
-            return Ok(Settings::default()); // must work in any folder, whatever its config.toml is about
+        match self.command {
+            // must work in any folder, whatever its config.toml is about
+            Command::Completions(_) => return Ok(Settings::default()),
+            Command::Bench(_) => return Ok(bench::settings()),
+            _ => {}
         }
         let mut flags = self.command.flags();
         if let Some(value) = self.database_url.clone() {

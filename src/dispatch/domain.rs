@@ -102,7 +102,11 @@ impl Domain {
                 return Ok(Turn::Rest);
             }
             if pass.more {
-                if Instant::now() >= end {
+                let now = Instant::now();
+                if let Next::Look { mark: true } = self.rhythm.found(now, pass.events) {
+                    self.mark(client, now).await?; // we look again anyway: nobody has to notify
+                }
+                if now >= end {
                     return Ok(Turn::Again);
                 }
                 continue;
@@ -115,12 +119,11 @@ impl Domain {
     async fn after(&mut self, client: &Object, pass: &Pass, still_blind: bool) -> Result<Turn> {
         let now = Instant::now();
         self.busy_since = pass.busy.then(|| self.busy_since.unwrap_or(now));
-        let next = if pass.events > 0 { self.rhythm.found(now) } else { self.rhythm.empty(now) };
+        let next = if pass.events > 0 { self.rhythm.found(now, pass.events) } else { self.rhythm.empty(now) };
         match next {
             Next::Look { mark } => {
                 if mark {
-                    store::wakes::awake(client, &channel(&self.name), self.settings.awake_for).await?;
-                    self.rhythm.marked(now);
+                    self.mark(client, now).await?;
                 }
                 self.chase = None; // awake again: the next arming is later than all of them
                 Ok(Turn::After(self.settings.look_interval))
@@ -176,6 +179,14 @@ impl Domain {
     /// Drops the mark, if it was set.
     async fn rest(&mut self, client: &Object) -> Result<()> {
         if self.rhythm.is_awake() { self.arm(client).await } else { Ok(()) }
+    }
+
+    /// Says that we look by ourselves from `now` on.
+    async fn mark(&mut self, client: &Object, now: Instant) -> Result<()> {
+        store::wakes::awake(client, &channel(&self.name), self.settings.awake_for).await?;
+        self.rhythm.marked(now);
+        self.chase = None; // the next arming is later than all that were blind to this one
+        Ok(())
     }
 
     /// Drops the mark: whoever inserts from now on notifies. Who inserted before is chased.

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Passes in a row, each within `stream_gap` of the one before, that make a stream.
+/// Passes in a row that make a stream, when the events of each came on average within `stream_gap` of each other.
 const STREAM_PASSES: u32 = 3;
 
 /// The rhythm of one domain.
@@ -45,9 +45,14 @@ impl Rhythm {
         }
     }
 
-    /// A look found something at `now`.
-    pub(super) fn found(&mut self, now: Instant) -> Next {
-        let close = self.last_found.is_some_and(|last| now.duration_since(last) <= self.stream_gap);
+    /// A look found so many events at `now`.
+    ///
+    /// On a busy machine a pass may take longer than the gap, and then reads many events: what counts is how close
+    /// the events are, not the passes. Those further apart than the mark would last are none the less a trickle.
+    pub(super) fn found(&mut self, now: Instant, events: u64) -> Next {
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        let within = self.stream_gap.saturating_mul(events).min(self.awake_for.max(self.stream_gap));
+        let close = self.last_found.is_some_and(|last| now.duration_since(last) <= within);
         self.streak = if close || self.is_awake() { self.streak.saturating_add(1) } else { 0 };
         self.last_found = Some(now);
         self.empty_looks = 0;
@@ -106,7 +111,7 @@ mod tests {
     fn a_trickle_sleeps_after_each_event() {
         let (mut rhythm, start) = rhythm();
         for n in 0..100 {
-            assert_eq!(rhythm.found(start + Duration::from_millis(20 * n)), Next::Sleep);
+            assert_eq!(rhythm.found(start + Duration::from_millis(20 * n), 1), Next::Sleep);
             assert_eq!(rhythm.empty(start + Duration::from_millis(20 * n + 1)), Next::Sleep);
         }
     }
@@ -116,19 +121,37 @@ mod tests {
         let (mut rhythm, start) = rhythm();
         let at = |ms| start + Duration::from_millis(ms);
         for n in 0..3 {
-            assert_eq!(rhythm.found(at(n)), Next::Sleep);
+            assert_eq!(rhythm.found(at(n), 1), Next::Sleep);
         }
-        assert_eq!(rhythm.found(at(3)), Next::Look { mark: true });
+        assert_eq!(rhythm.found(at(3), 1), Next::Look { mark: true });
         rhythm.marked(at(3));
-        assert_eq!(rhythm.found(at(10)), Next::Look { mark: false });
-        assert_eq!(rhythm.found(at(504)), Next::Look { mark: true });
+        assert_eq!(rhythm.found(at(10), 1), Next::Look { mark: false });
+        assert_eq!(rhythm.found(at(504), 1), Next::Look { mark: true });
+    }
+
+    #[test]
+    fn a_stream_is_known_by_its_events_when_passes_take_long() {
+        let (mut rhythm, start) = rhythm();
+        let at = |ms| start + Duration::from_millis(ms);
+        for n in 0..3 {
+            assert_eq!(rhythm.found(at(40 * n), 8), Next::Sleep);
+        }
+        assert_eq!(rhythm.found(at(120), 8), Next::Look { mark: true });
+    }
+
+    #[test]
+    fn large_batches_far_apart_are_a_trickle() {
+        let (mut rhythm, start) = rhythm();
+        for n in 0..10 {
+            assert_eq!(rhythm.found(start + Duration::from_secs(2 * n), 1000), Next::Sleep);
+        }
     }
 
     #[test]
     fn an_ended_stream_arms_after_so_many_empty_looks() {
         let (mut rhythm, start) = rhythm();
         for n in 0..4 {
-            rhythm.found(start + Duration::from_millis(n));
+            rhythm.found(start + Duration::from_millis(n), 1);
         }
         rhythm.marked(start);
         for _ in 1..50 {

@@ -15,7 +15,7 @@ pub use producers::{Trigger, insert_event, set_trigger};
 pub use stage::{
     Facts, add_consumer, checkpoint, create_database, drop_database, empty, facts, fill_events, settle,
 };
-pub use wakes::{begin, commit, enqueue, latencies_by_commit, listen, notify, tracks_commits};
+pub use wakes::{begin, commit, enqueue, job_commits, listen, notify, tracks_commits};
 
 use deadpool_postgres::GenericClient;
 

@@ -48,16 +48,13 @@ pub async fn tracks_commits(client: &impl GenericClient) -> Result<bool> {
     get(&row(client, "reading track_commit_timestamp", SQL, &[]).await?, "tracks")
 }
 
-/// For every job that no worker has touched: microseconds from the commit of its event to its own, by the moments
-/// that the server keeps of commits.
-pub async fn latencies_by_commit(client: &impl GenericClient) -> Result<Vec<i64>> {
+/// For every job that no worker has touched: the subject of its event, and when it was committed, in microseconds
+/// since 1970, by the record that the server keeps of commits.
+pub async fn job_commits(client: &impl GenericClient) -> Result<Vec<(String, i64)>> {
     const SQL: &str = "
-        select (extract(epoch from pg_xact_commit_timestamp(j.xmin) - pg_xact_commit_timestamp(e.xmin)) * 1000000)::bigint
-                 as micros
+        select j.source_ref, (extract(epoch from pg_xact_commit_timestamp(j.xmin)) * 1000000)::bigint as micros
         from job_queue j
-        join event_outbox e on e.id = j.causation_event_id
-        where j.status = 'queued'
-        order by j.job_id";
+        where j.status = 'queued' and j.source_ref is not null";
     let found = rows(client, "reading the moments of commits", SQL, &[]).await?;
-    found.iter().map(|row| get(row, "micros")).collect()
+    found.iter().map(|row| Ok((get(row, "source_ref")?, get(row, "micros")?))).collect()
 }

@@ -1,0 +1,96 @@
+//! `bench work`: one worker with a Rust handler drains a queue of jobs that do nothing.
+//!
+//! The limit is one connection that claims a batch and ends it well by two plain statements, without functions, gates,
+//! leases that anybody looks at, or heartbeats. They take turns on the same table. The worker claims up to two batches
+//! ahead; otherwise it has its defaults.
+
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Object;
+use tokio::time::sleep;
+
+use super::crew::{Crew, Nothing};
+use super::report::{Report, median, number, ratio};
+use super::stage::{Stage, too_slow};
+use super::{Options, Tell};
+use crate::error::Result;
+use crate::store::bench as sql;
+
+const JOBS: u32 = 50_000;
+const BATCH: u32 = 100;
+const ROUNDS: u32 = 5;
+const KIND: &str = "bench.nothing";
+const PATIENCE: Duration = Duration::from_mins(10);
+const LOOK: Duration = Duration::from_millis(2);
+
+pub(super) async fn run(options: &Options, tell: Tell<'_>) -> Result<Report> {
+    let settings = [("max_wal_size", "8GB"), ("checkpoint_timeout", "30min")];
+    let stage = Stage::begin(options, &settings, tell).await?;
+    let outcome = measure(&stage, options, tell).await;
+    stage.end().await?;
+    outcome
+}
+
+async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Report> {
+    let client = stage.client().await?;
+    let mut report = Report::new("work", sql::facts(&client).await?);
+    let jobs = i64::from(options.jobs.unwrap_or(JOBS));
+    let batch = options.batch.unwrap_or(BATCH);
+    let (mut limits, mut rates) = (Vec::new(), Vec::new());
+    for round in 1..=options.rounds.unwrap_or(ROUNDS) {
+        fill(&client, jobs).await?;
+        let limit = bare(&client, batch).await?;
+        tell(&format!("bare claim and succeed: {limit:.0} jobs/s"));
+        limits.push(limit);
+        fill(&client, jobs).await?;
+        let rate = drain(stage, jobs, batch).await?;
+        tell(&format!("one worker: {rate:.0} jobs/s"));
+        rates.push(rate);
+        let (succeeded, all) = sql::succeeded(&client).await?;
+        report.check(format!("round {round}: jobs"), jobs, all);
+        report.check(format!("round {round}: jobs that succeeded"), jobs, succeeded);
+    }
+    report.figure("bare claim and succeed, one connection", median(&limits), "jobs/s");
+    report.figure("one worker, Rust handler", median(&rates), "jobs/s");
+    report.at_least("one worker / bare", ratio(median(&rates), median(&limits)), 0.7);
+    Ok(report)
+}
+
+async fn fill(client: &Object, jobs: i64) -> Result<()> {
+    sql::fill_jobs(client, KIND, jobs).await?;
+    sql::checkpoint(client).await
+}
+
+async fn bare(client: &Object, batch: u32) -> Result<f64> {
+    let begun = Instant::now();
+    let mut done = 0_u32;
+    loop {
+        match sql::bare_claim_and_succeed(client, batch).await? {
+            0 => return Ok(ratio(done.into(), begun.elapsed().as_secs_f64())),
+            count => done += u32::try_from(count).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// From the start of the worker, connecting and registering included, until it has reported the last job.
+async fn drain(stage: &Stage, jobs: i64, batch: u32) -> Result<f64> {
+    let mut settings = stage.settings();
+    settings.worker.batch_size = batch;
+    settings.worker.prefetch = usize::try_from(batch).unwrap_or(usize::MAX).saturating_mul(2);
+    "bench-worker".clone_into(&mut settings.worker.executor_name);
+    let begun = Instant::now();
+    let mut crew = Crew::start(stage, &settings, KIND, Nothing)?;
+    let seconds = loop {
+        let done = i64::try_from(crew.counts().succeeded).unwrap_or(i64::MAX);
+        if done >= jobs {
+            break begun.elapsed().as_secs_f64();
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(too_slow(&format!("only {done} of {jobs} jobs succeeded"), PATIENCE));
+        }
+        crew.is_well()?;
+        sleep(LOOK).await;
+    };
+    crew.stop().await?;
+    Ok(ratio(number(jobs), seconds))
+}
