@@ -33,7 +33,7 @@ comment on function fn_epoch_ms(timestamptz) is 'Milliseconds since 1970-01-01 U
 
 -- Runs a grant only where the role exists; migrations by an unprivileged owner have no such roles.
 create or replace procedure pr_grant(p_what text, p_roles text[])
-language plpgsql
+language plpgsql set search_path from current
 as $$
 declare
   v_role text;

@@ -76,7 +76,7 @@ for each row execute function fn_job_handler_check();
 
 -- Workers learn of a new handler at once.
 create or replace function fn_job_handler_announce() returns trigger
-language plpgsql
+language plpgsql set search_path from current
 as $$
 begin
   perform pg_notify('queue_control', '');

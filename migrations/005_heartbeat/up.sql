@@ -2,7 +2,7 @@
 
 create table queue_heartbeat (
   executor_name text primary key
-    constraint queue_heartbeat_executor_name_check check (executor_name ~ '^[^\s].{0,119}$' and executor_name <> 'MOT'),
+    constraint queue_heartbeat_executor_name_check check (executor_name ~ '^[^\s].{0,119}$' and lower(executor_name) <> 'mot'),
   executor_kind text not null
     constraint queue_heartbeat_executor_kind_check check (executor_kind in
       ('DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter')),

@@ -15,6 +15,7 @@ mod failures;
 mod floors;
 mod harness;
 mod http;
+mod invariants;
 mod listener;
 mod migrate;
 mod missed_notify;

@@ -1,0 +1,2496 @@
+table consumer_registry
+  consumer_key text not null
+  event_domain text not null
+  event_type text not null default '*'::text
+  event_stream text
+  filter jsonpath
+  job_kind text
+  executor text not null default 'PG_worker'::text
+  priority integer not null default 100
+  max_attempts integer
+  delay interval not null default '00:00:00'::interval
+  source_ref text default '{event_subject_ref}'::text
+  target_ref text
+  payload_ref text
+  ordering_key text
+  idempotency_key text not null default '{consumer_key}:{event_id}'::text
+  enabled boolean not null default false
+  dry_run boolean not null default false
+  starts_at timestamp with time zone not null default clock_timestamp()
+  description text
+  source text not null default 'sql'::text
+  actor text not null default SESSION_USER
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  event_type_like text generated always as (replace(replace(event_type, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
+  consumer_registry_delay_check CHECK ((delay >= '00:00:00'::interval))
+  consumer_registry_event_type_check CHECK ((event_type ~ '^[a-z0-9_.*]{1,200}$'::text))
+  consumer_registry_executor_check CHECK ((executor = ANY (ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text])))
+  consumer_registry_job_kind_check CHECK (((length(job_kind) <= 120) AND (job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'::text)))
+  consumer_registry_key_check CHECK ((consumer_key ~ '^[a-z0-9][a-z0-9_.-]{0,119}$'::text))
+  consumer_registry_max_attempts_check CHECK ((max_attempts >= 1))
+  consumer_registry_pkey PRIMARY KEY (consumer_key)
+  consumer_registry_priority_check CHECK (((priority >= 0) AND (priority <= 32767)))
+  consumer_registry_source_check CHECK ((source = ANY (ARRAY['sql'::text, 'file'::text])))
+  CREATE TRIGGER consumer_registry_announce AFTER INSERT OR DELETE OR UPDATE ON consumer_registry FOR EACH STATEMENT EXECUTE FUNCTION fn_queue_control_announce()
+  CREATE TRIGGER consumer_registry_check BEFORE INSERT OR UPDATE ON consumer_registry FOR EACH ROW EXECUTE FUNCTION fn_consumer_registry_check()
+  -- table: Consumers: one row turns matching events of a domain into jobs of a kind. Checked when written; read by every pass.
+  -- event_type: Exact, or with * for any characters: record_*, *.
+  -- filter: A jsonpath predicate over {"event": …, "payload": …}; null lets everything pass, null as its result does not.
+  -- job_kind: Null: terminal, the fact is seen and no job is made.
+  -- delay: The job is not claimed before this long after dispatch.
+  -- source_ref: Template; variables {event_id} {event_type} {event_subject_table} {event_subject_ref} {canonical_address} {correlation_id} {consumer_key} {payload.KEY}.
+  -- idempotency_key: Template. A variable without a value makes the event undigestible for this row (dispatch_error); in a ref it gives null.
+  -- dry_run: Match and count, enqueue nothing.
+  -- starts_at: Events created before do not flow; the default is now.
+  -- source: file: kept by `reveille consumers sync`; sql: written by somebody else and never touched by it.
+
+table dispatch_cursor
+  event_domain text not null
+  system_identifier bigint not null
+  created_at timestamp with time zone not null default clock_timestamp()
+  dispatch_cursor_pkey PRIMARY KEY (event_domain)
+  -- table: One static row a domain. Its row lock elects the dispatcher of the domain; a pass never updates it.
+  -- system_identifier: The cluster whose transaction ids the positions speak of; another one means a restored dump.
+
+table dispatch_error
+  event_id uuid not null
+  consumer_key text not null
+  event_domain text not null
+  sqlstate text not null
+  message text not null
+  tries integer not null default 1
+  first_at timestamp with time zone not null default clock_timestamp()
+  last_at timestamp with time zone not null default clock_timestamp()
+  dispatch_error_pkey PRIMARY KEY (event_id, consumer_key)
+  CREATE INDEX dispatch_error_first_at_idx ON dispatch_error USING btree (first_at)
+  -- table: Events that one consumer row could not digest. The others were served. fn_consumer_dispatch(event_id) tries again.
+
+table dispatch_pass with (vacuum_truncate=off)
+  pass_id bigint not null generated always as identity
+  event_domain text not null
+  snapshot_old pg_snapshot not null
+  snapshot_new pg_snapshot not null
+  place_tx xid8
+  place_seq bigint
+  events integer not null
+  jobs integer not null
+  duplicates integer not null
+  errors integer not null
+  found_by text not null
+  finished_at timestamp with time zone not null default clock_timestamp()
+  took interval not null default '00:00:00'::interval
+  CREATE UNIQUE INDEX dispatch_pass_newest_idx ON dispatch_pass USING btree (event_domain, pass_id)
+  -- table: Append-only: every pass that read something, with the position after it. The newest row of a domain is its position.
+  -- snapshot_old: What this snapshot saw had been read before the pair was begun.
+  -- snapshot_new: What this snapshot sees and the older does not is being read.
+  -- place_tx: Place within the pair (with place_seq); null when the pair has been read to its end.
+  -- found_by: What made the dispatcher look: notify, poll, look, start, control or tick.
+
+table dispatch_sweep
+  sweep_id bigint not null generated always as identity
+  swept_at timestamp with time zone not null
+  swept_from timestamp with time zone not null
+  watermark timestamp with time zone not null
+  snapshot pg_snapshot not null
+  missing integer not null
+  dispatch_sweep_pkey PRIMARY KEY (sweep_id)
+  -- table: Append-only: every sweep that moved its watermark far enough or found something.
+  -- watermark: No transaction that began before this moment was still open; the next sweep begins here.
+
+table dot_config
+  key text not null
+  value text
+  updated_at timestamp with time zone not null default now()
+  dot_config_pkey PRIMARY KEY (key)
+  -- table: Gates and settings: text keys, text values. A missing key is a closed gate.
+
+table dot_config_audit
+  audit_id bigint not null generated always as identity
+  key text not null
+  old_value text
+  new_value text
+  actor text not null
+  reason text not null
+  changed_by name not null default SESSION_USER
+  changed_at timestamp with time zone not null default clock_timestamp()
+  dot_config_audit_pkey PRIMARY KEY (audit_id)
+  -- table: Append-only: every flip of a gate through fn_gate_set, with who and why.
+
+table event_arrival with (autovacuum_vacuum_insert_scale_factor=0.05, vacuum_truncate=off)
+  arrival_seq bigint not null generated always as identity
+  tx_id xid8 not null
+  event_domain text not null
+  event_id uuid not null
+  CREATE INDEX event_arrival_order_idx ON event_arrival USING btree (event_domain, tx_id, arrival_seq)
+  -- table: Append-only: which transaction wrote which event. The dispatcher reads the outbox through it, in an order that loses nothing.
+  -- arrival_seq: Order within one transaction; across transactions it promises nothing.
+  -- tx_id: The writing transaction (top level); compared with snapshots, never with clocks.
+
+table event_outbox
+  id uuid not null default gen_random_uuid()
+  event_domain text not null
+  event_type text not null
+  event_stream text not null
+  delivery_lane text not null
+  event_severity text
+  event_subject_table text
+  event_subject_ref text
+  canonical_address text
+  actor_ref text
+  source_system text
+  correlation_id text
+  payload_classification text not null default 'safe_metadata'::text
+  safe_payload jsonb not null default '{}'::jsonb
+  occurred_at timestamp with time zone not null default now()
+  created_at timestamp with time zone not null default now()
+  event_outbox_delivery_lane_check CHECK ((delivery_lane = ANY (ARRAY['immediate'::text, 'delayed'::text])))
+  event_outbox_event_domain_check CHECK ((event_domain = ANY (ARRAY['iu'::text, 'piece'::text, 'staging'::text, 'birth_registry'::text, 'governance'::text, 'tac'::text, 'kg'::text, 'system'::text, 'dot'::text, 'health'::text])))
+  event_outbox_event_severity_check CHECK ((event_severity = ANY (ARRAY['info'::text, 'warning'::text, 'critical'::text])))
+  event_outbox_event_stream_check CHECK ((event_stream = ANY (ARRAY['comment'::text, 'review'::text, 'update'::text, 'birth'::text, 'task'::text, 'alert'::text, 'health'::text])))
+  event_outbox_payload_classification_check CHECK ((payload_classification = ANY (ARRAY['safe_metadata'::text, 'restricted'::text])))
+  event_outbox_pkey PRIMARY KEY (id)
+  event_outbox_safe_payload_check CHECK (((safe_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text))
+  CREATE INDEX event_outbox_created_at_idx ON event_outbox USING btree (created_at)
+  CREATE TRIGGER reveille_event_arrival AFTER INSERT ON event_outbox REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION fn_event_arrival_record()
+  -- table: Facts, append-only: one row for each thing that happened. Created by Reveille because the host had none.
+
+table event_type_registry
+  event_domain text not null
+  event_type text not null
+  event_stream text not null
+  delivery_lane text not null
+  default_severity text
+  description text not null
+  active boolean not null default true
+  created_at timestamp with time zone not null default now()
+  event_type_registry_event_domain_event_type_key UNIQUE (event_domain, event_type)
+  -- table: Event types that may be emitted, with their stream, lane and severity.
+
+table host_object
+  object_name text not null
+  created boolean not null
+  noted_at timestamp with time zone not null default clock_timestamp()
+  host_object_pkey PRIMARY KEY (object_name)
+  -- table: Tables shared with the host: created here, or found and adopted as they were.
+  -- created: true: created by Reveille and dropped by its down step; false: the host's own, never altered.
+
+table job_handler
+  job_kind text not null
+  handler text not null
+  description text
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  job_handler_pkey PRIMARY KEY (job_kind)
+  CREATE TRIGGER job_handler_announce AFTER INSERT OR DELETE OR UPDATE ON job_handler FOR EACH STATEMENT EXECUTE FUNCTION fn_job_handler_announce()
+  CREATE TRIGGER job_handler_check BEFORE INSERT OR UPDATE ON job_handler FOR EACH ROW EXECUTE FUNCTION fn_job_handler_check()
+  -- table: SQL functions that run jobs: one a kind, signature (p_job jsonb) returns jsonb.
+  -- handler: schema.function(jsonb), checked and qualified when written. Text, as pg_upgrade refuses regprocedure columns.
+
+table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_cost_delay=0, vacuum_truncate=off)
+  job_id uuid not null default fn_uuid_v7()
+  job_kind text not null
+  status text not null default 'queued'::text
+  executor text not null default 'PG_worker'::text
+  event_domain text
+  source_ref text
+  target_ref text
+  payload_ref text
+  safe_payload jsonb not null default '{}'::jsonb
+  priority integer not null default 100
+  scheduled_at timestamp with time zone not null default clock_timestamp()
+  picked_at timestamp with time zone
+  started_at timestamp with time zone
+  finished_at timestamp with time zone
+  lease_owner text
+  lease_token bigint
+  lease_until timestamp with time zone
+  attempts integer not null default 0
+  max_attempts integer not null default 5
+  error_count integer not null default 0
+  last_error text
+  idempotency_key text not null
+  ordering_key text
+  actor text not null
+  run_id uuid
+  workflow_id uuid
+  parent_job_id uuid
+  blocked_by integer not null default 0
+  causation_event_id uuid
+  consumer_key text
+  correlation_id text
+  traceparent text
+  result_ref text
+  cancel_requested_at timestamp with time zone
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  claimable boolean generated always as (((status = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND (blocked_by = 0))) stored
+  job_queue_actor_check CHECK ((btrim(actor) <> ''::text))
+  job_queue_attempts_check CHECK ((attempts >= 0))
+  job_queue_blocked_by_check CHECK ((blocked_by >= 0))
+  job_queue_executor_check CHECK ((executor = ANY (ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text])))
+  job_queue_finished_check CHECK (((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])) = (finished_at IS NOT NULL)))
+  job_queue_idempotency_key_check CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 512)))
+  job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
+  job_queue_job_kind_check CHECK (((length(job_kind) <= 120) AND (job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'::text)))
+  job_queue_lease_check CHECK (((status = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
+  job_queue_max_attempts_check CHECK ((max_attempts >= 1))
+  job_queue_pkey PRIMARY KEY (job_id)
+  job_queue_priority_check CHECK (((priority >= 0) AND (priority <= 32767)))
+  job_queue_signal_only_check CHECK (((safe_payload = '{}'::jsonb) OR ((jsonb_typeof(safe_payload) = 'object'::text) AND (octet_length((safe_payload)::text) <= 16384) AND ((safe_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text))))
+  job_queue_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'succeeded'::text, 'failed'::text, 'retry_waiting'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])))
+  CREATE INDEX job_queue_dead_letter_idx ON job_queue USING btree (finished_at) WHERE (status = 'dead_letter'::text)
+  CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
+  CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, priority, scheduled_at, job_id) WHERE claimable
+  CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN ((new.status <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
+  CREATE TRIGGER job_queue_moves BEFORE UPDATE ON job_queue FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT fn_job_move_is_legal(old.status, new.status)))) EXECUTE FUNCTION fn_job_move_refuse()
+  -- table: Work: one row a job. Status moves only through fn_job_*; an illegal move is refused by a trigger.
+  -- executor: Kind of executor that may run it. MOT is none.
+  -- safe_payload: Signal, not data: at most 16 kB of JSON, no denied key at any depth.
+  -- priority: 0 is first.
+  -- scheduled_at: Not claimed before this moment; also the retry time.
+  -- lease_token: Fresh at every claim, and greater than all before it; a call with an older one is refused as lease_lost.
+  -- attempts: Failures that count towards max_attempts; a claim is not one.
+  -- idempotency_key: A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.
+  -- blocked_by: Unmet dependencies; 0 means free to run.
+  -- causation_event_id: The event this job was made from.
+  -- claimable: Derived: waiting and not blocked.
+
+table queue_heartbeat with (fillfactor=10)
+  executor_name text not null
+  executor_kind text not null
+  domain_scope text[] not null default '{}'::text[]
+  last_beat_at timestamp with time zone
+  last_beat_status text
+  beats_total bigint not null default 0
+  expected_cadence_seconds integer not null default 60
+  stale_threshold_seconds integer not null default 300
+  silent_since timestamp with time zone
+  owner_role name not null default SESSION_USER
+  current_job_id uuid
+  metadata jsonb not null default '{}'::jsonb
+  queue_heartbeat_cadence_check CHECK ((expected_cadence_seconds > 0))
+  queue_heartbeat_executor_kind_check CHECK ((executor_kind = ANY (ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text])))
+  queue_heartbeat_executor_name_check CHECK (((executor_name ~ '^[^\s].{0,119}$'::text) AND (lower(executor_name) <> 'mot'::text)))
+  queue_heartbeat_pkey PRIMARY KEY (executor_name)
+  queue_heartbeat_signal_only_check CHECK (((jsonb_typeof(metadata) = 'object'::text) AND (octet_length((metadata)::text) <= 4096) AND ((metadata)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text)))
+  queue_heartbeat_status_check CHECK ((last_beat_status = ANY (ARRAY['ok'::text, 'warn'::text, 'error'::text])))
+  queue_heartbeat_threshold_check CHECK ((stale_threshold_seconds > 0))
+  -- table: Executors: who they are, who owns the name, and when they last beat. Also when idle and when gated.
+  -- owner_role: Only members of this role may beat or claim under the name.
+
+table reveille_migration
+  number integer not null
+  name text not null
+  up_checksum text not null
+  functions_checksum text not null
+  applied_at timestamp with time zone not null default clock_timestamp()
+  applied_by text not null default SESSION_USER
+  binary_version text not null
+  reveille_migration_pkey PRIMARY KEY (number)
+  -- table: phases of Reveille that this schema has; written by `reveille migrate`
+  -- up_checksum: sha-256 of up.sql as it was applied
+  -- functions_checksum: sha-256 of functions.sql as it was last run
+  -- binary_version: the reveille that ran functions.sql last
+
+sequence awake_job_wake_agent as bigint start 1
+
+sequence awake_job_wake_codex as bigint start 1
+
+sequence awake_job_wake_dot as bigint start 1
+
+sequence awake_job_wake_external_worker as bigint start 1
+
+sequence awake_job_wake_future_kestra_adapter as bigint start 1
+
+sequence awake_job_wake_hermes as bigint start 1
+
+sequence awake_job_wake_pg_worker as bigint start 1
+
+sequence awake_queue_wake_birth_registry as bigint start 1
+
+sequence awake_queue_wake_dot as bigint start 1
+
+sequence awake_queue_wake_governance as bigint start 1
+
+sequence awake_queue_wake_health as bigint start 1
+
+sequence awake_queue_wake_iu as bigint start 1
+
+sequence awake_queue_wake_kg as bigint start 1
+
+sequence awake_queue_wake_piece as bigint start 1
+
+sequence awake_queue_wake_staging as bigint start 1
+
+sequence awake_queue_wake_system as bigint start 1
+
+sequence awake_queue_wake_tac as bigint start 1
+
+sequence dispatch_pass_pass_id_seq as bigint start 1
+
+sequence dispatch_sweep_sweep_id_seq as bigint start 1
+
+sequence dot_config_audit_audit_id_seq as bigint start 1
+
+sequence event_arrival_arrival_seq_seq as bigint start 1
+
+view v_queue_health
+  -- component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.
+ SELECT 'executor'::text AS component, h.executor_name AS name,
+        CASE
+            WHEN h.last_beat_at IS NULL THEN 'never'::text
+            WHEN h.last_beat_at < (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)) THEN 'stale'::text
+            WHEN h.last_beat_at < (clock_timestamp() - make_interval(secs => (2 * h.expected_cadence_seconds)::double precision)) OR h.last_beat_status <> 'ok'::text THEN 'warning'::text
+            ELSE 'fresh'::text
+        END AS status_hint,
+    round(EXTRACT(epoch FROM clock_timestamp() - h.last_beat_at), 3) AS age_seconds,
+    h.beats_total AS value,
+    jsonb_build_object('executor_kind', h.executor_kind, 'last_beat_status', h.last_beat_status, 'owner_role', h.owner_role, 'expected_cadence_seconds', h.expected_cadence_seconds, 'stale_threshold_seconds', h.stale_threshold_seconds, 'metadata', h.metadata) AS detail
+   FROM queue_heartbeat h
+UNION ALL
+ SELECT 'cursor'::text AS component, c.event_domain AS name,
+        CASE
+            WHEN u.event_id IS NULL THEN 'fresh'::text
+            WHEN NOT fn_gate_is_open('queue.job_substrate.enabled'::text) THEN 'warning'::text
+            WHEN e.created_at > (clock_timestamp() - '00:01:00'::interval) THEN 'fresh'::text
+            WHEN p.found_by IS NULL THEN 'never'::text
+            WHEN e.created_at > (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
+            ELSE 'stale'::text
+        END AS status_hint,
+        CASE
+            WHEN u.event_id IS NULL THEN 0::numeric
+            ELSE round(EXTRACT(epoch FROM clock_timestamp() - e.created_at), 3)
+        END AS age_seconds,
+    COALESCE(p.pass_id, 0::bigint) AS value,
+    jsonb_build_object('oldest_unread_event', u.event_id, 'last_pass_at', p.finished_at, 'last_found_by', p.found_by) AS detail
+   FROM dispatch_cursor c
+     LEFT JOIN LATERAL ( SELECT d.pass_id, d.finished_at,
+            NULLIF(d.found_by, 'start'::text) AS found_by
+           FROM dispatch_pass d
+          WHERE d.event_domain = c.event_domain
+          ORDER BY d.pass_id DESC
+         LIMIT 1) p ON true
+     CROSS JOIN LATERAL ( SELECT fn_dispatch_unread(c.event_domain) AS event_id) u
+     LEFT JOIN event_outbox e ON e.id = u.event_id
+UNION ALL
+ SELECT 'backlog'::text AS component, x.executor AS name,
+        CASE
+            WHEN r.due = 0 THEN 'fresh'::text
+            WHEN r.oldest < (clock_timestamp() - '00:01:00'::interval) AND NOT (EXISTS ( SELECT
+               FROM queue_heartbeat h
+              WHERE h.executor_kind = x.executor AND NOT h.metadata ? 'role'::text AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
+            WHEN r.oldest < (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
+            ELSE 'fresh'::text
+        END AS status_hint,
+    COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - r.oldest), 3), 0::numeric) AS age_seconds,
+    r.due AS value, jsonb_build_object('counted_up_to', 10000) AS detail
+   FROM unnest(ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text]) x(executor)
+     CROSS JOIN LATERAL ( SELECT count(*) AS due, min(s.scheduled_at) AS oldest
+           FROM ( SELECT j.scheduled_at
+                   FROM job_queue j
+                  WHERE j.executor = x.executor AND j.claimable AND j.scheduled_at <= clock_timestamp()
+                  ORDER BY j.priority, j.scheduled_at, j.job_id
+                 LIMIT 10000) s) r
+UNION ALL
+ SELECT 'cursor'::text AS component, d.event_domain AS name, 'never'::text AS status_hint,
+    NULL::numeric AS age_seconds, NULL::bigint AS value,
+    jsonb_build_object('reason', 'events of a domain that is not dispatched: fn_dispatch_domain_add adds it') AS detail
+   FROM ( WITH RECURSIVE domains AS (
+                ( SELECT a.event_domain
+                   FROM event_arrival a
+                  ORDER BY a.event_domain
+                 LIMIT 1)
+                UNION ALL
+                 SELECT ( SELECT a.event_domain
+                           FROM event_arrival a
+                          WHERE a.event_domain > d_2.event_domain
+                          ORDER BY a.event_domain
+                         LIMIT 1) AS event_domain
+                   FROM domains d_2
+                  WHERE d_2.event_domain IS NOT NULL
+                )
+         SELECT d_1.event_domain
+           FROM domains d_1
+          WHERE d_1.event_domain IS NOT NULL) d
+  WHERE NOT (EXISTS ( SELECT
+           FROM dispatch_cursor c
+          WHERE c.event_domain = d.event_domain))
+UNION ALL
+ SELECT 'cursor'::text AS component, 'sweep'::text AS name,
+        CASE
+            WHEN s.watermark IS NULL THEN 'warning'::text
+            WHEN s.watermark < (clock_timestamp() - '01:00:00'::interval) THEN 'stale'::text
+            WHEN s.watermark < (clock_timestamp() - '00:15:00'::interval) THEN 'warning'::text
+            ELSE 'fresh'::text
+        END AS status_hint,
+    round(EXTRACT(epoch FROM clock_timestamp() - s.watermark), 3) AS age_seconds,
+    s.sweep_id AS value,
+    jsonb_build_object('watermark', s.watermark, 'stale_means', 'no sweep ran, or a transaction has been open since then') AS detail
+   FROM ( SELECT 1 AS "?column?") one
+     LEFT JOIN LATERAL ( SELECT w.sweep_id, w.watermark
+           FROM dispatch_sweep w
+          ORDER BY w.sweep_id DESC
+         LIMIT 1) s ON true
+UNION ALL
+ SELECT 'lease'::text AS component, 'ended'::text AS name,
+        CASE
+            WHEN l.n = 0 THEN 'fresh'::text
+            WHEN l.oldest < (clock_timestamp() - '00:01:00'::interval) THEN 'stale'::text
+            ELSE 'warning'::text
+        END AS status_hint,
+    COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - l.oldest), 3), 0::numeric) AS age_seconds,
+    l.n AS value,
+    jsonb_build_object('counted_up_to', 10000, 'means', 'jobs whose executor went away before it finished or released them') AS detail
+   FROM ( SELECT count(*) AS n, min(e.lease_until) AS oldest
+           FROM ( SELECT j.lease_until
+                   FROM job_queue j
+                  WHERE j.lease_until < clock_timestamp()
+                  ORDER BY j.lease_until
+                 LIMIT 10000) e) l
+UNION ALL
+ SELECT 'dead_letter'::text AS component, 'job_queue'::text AS name,
+        CASE
+            WHEN d.n = 0 THEN 'fresh'::text
+            ELSE 'stale'::text
+        END AS status_hint,
+    COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - d.oldest), 3), 0::numeric) AS age_seconds,
+    d.n AS value, jsonb_build_object('counted_up_to', 10000) AS detail
+   FROM ( SELECT count(*) AS n, min(f.finished_at) AS oldest
+           FROM ( SELECT j.finished_at
+                   FROM job_queue j
+                  WHERE j.status = 'dead_letter'::text
+                  ORDER BY j.finished_at
+                 LIMIT 10000) f) d
+UNION ALL
+ SELECT 'dead_letter'::text AS component, 'dispatch_error'::text AS name,
+        CASE
+            WHEN d.n = 0 THEN 'fresh'::text
+            ELSE 'stale'::text
+        END AS status_hint,
+    COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - d.oldest), 3), 0::numeric) AS age_seconds,
+    d.n AS value,
+    jsonb_build_object('counted_up_to', 10000, 'means', 'events that a consumer could not digest') AS detail
+   FROM ( SELECT count(*) AS n, min(x.first_at) AS oldest
+           FROM ( SELECT e.first_at
+                   FROM dispatch_error e
+                  ORDER BY e.first_at
+                 LIMIT 10000) x) d;
+
+-- Half-open stretches (low, high) of (tx_id, arrival_seq) to read between two snapshots, after a place.
+CREATE OR REPLACE FUNCTION fn_arrival_ranges(p_old pg_snapshot, p_new pg_snapshot, p_place_tx xid8, p_place_seq bigint)
+ RETURNS TABLE(low_tx xid8, low_seq bigint, high_tx xid8, high_seq bigint)
+ LANGUAGE sql
+ STABLE PARALLEL SAFE ROWS 4
+BEGIN ATOMIC
+ WITH late AS (
+          SELECT x.x AS low_tx,
+             (0)::bigint AS low_seq,
+             x.x AS high_tx,
+             '9223372036854775807'::bigint AS high_seq
+            FROM pg_snapshot_xip(fn_arrival_ranges.p_old) x(x)
+           WHERE pg_visible_in_snapshot(x.x, fn_arrival_ranges.p_new)
+         ), edges AS (
+          SELECT pg_snapshot_xmax(fn_arrival_ranges.p_old) AS tx,
+             (0)::bigint AS seq
+         UNION ALL
+          SELECT x.x,
+             '9223372036854775807'::bigint
+            FROM pg_snapshot_xip(fn_arrival_ranges.p_new) x(x)
+           WHERE (x.x >= pg_snapshot_xmax(fn_arrival_ranges.p_old))
+         ), gaps AS (
+          SELECT e.tx,
+             e.seq,
+             lead(e.tx, 1, pg_snapshot_xmax(fn_arrival_ranges.p_new)) OVER (ORDER BY e.tx, e.seq) AS high_tx,
+             (0)::bigint AS high_seq
+            FROM edges e
+         ), ranges AS (
+          SELECT late.low_tx,
+             late.low_seq,
+             late.high_tx,
+             late.high_seq
+            FROM late
+         UNION ALL
+          SELECT g.tx,
+             g.seq,
+             g.high_tx,
+             g.high_seq
+            FROM gaps g
+           WHERE (ROW(g.tx, g.seq) < ROW(g.high_tx, g.high_seq))
+         )
+  SELECT
+         CASE
+             WHEN ((fn_arrival_ranges.p_place_tx IS NULL) OR (ROW(r.low_tx, r.low_seq) > ROW(fn_arrival_ranges.p_place_tx, fn_arrival_ranges.p_place_seq))) THEN r.low_tx
+             ELSE fn_arrival_ranges.p_place_tx
+         END AS p_place_tx,
+         CASE
+             WHEN ((fn_arrival_ranges.p_place_tx IS NULL) OR (ROW(r.low_tx, r.low_seq) > ROW(fn_arrival_ranges.p_place_tx, fn_arrival_ranges.p_place_seq))) THEN r.low_seq
+             ELSE fn_arrival_ranges.p_place_seq
+         END AS p_place_seq,
+     r.high_tx,
+     r.high_seq
+    FROM ranges r
+   WHERE ((fn_arrival_ranges.p_place_tx IS NULL) OR (ROW(r.high_tx, r.high_seq) > ROW(fn_arrival_ranges.p_place_tx, fn_arrival_ranges.p_place_seq)))
+   ORDER BY
+         CASE
+             WHEN ((fn_arrival_ranges.p_place_tx IS NULL) OR (ROW(r.low_tx, r.low_seq) > ROW(fn_arrival_ranges.p_place_tx, fn_arrival_ranges.p_place_seq))) THEN r.low_tx
+             ELSE fn_arrival_ranges.p_place_tx
+         END,
+         CASE
+             WHEN ((fn_arrival_ranges.p_place_tx IS NULL) OR (ROW(r.low_tx, r.low_seq) > ROW(fn_arrival_ranges.p_place_tx, fn_arrival_ranges.p_place_seq))) THEN r.low_seq
+             ELSE fn_arrival_ranges.p_place_seq
+         END;
+END
+
+-- The value of a key in dot_config, or the default when the key is missing.
+CREATE OR REPLACE FUNCTION fn_config(p_key text, p_default text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((select c.value from dot_config c where c.key = p_key), p_default);
+end
+$function$
+
+-- The number under a key in dot_config, or the default when it is missing or no number.
+CREATE OR REPLACE FUNCTION fn_config_number(p_key text, p_default numeric)
+ RETURNS numeric
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((select c.value::numeric from dot_config c where c.key = p_key and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), p_default);
+end
+$function$
+
+-- Dispatches one event to every consumer that wants it; answers {jobs, duplicates, errors, decisions}.
+CREATE OR REPLACE FUNCTION fn_consumer_dispatch(p_event_id uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_started timestamptz := clock_timestamp();
+  v_counts record;
+  v_decisions jsonb;
+begin
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  if not exists (select from event_outbox e where e.id = p_event_id) then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
+  end if;
+  select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
+  -- what did not fail again is mended, or not wanted any more; who is disabled has not been asked
+  delete from dispatch_error d
+  where d.event_id = p_event_id
+    and d.last_at < v_started
+    and not exists (select from consumer_registry c where c.consumer_key = d.consumer_key and not c.enabled);
+  perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
+  select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
+      when not c.enabled then 'disabled'
+      when fn_consumer_verdict(c, e) <> 'match' then fn_consumer_verdict(c, e)
+      when c.job_kind is null then 'terminal'
+      when d.event_id is not null then 'error'
+      when c.dry_run then 'dry_run'
+      else 'job'
+    end, 'job_id', j.job_id, 'status', j.status, 'error', d.message) order by c.consumer_key), '[]')
+  into v_decisions
+  from event_outbox e
+  join consumer_registry c on c.event_domain = e.event_domain
+  left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
+  left join job_queue j on j.job_kind = c.job_kind
+    and j.idempotency_key = fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))
+  where e.id = p_event_id;
+  return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
+    'errors', v_counts.errors, 'decisions', v_decisions);
+end
+$function$
+
+-- One pass of one domain: {events, jobs, duplicates, dry, errors, more}; busy when another sidecar holds the domain.
+CREATE OR REPLACE FUNCTION fn_consumer_dispatch_batch(p_event_domain text, p_limit integer DEFAULT 1000, p_found_by text DEFAULT 'sql'::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_started timestamptz := clock_timestamp();
+  v_pass dispatch_pass;
+  v_old pg_snapshot;
+  v_new pg_snapshot;
+  v_place_tx xid8;
+  v_place_seq bigint;
+  v_range record;
+  v_part record;
+  v_ids uuid[] := '{}';
+  v_txs xid8[] := '{}';
+  v_seqs bigint[] := '{}';
+  v_consumers int;
+  v_plain boolean;
+  v_counts record;
+  v_count int;
+  v_limit int;
+  v_more boolean;
+  v_resumed boolean;
+  v_executor text;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fn_consumer_dispatch_batch needs READ COMMITTED: an older snapshot would miss another sidecar''s last pass'
+      using errcode = '25001';
+  end if;
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
+  if not found then
+    if exists (select from dispatch_cursor c where c.event_domain = p_event_domain) then
+      return jsonb_build_object('refused', false, 'busy', true, 'events', 0, 'jobs', 0, 'duplicates', 0, 'errors', 0, 'more', false);
+    end if;
+    raise exception 'event_domain % is not dispatched here', quote_literal(p_event_domain)
+      using errcode = '22023', hint = 'fn_dispatch_domain_add adds a domain.';
+  end if;
+
+  -- a statement of its own, after the lock: it sees the pass of whoever held the lock before
+  select p.* into v_pass from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1;
+  v_old := v_pass.snapshot_old;
+  v_new := v_pass.snapshot_new;
+  v_place_tx := v_pass.place_tx;
+  v_place_seq := v_pass.place_seq;
+  if pg_snapshot_xmax(v_new) > pg_snapshot_xmax(pg_current_snapshot()) then
+    raise exception 'the position of % lies in the future of this cluster: a restored dump', p_event_domain
+      using errcode = '55000', hint = 'Call fn_dispatch_attach(), or restart the sidecar, which does.';
+  end if;
+  -- bad rows come in runs: do not try a large batch again and again only to see it fail
+  v_limit := case when v_pass.errors > 0 then least(p_limit, 100) else p_limit end;
+  loop
+    v_resumed := v_place_tx is not null;
+    if not v_resumed then
+      v_old := v_new;
+      v_new := fn_dispatch_snapshot();
+    end if;
+    for v_range in select * from fn_arrival_ranges(v_old, v_new, v_place_tx, v_place_seq) loop
+      select array_agg(s.event_id) as ids, array_agg(s.tx_id) as txs, array_agg(s.arrival_seq) as seqs into v_part
+      from (
+        select a.event_id, a.tx_id, a.arrival_seq
+        from event_arrival a
+        where a.event_domain = p_event_domain
+          and (a.tx_id, a.arrival_seq) > (v_range.low_tx, v_range.low_seq)
+          and (a.tx_id, a.arrival_seq) < (v_range.high_tx, v_range.high_seq)
+        order by a.tx_id, a.arrival_seq
+        limit v_limit - cardinality(v_ids)) s;
+      if v_part.ids is not null then
+        v_ids := v_ids || v_part.ids;
+        v_txs := v_txs || v_part.txs;
+        v_seqs := v_seqs || v_part.seqs;
+      end if;
+      exit when cardinality(v_ids) >= v_limit;
+    end loop;
+    exit when cardinality(v_ids) > 0 or not v_resumed;
+    v_place_tx := null; -- the resumed pair had nothing left: look at a new one
+  end loop;
+  v_count := cardinality(v_ids);
+  if v_count = 0 then
+    return jsonb_build_object('refused', false, 'busy', false, 'events', 0, 'jobs', 0, 'duplicates', 0, 'errors', 0, 'more', false);
+  end if;
+  v_more := v_count >= v_limit;
+
+  -- plain: no consumer that only counts, and keys of which no two can be the same
+  select count(*), coalesce(bool_and(
+    not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
+  into v_consumers, v_plain
+  from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
+  for v_way in case when v_plain then 1 else 2 end .. 3 loop
+    if v_way = 3 then
+      -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
+      v_count := least(v_count, greatest(1, 58 / greatest(1, v_consumers)));
+      v_more := v_more or v_count < cardinality(v_ids);
+      select * into v_counts from fn_dispatch_events_singly(v_ids[1:v_count]);
+      exit;
+    end if;
+    begin
+      if v_way = 1 then
+        select * into v_counts from fn_dispatch_events_plain(v_ids, p_event_domain);
+      else
+        select * into v_counts from fn_dispatch_events(v_ids, p_event_domain => p_event_domain);
+      end if;
+      exit;
+    exception
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
+        null; -- the next way is more careful
+    end;
+  end loop;
+
+  insert into dispatch_pass (
+    event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
+  values (
+    p_event_domain, v_old, v_new, case when v_more then v_txs[v_count] end, case when v_more then v_seqs[v_count] end,
+    v_count, v_counts.jobs, v_counts.duplicates, v_counts.errors, p_found_by, clock_timestamp() - v_started);
+  for v_executor in select distinct x from unnest(v_counts.executors) x loop
+    perform fn_wake('job_wake_' || lower(v_executor));
+  end loop;
+  return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_counts.jobs,
+    'duplicates', v_counts.duplicates, 'dry', v_counts.dry, 'errors', v_counts.errors,
+    'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
+end
+$function$
+
+-- The first thing wrong with a consumer row, as a sentence; null when it is sound.
+CREATE OR REPLACE FUNCTION fn_consumer_problem(p_consumer consumer_registry)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_template record;
+  v_variable text;
+begin
+  if not exists (select from dispatch_cursor c where c.event_domain = (p_consumer).event_domain) then
+    return format('event_domain %s is not dispatched here; it is one of %s', quote_literal((p_consumer).event_domain),
+      (select string_agg(c.event_domain, ', ' order by c.event_domain) from dispatch_cursor c));
+  end if;
+  for v_template in
+    select t.name, t.template from (values
+      ('source_ref', (p_consumer).source_ref), ('target_ref', (p_consumer).target_ref), ('payload_ref', (p_consumer).payload_ref),
+      ('ordering_key', (p_consumer).ordering_key), ('idempotency_key', (p_consumer).idempotency_key)) as t (name, template)
+    where t.template is not null
+  loop
+    if regexp_replace(v_template.template, '\{[^{}]*\}', '', 'g') ~ '[{}]' then
+      return format('%s has an unmatched brace: %s', v_template.name, quote_literal(v_template.template));
+    end if;
+    for v_variable in select m[1] from regexp_matches(v_template.template, '\{([^{}]*)\}', 'g') as m loop
+      if v_variable not in ('consumer_key', 'event_id', 'event_domain', 'event_type', 'event_stream', 'event_severity', 'event_subject_table',
+          'event_subject_ref', 'canonical_address', 'actor_ref', 'source_system', 'correlation_id')
+        and v_variable !~ '^payload\..+$' then
+        return format('%s has an unknown variable {%s}; known are {consumer_key} {event_id} {event_domain} {event_type} {event_stream} '
+          '{event_severity} {event_subject_table} {event_subject_ref} {canonical_address} {actor_ref} {source_system} {correlation_id} {payload.KEY}',
+          v_template.name, v_variable);
+      end if;
+    end loop;
+  end loop;
+  if (p_consumer).event_stream is not null
+    and (p_consumer).event_stream <> all (array['comment', 'review', 'update', 'birth', 'task', 'alert', 'health'])
+  then
+    return format('event_stream %s is none of comment, review, update, birth, task, alert, health', quote_literal((p_consumer).event_stream));
+  end if;
+  if btrim(coalesce((p_consumer).idempotency_key, '')) = '' then
+    return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
+  end if;
+  if (p_consumer).filter is not null then
+    begin
+      perform jsonb_path_match_tz('{"event": {}, "payload": {}}', (p_consumer).filter, '{}', false);
+    exception
+      when singleton_sql_json_item_required then
+        return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+      when undefined_object then
+        return 'filter has a variable ($name); a filter has none, write the value itself';
+      when others then
+        null; -- strict paths may fail on the empty sample and work on real events
+    end;
+  end if;
+  return null;
+end
+$function$
+
+-- Writes a consumer row from its columns; refused not_owner when the row has another source.
+CREATE OR REPLACE FUNCTION fn_consumer_put(p_consumer jsonb, p_actor text, p_source text DEFAULT 'sql'::text, p_set_enabled boolean DEFAULT false)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_key text := p_consumer ->> 'consumer_key';
+  v_created boolean := false;
+  v_row consumer_registry;
+begin
+  select c.* into v_row from consumer_registry c where c.consumer_key = v_key for update;
+  if not found then
+    v_created := true;
+    insert into consumer_registry (consumer_key, event_domain, source, actor)
+    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor)
+    returning * into v_row;
+  elsif v_row.source <> p_source then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', v_key, 'source', v_row.source);
+  end if;
+  v_row := jsonb_populate_record(v_row, case when v_created or p_set_enabled then p_consumer else p_consumer - 'enabled' end);
+  update consumer_registry c
+  set event_domain = v_row.event_domain, event_type = v_row.event_type, event_stream = v_row.event_stream, filter = v_row.filter,
+      job_kind = v_row.job_kind, executor = v_row.executor, priority = v_row.priority, max_attempts = v_row.max_attempts,
+      delay = v_row.delay, source_ref = v_row.source_ref, target_ref = v_row.target_ref, payload_ref = v_row.payload_ref,
+      ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
+      starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
+  where c.consumer_key = v_key;
+  return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
+end
+$function$
+
+-- Refuses a bad consumer row when it is written, with the reason.
+CREATE OR REPLACE FUNCTION fn_consumer_registry_check()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_problem text := fn_consumer_problem(new);
+begin
+  if v_problem is not null then
+    raise exception 'consumer %: %', new.consumer_key, v_problem using errcode = '23514';
+  end if;
+  if tg_op = 'UPDATE' then
+    new.updated_at := clock_timestamp();
+  end if;
+  return new;
+end
+$function$
+
+-- Removes a consumer row; refused not_owner when it has another source.
+CREATE OR REPLACE FUNCTION fn_consumer_remove(p_consumer_key text, p_actor text, p_reason text, p_source text DEFAULT 'sql'::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_row consumer_registry;
+begin
+  select c.* into v_row from consumer_registry c where c.consumer_key = p_consumer_key for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'consumer_key', p_consumer_key);
+  elsif v_row.source <> p_source then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', p_consumer_key, 'source', v_row.source);
+  end if;
+  delete from consumer_registry c where c.consumer_key = p_consumer_key;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('consumer.' || p_consumer_key || '.enabled', v_row.enabled::text, null, p_actor, p_reason);
+  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key);
+end
+$function$
+
+-- Enables or disables a consumer; the flip is audited in dot_config_audit as consumer.<key>.enabled.
+CREATE OR REPLACE FUNCTION fn_consumer_set_enabled(p_consumer_key text, p_enabled boolean, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_was boolean;
+begin
+  if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_consumer_set_enabled needs p_enabled, an actor and a reason' using errcode = '22023';
+  end if;
+  select c.enabled into v_was from consumer_registry c where c.consumer_key = p_consumer_key for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'consumer_key', p_consumer_key);
+  end if;
+  if v_was <> p_enabled then
+    update consumer_registry c set enabled = p_enabled, actor = p_actor where c.consumer_key = p_consumer_key;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason)
+    values ('consumer.' || p_consumer_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key, 'enabled', p_enabled, 'was_enabled', v_was);
+end
+$function$
+
+-- The verdict of a consumer row: match, or the first reason why not.
+CREATE OR REPLACE FUNCTION fn_consumer_verdict(p_consumer consumer_registry, p_event event_outbox)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+RETURN fn_event_verdict(p_event, (p_consumer).event_domain, (p_consumer).event_type_like, (p_consumer).event_stream, (p_consumer).starts_at, (p_consumer).filter)
+
+-- Notices a restored dump and makes its positions valid in this cluster; otherwise changes nothing.
+CREATE OR REPLACE FUNCTION fn_dispatch_attach()
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_system bigint := (select s.system_identifier from pg_control_system() s);
+  v_domains text[];
+  v_snapshot pg_snapshot;
+begin
+  if not exists (
+    select from dispatch_cursor c
+    where c.system_identifier <> v_system or fn_dispatch_position_is_ahead(c.event_domain))
+  then
+    return jsonb_build_object('refused', false, 'restored', false);
+  end if;
+  perform from dispatch_cursor c order by c.event_domain for update;
+  select array_agg(c.event_domain order by c.event_domain) into v_domains
+  from dispatch_cursor c where c.system_identifier <> v_system or fn_dispatch_position_is_ahead(c.event_domain);
+  if v_domains is null then
+    return jsonb_build_object('refused', false, 'restored', false); -- another sidecar has done it meanwhile
+  end if;
+  v_snapshot := fn_dispatch_snapshot();
+  update event_arrival set tx_id = pg_current_xact_id() where event_domain = any (v_domains);
+  insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
+  select d, v_snapshot, v_snapshot, 0, 0, 0, 0, 'start' from unnest(v_domains) d;
+  update dispatch_sweep set snapshot = v_snapshot;
+  update dispatch_cursor set system_identifier = v_system where event_domain = any (v_domains);
+  return jsonb_build_object('refused', false, 'restored', true, 'domains', to_jsonb(v_domains));
+end
+$function$
+
+-- Adds a domain to dispatch; history before this moment does not flow.
+CREATE OR REPLACE FUNCTION fn_dispatch_domain_add(p_event_domain text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_event_domain !~ '^[a-z][a-z0-9_]{0,40}$' then
+    raise exception 'event_domain % must be lower case letters, digits and underscores, at most 41', quote_literal(p_event_domain)
+      using errcode = '22023';
+  end if;
+  perform fn_wake_channel_add('queue_wake_' || p_event_domain);
+  insert into dispatch_cursor (event_domain, system_identifier)
+  select p_event_domain, s.system_identifier from pg_control_system() s
+  on conflict do nothing;
+  if found then
+    insert into dispatch_pass (event_domain, snapshot_old, snapshot_new, events, jobs, duplicates, errors, found_by)
+    select p_event_domain, s.now, s.now, 0, 0, 0, 0, 'start' from fn_dispatch_snapshot() as s (now);
+  end if;
+end
+$function$
+
+-- Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  with wanted as materialized (
+    select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
+    from fn_dispatch_rows(p_event_ids, p_consumer_key, p_event_domain) r
+  ),
+  made as (
+    insert into job_queue (
+      job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
+      idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    select
+      w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref, w.safe_payload, w.priority,
+      clock_timestamp() + w.delay, w.max_attempts,
+      case when length(w.idempotency_key) <= 512 then w.idempotency_key else fn_job_key(w.idempotency_key) end,
+      w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id
+    from wanted w
+    where not w.dry_run and w.is_sound
+    order by w.n
+    on conflict (job_kind, idempotency_key) do nothing
+    returning executor
+  ),
+  refused as (
+    insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+    select distinct on (w.event_id, w.consumer_key) w.event_id, w.consumer_key, w.event_domain, '22004',
+      'the template of ' || case when coalesce(w.idempotency_key, '') = '' then 'idempotency_key' else 'ordering_key' end
+        || ' has a variable without a value'
+    from wanted w
+    where not w.dry_run and not w.is_sound
+    on conflict (event_id, consumer_key) do update
+    set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp()
+    returning 1
+  )
+  select
+    (select count(*) from made),
+    (select count(*) from wanted w where not w.dry_run and w.is_sound) - (select count(*) from made),
+    (select count(*) from wanted w where w.dry_run),
+    (select count(*) from refused),
+    (select array_agg(distinct m.executor) from made m)
+  into jobs, duplicates, dry, errors, executors;
+end
+$function$
+
+-- Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  insert into job_queue (
+    job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
+    idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+  select
+    r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref, r.safe_payload, r.priority,
+    clock_timestamp() + r.delay, r.max_attempts,
+    case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
+    r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
+  from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
+  where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
+  get diagnostics jobs = row_count;
+  if jobs > 0 then
+    select coalesce(array_agg(distinct c.executor), '{}') into executors
+    from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
+  end if;
+end
+$function$
+
+-- Makes the jobs of some events one by one, when doing it at once failed. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_events_singly(p_event_ids uuid[], OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_pair record;
+  v_one record;
+  v_state text;
+  v_message text;
+begin
+  jobs := 0; duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  for v_pair in
+    select e.id, e.event_domain, c.consumer_key
+    from unnest(p_event_ids) with ordinality as u (id, n)
+    join event_outbox e on e.id = u.id
+    join consumer_registry c on c.enabled and c.event_domain = e.event_domain and e.event_type like c.event_type_like
+    order by u.n, c.consumer_key
+  loop
+    begin
+      select * into v_one from fn_dispatch_events(array[v_pair.id], v_pair.consumer_key);
+      jobs := jobs + v_one.jobs;
+      duplicates := duplicates + v_one.duplicates;
+      dry := dry + v_one.dry;
+      errors := errors + v_one.errors;
+      executors := executors || coalesce(v_one.executors, '{}');
+    exception
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
+        get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+        errors := errors + 1;
+        insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+        values (v_pair.id, v_pair.consumer_key, v_pair.event_domain, v_state, v_message)
+        on conflict (event_id, consumer_key) do update
+        set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp();
+    end;
+  end loop;
+end
+$function$
+
+-- Domains with committed events that no pass has read; refused while queue.job_substrate.enabled is closed.
+CREATE OR REPLACE FUNCTION fn_dispatch_poll(p_event_domains text[] DEFAULT NULL::text[], p_canary text DEFAULT NULL::text, p_canary_token text DEFAULT ''::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_canary is not null then
+    perform pg_notify(p_canary, p_canary_token);
+  end if;
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    -- closed: positions stay where they are, nothing is lost
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'domains', jsonb_build_array());
+  end if;
+  return jsonb_build_object('refused', false, 'domains', coalesce((
+    select jsonb_agg(c.event_domain)
+    from dispatch_cursor c
+    where (p_event_domains is null or c.event_domain = any (p_event_domains))
+      and fn_dispatch_unread(c.event_domain) is not null), '[]'));
+end
+$function$
+
+-- Whether the position of a domain lies in the future of this cluster.
+CREATE OR REPLACE FUNCTION fn_dispatch_position_is_ahead(p_event_domain text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((
+    select pg_snapshot_xmax(p.snapshot_new) > pg_snapshot_xmax(pg_current_snapshot())
+    from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1), false);
+end
+$function$
+
+-- Deletes read arrivals and old passes in batches; answers how many of each.
+CREATE OR REPLACE FUNCTION fn_dispatch_prune(p_keep_passes interval DEFAULT '24:00:00'::interval, p_limit integer DEFAULT 50000)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_arrivals bigint := 0;
+  v_passes bigint;
+  v_sweeps bigint;
+  v_part bigint;
+  v_swept_tx xid8;
+  r record;
+begin
+  select pg_snapshot_xmin(s.snapshot) into v_swept_tx
+  from dispatch_sweep s
+  where s.swept_at < (select max(n.watermark) from dispatch_sweep n)
+  order by s.sweep_id desc limit 1;
+  for r in
+    select c.event_domain, least(v_swept_tx, pg_snapshot_xmin(p.snapshot_old)) as below
+    from dispatch_cursor c
+    cross join lateral (
+      select d.snapshot_old from dispatch_pass d where d.event_domain = c.event_domain order by d.pass_id desc limit 1) p
+    where v_swept_tx is not null
+  loop
+    delete from event_arrival a
+    where a.ctid = any (array(
+      select b.ctid from event_arrival b
+      where b.event_domain = r.event_domain and b.tx_id < r.below
+      order by b.tx_id, b.arrival_seq
+      limit p_limit));
+    get diagnostics v_part = row_count;
+    v_arrivals := v_arrivals + v_part;
+  end loop;
+
+  delete from dispatch_pass p
+  where (p.event_domain, p.pass_id) in (
+    select c.event_domain, o.pass_id
+    from dispatch_cursor c
+    cross join lateral (
+      select max(d.pass_id) as newest from dispatch_pass d where d.event_domain = c.event_domain) n
+    cross join lateral (
+      select d.pass_id from dispatch_pass d
+      where d.event_domain = c.event_domain and d.pass_id < n.newest
+        and d.finished_at < clock_timestamp() - p_keep_passes
+      order by d.pass_id
+      limit p_limit) o);
+  get diagnostics v_passes = row_count;
+
+  delete from dispatch_sweep s
+  where s.swept_at < clock_timestamp() - greatest(p_keep_passes, interval '1 hour')
+    and s.swept_at < (select max(n.watermark) from dispatch_sweep n) - interval '1 hour'
+    and s.sweep_id < (select max(n.sweep_id) - 10 from dispatch_sweep n);
+  get diagnostics v_sweeps = row_count;
+  return jsonb_build_object('refused', false, 'arrivals', v_arrivals, 'passes', v_passes, 'sweeps', v_sweeps,
+    'more', v_arrivals >= p_limit or v_passes >= p_limit);
+end
+$function$
+
+-- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text)
+ RETURNS TABLE(n bigint, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind text, executor text, priority integer, max_attempts integer, delay interval, dry_run boolean, actor text, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
+ LANGUAGE sql
+ STABLE
+BEGIN ATOMIC
+ WITH consumers AS MATERIALIZED (
+          SELECT c.consumer_key,
+             c.event_domain,
+             c.event_type_like,
+             c.event_stream,
+             c.starts_at,
+             c.filter,
+             c.job_kind,
+             c.executor,
+             c.priority,
+             c.delay,
+             c.dry_run,
+             c.actor,
+             c.source_ref,
+             c.target_ref,
+             c.payload_ref,
+             c.ordering_key,
+             c.idempotency_key,
+             COALESCE(c.max_attempts, ( SELECT (d.value)::integer AS value
+                    FROM dot_config d
+                   WHERE ((d.key = ('queue.retry.max_attempts.'::text || c.job_kind)) AND (d.value ~ '^[1-9][0-9]{0,5}$'::text))), ( SELECT (d.value)::integer AS value
+                    FROM dot_config d
+                   WHERE ((d.key = 'queue.retry.default.max_attempts'::text) AND (d.value ~ '^[1-9][0-9]{0,5}$'::text))), 5) AS max_attempts
+            FROM consumer_registry c
+           WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
+         )
+  SELECT u.n,
+     e.id,
+     e.event_domain,
+     e.safe_payload,
+     e.correlation_id,
+     k.consumer_key,
+     k.job_kind,
+     k.executor,
+     k.priority,
+     k.max_attempts,
+     k.delay,
+     k.dry_run,
+     k.actor,
+     fn_template_render(k.source_ref, k.consumer_key, e.*) AS fn_template_render,
+     fn_template_render(k.target_ref, k.consumer_key, e.*) AS fn_template_render,
+     fn_template_render(k.payload_ref, k.consumer_key, e.*) AS fn_template_render,
+     (k.ordering_key IS NOT NULL),
+     fn_template_render(k.ordering_key, k.consumer_key, e.*) AS fn_template_render,
+     fn_template_render(k.idempotency_key, k.consumer_key, e.*) AS fn_template_render
+    FROM ((unnest(fn_dispatch_rows.p_event_ids) WITH ORDINALITY u(id, n)
+      JOIN event_outbox e ON ((e.id = u.id)))
+      LEFT JOIN consumers k ON ((fn_event_verdict(e.*, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter) = 'match'::text)))
+   WHERE (COALESCE(k.consumer_key, ''::text) <> ''::text);
+END
+
+-- The current snapshot, with the caller's own transaction among the running ones.
+CREATE OR REPLACE FUNCTION fn_dispatch_snapshot()
+ RETURNS pg_snapshot
+ LANGUAGE sql
+RETURN (SELECT CASE WHEN (o.own >= pg_snapshot_xmax(s.now)) THEN s.now ELSE (format('%s:%s:%s'::text, LEAST(o.own, pg_snapshot_xmin(s.now)), pg_snapshot_xmax(s.now), (SELECT string_agg((x.x)::text, ','::text ORDER BY x.x) AS string_agg FROM (SELECT r.x FROM pg_snapshot_xip(s.now) r(x) UNION SELECT o.own) x)))::pg_snapshot END AS format FROM ((SELECT pg_current_xact_id() AS own) o CROSS JOIN (SELECT pg_current_snapshot() AS now) s))
+
+-- The event of the first unread arrival of a domain; null when everything committed has been read.
+CREATE OR REPLACE FUNCTION fn_dispatch_unread(p_event_domain text)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_pass dispatch_pass;
+  v_event uuid;
+begin
+  select p.* into v_pass from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1;
+  select a.event_id into v_event
+  from (
+    select r.* from fn_arrival_ranges(v_pass.snapshot_old, v_pass.snapshot_new, v_pass.place_tx, v_pass.place_seq) r
+    where v_pass.place_tx is not null
+    union all
+    select r.* from fn_arrival_ranges(v_pass.snapshot_new, pg_current_snapshot(), null, null) r
+  ) r
+  cross join lateral (
+    select a.event_id
+    from event_arrival a
+    where a.event_domain = p_event_domain
+      and (a.tx_id, a.arrival_seq) > (r.low_tx, r.low_seq)
+      and (a.tx_id, a.arrival_seq) < (r.high_tx, r.high_seq)
+    order by a.tx_id, a.arrival_seq
+    limit 1
+  ) a
+  limit 1;
+  return v_event;
+end
+$function$
+
+-- Milliseconds since 1970-01-01 UTC.
+CREATE OR REPLACE FUNCTION fn_epoch_ms(p_at timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+RETURN ((EXTRACT(epoch FROM p_at) * (1000)::numeric))::bigint
+
+-- Trigger of event_outbox, once a statement: appends arrivals and wakes the dispatcher.
+CREATE OR REPLACE FUNCTION fn_event_arrival_record()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  insert into event_arrival (tx_id, event_domain, event_id)
+  select pg_current_xact_id(), i.event_domain, i.id from inserted i;
+  perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d
+  where octet_length(d.event_domain) <= 41; -- no channel has a longer name; the poll finds the others
+  return null;
+end
+$function$
+
+-- An event as {"event": …, "payload": …}, the document of consumer filters.
+CREATE OR REPLACE FUNCTION fn_event_document(p_event event_outbox)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+RETURN jsonb_build_object('event', jsonb_build_object('id', (p_event).id, 'event_domain', (p_event).event_domain, 'event_type', (p_event).event_type, 'event_stream', (p_event).event_stream, 'delivery_lane', (p_event).delivery_lane, 'event_severity', (p_event).event_severity, 'event_subject_table', (p_event).event_subject_table, 'event_subject_ref', (p_event).event_subject_ref, 'canonical_address', (p_event).canonical_address, 'actor_ref', (p_event).actor_ref, 'source_system', (p_event).source_system, 'correlation_id', (p_event).correlation_id, 'occurred_at', (p_event).occurred_at, 'created_at', (p_event).created_at), 'payload', (p_event).safe_payload)
+
+-- Emits one fact of a registered, active type and answers its id; raises 22023 unknown_event_type otherwise.
+CREATE OR REPLACE FUNCTION fn_event_emit(p_event_domain text, p_event_type text, p_event_subject_ref text, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_event_subject_table text DEFAULT NULL::text, p_canonical_address text DEFAULT NULL::text, p_actor_ref text DEFAULT NULL::text, p_correlation_id text DEFAULT NULL::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_type event_type_registry;
+  v_id uuid := fn_uuid_v7();
+begin
+  select r.* into v_type
+  from event_type_registry r
+  where r.event_domain = p_event_domain and r.event_type = p_event_type and r.active;
+  if not found then
+    raise exception 'unknown_event_type: %.% is not registered and active in event_type_registry', p_event_domain, p_event_type
+      using errcode = '22023', hint = 'Register the type first: insert it into event_type_registry with active = true.';
+  end if;
+  insert into event_outbox (
+    id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+    canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+  select
+    e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref,
+    e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at
+  from jsonb_populate_record(null::event_outbox, jsonb_build_object(
+    'id', v_id,
+    'event_domain', p_event_domain,
+    'event_type', p_event_type,
+    'event_stream', v_type.event_stream,
+    'delivery_lane', v_type.delivery_lane,
+    'event_severity', v_type.default_severity,
+    'event_subject_table', p_event_subject_table,
+    'event_subject_ref', p_event_subject_ref,
+    'canonical_address', p_canonical_address,
+    'actor_ref', coalesce(p_actor_ref, session_user::text),
+    'source_system', 'reveille',
+    'correlation_id', p_correlation_id,
+    'payload_classification', 'safe_metadata',
+    'safe_payload', coalesce(p_safe_payload, '{}'),
+    'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
+    'created_at', now())) e;
+  return v_id;
+end
+$function$
+
+-- Finds events without an arrival since the last watermark, appends and counts them, and emits system.queue_dispatch_gap if that type is registered.
+CREATE OR REPLACE FUNCTION fn_event_sweep(p_margin interval DEFAULT '00:01:00'::interval, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_snapshot pg_snapshot := pg_current_snapshot(); -- before the clock: who began after swept_at is not in it
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_last dispatch_sweep;
+  v_from timestamptz;
+  v_watermark timestamptz;
+  v_oldest_open timestamptz;
+  v_oldest_tx xid8;
+  v_margin interval := p_margin;
+  v_missing jsonb;
+  v_count int;
+  v_alarm uuid;
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fn_event_sweep needs READ COMMITTED: an older snapshot would miss what another sweep appended'
+      using errcode = '25001';
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_event_sweep', 0)) then
+    return jsonb_build_object('refused', false, 'busy', true, 'missing', 0);
+  end if;
+  select s.* into v_last from dispatch_sweep s order by s.sweep_id desc limit 1;
+  v_from := coalesce(v_last.watermark, (select min(c.created_at) from dispatch_cursor c));
+  -- Who is open before the look below may commit what it does not see: the watermark stays behind them. Sessions
+  -- first, then prepared transactions, as a transaction goes from the ones to the others; these hide when they began.
+  select min(a.xact_start) into v_oldest_open
+  from pg_stat_activity a where a.datname = current_database() and a.backend_type <> 'autovacuum worker';
+  if exists (select from pg_prepared_xacts x where x.database = current_database()) then
+    v_oldest_open := v_from;
+  end if;
+  -- who may not see other sessions' transactions cannot know how old they are
+  if not pg_has_role(current_user, 'pg_read_all_stats', 'usage') then
+    v_margin := greatest(v_margin, interval '1 hour');
+  end if;
+  v_watermark := greatest(v_from, least(v_now - v_margin, v_oldest_open));
+
+  -- arrivals of events within the window were written by transactions that began after some earlier sweep
+  select pg_snapshot_xmin(s.snapshot) into v_oldest_tx
+  from dispatch_sweep s where s.swept_at <= v_from order by s.sweep_id desc limit 1;
+
+  with appended as (
+    insert into event_arrival (tx_id, event_domain, event_id)
+    select pg_current_xact_id(), e.event_domain, e.id
+    from event_outbox e
+    where e.created_at >= v_from
+      and e.created_at <= v_now
+      and not exists (
+        select from event_arrival a
+        where a.event_id = e.id and a.tx_id >= coalesce(v_oldest_tx, '0'::xid8))
+    returning event_domain
+  )
+  select coalesce(jsonb_object_agg(d.event_domain, d.n), '{}'), coalesce(sum(d.n), 0)
+  into v_missing, v_count
+  from (select a.event_domain, count(*) as n from appended a group by a.event_domain) d;
+
+  if v_count > 0 or v_last.sweep_id is null or v_watermark >= v_last.watermark + least(p_margin / 2, interval '30 seconds') then
+    insert into dispatch_sweep (swept_at, swept_from, watermark, snapshot, missing)
+    values (v_now, v_from, v_watermark, v_snapshot, v_count);
+  end if;
+  if v_count > 0 then
+    perform fn_wake('queue_wake_' || d) from jsonb_object_keys(v_missing) d;
+    select fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
+    into v_alarm
+    from event_type_registry r
+    where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
+    -- while there is no trigger, the alarm itself would be the next sweep's gap, and so on for ever
+    insert into event_arrival (tx_id, event_domain, event_id)
+    select pg_current_xact_id(), 'system', v_alarm
+    where v_alarm is not null
+      and not exists (select from event_arrival a where a.event_id = v_alarm and a.tx_id = pg_current_xact_id());
+  end if;
+  return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark);
+end
+$function$
+
+-- match, other_domain, other_type, other_stream, before_start or filtered.
+CREATE OR REPLACE FUNCTION fn_event_verdict(p_event event_outbox, p_event_domain text, p_event_type_like text, p_event_stream text, p_starts_at timestamp with time zone, p_filter jsonpath)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+RETURN CASE WHEN ((p_event).event_domain IS DISTINCT FROM p_event_domain) THEN 'other_domain'::text WHEN ((p_event).event_type !~~ p_event_type_like) THEN 'other_type'::text WHEN ((p_event_stream IS NOT NULL) AND ((p_event).event_stream IS DISTINCT FROM p_event_stream)) THEN 'other_stream'::text WHEN ((p_event).created_at < p_starts_at) THEN 'before_start'::text WHEN ((p_filter IS NOT NULL) AND (NOT COALESCE(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}'::jsonb, true), false))) THEN 'filtered'::text ELSE 'match'::text END
+
+-- Why an executor may not claim (null: it may), and its kind. Called by fn_job_claim.
+CREATE OR REPLACE FUNCTION fn_executor_admission(p_executor_name text)
+ RETURNS TABLE(reason text, executor_kind text)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return query
+  select
+    case
+      when not fn_gate_is_open('queue.job_substrate.enabled') then 'job_substrate_disabled'
+      when not fn_gate_is_open('queue.worker.enabled') then 'worker_disabled'
+      when h.executor_name is null then 'executor_not_registered'
+      when not fn_executor_is_ours(h.owner_role) then 'not_owner'
+      when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
+    end,
+    h.executor_kind
+  from (select 1) one
+  left join queue_heartbeat h on h.executor_name = p_executor_name;
+end
+$function$
+
+-- Whether the session's role is a member of the owner, or the owner is gone.
+CREATE OR REPLACE FUNCTION fn_executor_is_ours(p_owner_role name)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = p_owner_role), true);
+end
+$function$
+
+-- true only when dot_config holds the text 'true' under the key.
+CREATE OR REPLACE FUNCTION fn_gate_is_open(p_key text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((select c.value = 'true' from dot_config c where c.key = p_key), false);
+end
+$function$
+
+-- Keys of dot_config that Reveille obeys, with their value and who changed them last, and why.
+CREATE OR REPLACE FUNCTION fn_gate_list()
+ RETURNS TABLE(key text, value text, updated_at timestamp with time zone, actor text, reason text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  select c.key::text, c.value::text, c.updated_at::timestamptz, a.actor, a.reason
+  from dot_config c
+  left join lateral (
+    select w.actor, w.reason from dot_config_audit w where w.key = c.key order by w.audit_id desc limit 1) a on true
+  where c.key like 'queue.%' or c.key like 'job.%'
+  order by c.key;
+end
+$function$
+
+-- Sets a key of dot_config, audits it and announces it on queue_control. Answers the old and the new value.
+CREATE OR REPLACE FUNCTION fn_gate_set(p_key text, p_value text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_old text;
+begin
+  if coalesce(btrim(p_key), '') = '' or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_gate_set needs a key, an actor and a reason' using errcode = '22023';
+  end if;
+  if p_key !~ '^(queue|job)\.' then
+    raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
+  end if;
+  if p_key ~ '(seconds|_sec|max_attempts|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+    if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
+      raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
+  elsif p_key ~ 'backoff_strategy$' and coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
+    raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+  end if;
+  select c.value into v_old from dot_config c where c.key = p_key for update;
+  if found then
+    update dot_config set value = p_value, updated_at = clock_timestamp() where key = p_key;
+  else
+    insert into dot_config (key, value, updated_at) values (p_key, p_value, clock_timestamp());
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values (p_key, v_old, p_value, p_actor, p_reason);
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'key', p_key, 'old_value', v_old, 'value', p_value);
+end
+$function$
+
+-- Whether an error would hit any event: connection, deadlock, resources, shutdown, corruption.
+CREATE OR REPLACE FUNCTION fn_is_servers_trouble(p_sqlstate text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+RETURN ("left"(p_sqlstate, 2) = ANY (ARRAY['08'::text, '25'::text, '40'::text, '53'::text, '55'::text, '57'::text, '58'::text, 'XX'::text]))
+
+-- The jittered delay before the next try, from dot_config.
+CREATE OR REPLACE FUNCTION fn_job_backoff(p_job_kind text, p_attempts integer)
+ RETURNS interval
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_base numeric := fn_config_number('job.' || p_job_kind || '.backoff_seconds', fn_config_number('queue.retry.default.backoff_seconds', 10));
+  v_cap numeric := fn_config_number('job.' || p_job_kind || '.backoff_cap_seconds', fn_config_number('queue.retry.default.backoff_cap_seconds', 3600));
+  v_strategy text := fn_config('job.' || p_job_kind || '.backoff_strategy', fn_config('queue.retry.default.backoff_strategy', 'exponential'));
+  v_seconds numeric;
+begin
+  v_seconds := least(v_cap, case v_strategy
+    when 'constant' then v_base
+    when 'linear' then v_base * p_attempts
+    else v_base * power(2::numeric, least(p_attempts - 1, 40)) -- exponential; fn_gate_set lets nothing else in
+  end);
+  return make_interval(secs => (v_seconds * (0.5 + 0.5 * random()::numeric))::double precision);
+end
+$function$
+
+-- Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.
+CREATE OR REPLACE FUNCTION fn_job_claim(p_executor_name text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT NULL::integer, p_job_kinds text[] DEFAULT NULL::text[])
+ RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_admission record;
+  v_seconds int;
+  v_priority int := -1;
+  v_now timestamptz := clock_timestamp();
+  v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
+  v_rows tid[] := '{}';
+begin
+  select * into v_admission from fn_executor_admission(p_executor_name) a;
+  if v_admission.reason is not null then
+    return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
+      null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
+      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
+    return;
+  end if;
+  v_seconds := coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int);
+  if p_limit is null or p_limit < 1 or v_seconds < 1 then
+    raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
+  end if;
+
+  -- one priority after the other: due jobs of a later priority are found without walking over the
+  -- scheduled jobs of an earlier one
+  loop
+    select j.priority into v_priority
+    from job_queue j where j.executor = v_admission.executor_kind and j.claimable and j.priority > v_priority
+    order by j.priority limit 1;
+    exit when not found;
+    v_rows := v_rows || array(
+      select j.ctid
+      from job_queue j
+      where j.executor = v_admission.executor_kind
+        and j.claimable
+        and j.priority = v_priority
+        and j.scheduled_at <= v_now
+        and (p_job_kinds is null or j.job_kind = any (p_job_kinds))
+      order by j.scheduled_at, j.job_id
+      limit p_limit - cardinality(v_rows)
+      for update skip locked);
+    exit when cardinality(v_rows) >= p_limit;
+  end loop;
+  if cardinality(v_rows) = 0 then
+    return;
+  end if;
+
+  return query
+  with claimed as (
+    update job_queue j
+    set status = 'leased',
+        lease_owner = p_executor_name,
+        lease_token = greatest(v_token, j.lease_token + 1),
+        lease_until = v_now + make_interval(secs => v_seconds),
+        picked_at = v_now,
+        started_at = null,
+        updated_at = v_now
+    where j.ctid = any (v_rows)
+    returning j.*
+  )
+  select false, null::text, c.job_id, c.job_kind, c.lease_token, c.lease_until, c.status, c.executor, c.event_domain, c.source_ref,
+    c.target_ref, c.payload_ref, c.safe_payload, c.priority, c.scheduled_at, c.attempts, c.max_attempts, c.idempotency_key, c.ordering_key,
+    c.actor, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
+  from claimed c
+  order by c.priority, c.scheduled_at, c.job_id;
+end
+$function$
+
+-- Adds a job and answers {job_id, created}; refused job_substrate_disabled while the gate is closed.
+CREATE OR REPLACE FUNCTION fn_job_enqueue(p_job_kind text, p_actor text, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_run_id uuid DEFAULT NULL::uuid, p_ordering_key text DEFAULT NULL::text, p_max_attempts integer DEFAULT NULL::integer, p_correlation_id text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_job_id uuid := fn_uuid_v7();
+  v_key text := fn_job_key(coalesce(p_idempotency_key, v_job_id::text));
+  v_existing uuid;
+begin
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
+  end if;
+  insert into job_queue (
+    job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
+    scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+  values (
+    v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
+    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), coalesce(p_scheduled_at, clock_timestamp()), p_run_id, p_ordering_key,
+    coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
+  on conflict (job_kind, idempotency_key) do nothing;
+  if found then
+    perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
+    return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
+  end if;
+  select j.job_id into v_existing from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = v_key;
+  return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false);
+end
+$function$
+
+-- The one fail path. p_outcome: retry, dead_letter or rest. Internal.
+CREATE OR REPLACE FUNCTION fn_job_fail(p_job_id uuid, p_lease_token bigint, p_error text, p_outcome text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job record;
+  v_retry_at timestamptz;
+begin
+  update job_queue j
+  set status = 'failed', finished_at = v_now, lease_until = null, attempts = j.attempts + 1, error_count = j.error_count + 1,
+      started_at = coalesce(j.started_at, j.picked_at), last_error = left(p_error, 8000), updated_at = v_now
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+  returning j.job_kind, j.executor, j.attempts, j.max_attempts into v_job;
+  if not found then
+    return fn_job_lease_lost(p_job_id);
+  end if;
+  if p_outcome = 'retry' and v_job.attempts < v_job.max_attempts then
+    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts);
+    update job_queue set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where job_id = p_job_id;
+    return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'retry_waiting', 'retry_at', v_retry_at,
+      'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
+  end if;
+  if p_outcome <> 'rest' then
+    update job_queue set status = 'dead_letter' where job_id = p_job_id;
+  end if;
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'retry_at', null,
+    'status', case p_outcome when 'rest' then 'failed' else 'dead_letter' end,
+    'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
+end
+$function$
+
+-- Counts a failure that will not pass: dead_letter, or failed to rest when p_dead_letter is false.
+CREATE OR REPLACE FUNCTION fn_job_fail_permanent(p_job_id uuid, p_lease_token bigint, p_error text DEFAULT NULL::text, p_dead_letter boolean DEFAULT true)
+ RETURNS jsonb
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$ select fn_job_fail(p_job_id, p_lease_token, p_error, case when p_dead_letter then 'dead_letter' else 'rest' end) $function$
+
+-- Counts a failure that may pass: retry_waiting, or dead_letter after the last attempt.
+CREATE OR REPLACE FUNCTION fn_job_fail_transient(p_job_id uuid, p_lease_token bigint, p_error text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$ select fn_job_fail(p_job_id, p_lease_token, p_error, 'retry') $function$
+
+-- Announces a change of job_handler on queue_control, once a statement.
+CREATE OR REPLACE FUNCTION fn_job_handler_announce()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('queue_control', '');
+  return null;
+end
+$function$
+
+-- Refuses a job_handler row whose function is missing or has another signature.
+CREATE OR REPLACE FUNCTION fn_job_handler_check()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_function pg_proc;
+begin
+  select p.* into v_function from pg_proc p where p.oid = to_regprocedure(new.handler);
+  if not found then
+    raise exception 'job_handler %: function % does not exist', new.job_kind, new.handler
+      using errcode = '42883', hint = 'Create it first, with signature (p_job jsonb) returns jsonb, and name it with its schema.';
+  end if;
+  if v_function.prorettype <> 'jsonb'::regtype or v_function.pronargs <> 1 or v_function.proargtypes[0] <> 'jsonb'::regtype then
+    raise exception 'job_handler %: % must take one jsonb and return jsonb', new.job_kind, new.handler using errcode = '42P13';
+  end if;
+  select format('%I.%I(jsonb)', n.nspname, v_function.proname) into new.handler
+  from pg_namespace n where n.oid = v_function.pronamespace;
+  new.updated_at := clock_timestamp();
+  return new;
+end
+$function$
+
+-- A leased job as jsonb, and the SQL function registered for its kind.
+CREATE OR REPLACE FUNCTION fn_job_handler_of(p_job_id uuid, p_lease_token bigint)
+ RETURNS TABLE(job jsonb, handler text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  select to_jsonb(j.*) - 'claimable', h.handler
+  from job_queue j
+  left join job_handler h on h.job_kind = j.job_kind
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress')
+    and j.lease_until > clock_timestamp()
+$function$
+
+-- Whether the lease with this token ended as succeeded.
+CREATE OR REPLACE FUNCTION fn_job_has_succeeded(p_job_id uuid, p_lease_token bigint)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN (EXISTS (SELECT FROM job_queue j WHERE ((j.job_id = fn_job_has_succeeded.p_job_id) AND (j.lease_token = fn_job_has_succeeded.p_lease_token) AND (j.status = ANY (ARRAY['succeeded'::text, 'cleaned'::text])))))
+
+-- The stored form of an idempotency key.
+CREATE OR REPLACE FUNCTION fn_job_key(p_key text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN CASE WHEN (length(p_key) <= 512) THEN p_key ELSE (("left"(p_key, 400) || '~sha256:'::text) || encode(sha256(convert_to(p_key, 'UTF8'::name)), 'hex'::text)) END
+
+-- The given kinds and those of job_handler: SQL function and job.<kind>.time_limit_seconds, each null where there is none.
+CREATE OR REPLACE FUNCTION fn_job_kinds(p_job_kinds text[] DEFAULT '{}'::text[])
+ RETURNS TABLE(job_kind text, handler text, time_limit_seconds text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  select k.job_kind, h.handler, fn_config('job.' || k.job_kind || '.time_limit_seconds', null)
+  from (select unnest(p_job_kinds) union select a.job_kind from job_handler a) as k (job_kind)
+  left join job_handler h on h.job_kind = k.job_kind
+  order by k.job_kind
+$function$
+
+-- The refusal lease_lost, or not_found.
+CREATE OR REPLACE FUNCTION fn_job_lease_lost(p_job_id uuid)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+RETURN jsonb_build_object('refused', true, 'reason', CASE WHEN (EXISTS (SELECT FROM job_queue j WHERE (j.job_id = fn_job_lease_lost.p_job_id))) THEN 'lease_lost'::text ELSE 'not_found'::text END, 'job_id', p_job_id)
+
+-- max_attempts of a kind from dot_config.
+CREATE OR REPLACE FUNCTION fn_job_max_attempts(p_job_kind text)
+ RETURNS integer
+ LANGUAGE sql
+ STABLE
+RETURN (GREATEST((1)::numeric, fn_config_number(('queue.retry.max_attempts.'::text || p_job_kind), fn_config_number('queue.retry.default.max_attempts'::text, (5)::numeric))))::integer
+
+-- Whether a job may move from one status to another.
+CREATE OR REPLACE FUNCTION fn_job_move_is_legal(p_from text, p_to text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  return case p_from
+    when 'queued' then p_to in ('leased', 'cancelled')
+    when 'leased' then p_to in ('in_progress', 'queued', 'succeeded', 'failed', 'cancelled')
+    when 'in_progress' then p_to in ('succeeded', 'failed', 'queued', 'cancelled')
+    when 'failed' then p_to in ('retry_waiting', 'dead_letter', 'cleaned')
+    when 'retry_waiting' then p_to in ('leased', 'cancelled')
+    when 'dead_letter' then p_to in ('queued', 'cleaned')
+    when 'succeeded' then p_to = 'cleaned'
+    when 'cancelled' then p_to = 'cleaned'
+    else false
+  end;
+end
+$function$
+
+-- Raises illegal_transition (23514); also for the table's owner.
+CREATE OR REPLACE FUNCTION fn_job_move_refuse()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if tg_op = 'INSERT' then
+    raise exception 'illegal_transition: a job begins as queued, not as %', new.status using errcode = '23514';
+  end if;
+  raise exception 'illegal_transition: job % may not move from % to %', old.job_id, old.status, new.status using errcode = '23514';
+end
+$function$
+
+-- Puts a leased job back to queued; attempts stay as they are.
+CREATE OR REPLACE FUNCTION fn_job_release(p_job_id uuid, p_lease_token bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_executor text;
+begin
+  update job_queue j
+  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+  returning j.executor into v_executor;
+  if not found then
+    return fn_job_lease_lost(p_job_id);
+  end if;
+  perform fn_wake('job_wake_' || lower(v_executor));
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'queued');
+end
+$function$
+
+-- Makes a lease longer and tells whether cancellation was asked for.
+CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds integer DEFAULT NULL::integer)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_until timestamptz := v_now + make_interval(secs => coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
+  v_cancel timestamptz;
+begin
+  update job_queue j
+  set lease_until = v_until, updated_at = v_now
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+  returning j.cancel_requested_at into v_cancel;
+  if not found then
+    return fn_job_lease_lost(p_job_id);
+  end if;
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'lease_until', v_until, 'cancel_requested', v_cancel is not null);
+end
+$function$
+
+-- Runs a leased job by its SQL handler and ends it, in one transaction.
+CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_path text := current_setting('search_path');
+  v_run record;
+  v_answer jsonb;
+  v_done jsonb;
+begin
+  select * into v_run from fn_job_handler_of(p_job_id, p_lease_token);
+  if not found then
+    return fn_job_lease_lost(p_job_id);
+  end if;
+  if v_run.handler is null then
+    raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
+      using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
+  end if;
+  -- the handler finds its own schema first, then ours; afterwards the path is as it was
+  perform set_config('search_path', format('%I, %s', (
+    select n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where p.oid = v_run.handler::regprocedure), v_path), true);
+  execute format('select %s($1)', regexp_replace(v_run.handler, '\(jsonb\)$', '')) into v_answer using v_run.job;
+  perform set_config('search_path', v_path, true);
+  if v_answer ->> 'refused' = 'true' then
+    raise exception 'refused by its handler: %', coalesce(v_answer ->> 'reason', v_answer::text) using errcode = 'RV001';
+  end if;
+  v_done := fn_job_succeed(p_job_id, p_lease_token, v_answer ->> 'result_ref');
+  if v_done ->> 'refused' = 'true' then
+    raise exception 'lease_lost: the lease of job % ended while its handler ran; the effect is undone', p_job_id using errcode = 'RV002';
+  end if;
+  return v_done || jsonb_build_object('answer', v_answer);
+end
+$function$
+
+-- leased → in_progress. Refused lease_lost for an old token.
+CREATE OR REPLACE FUNCTION fn_job_start(p_job_id uuid, p_lease_token bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  update job_queue j
+  set status = 'in_progress', started_at = coalesce(j.started_at, v_now), updated_at = v_now
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
+  if not found then
+    return fn_job_lease_lost(p_job_id);
+  end if;
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress');
+end
+$function$
+
+-- Ends a job well. Refused lease_lost for an old token, and nothing is changed; the same token may ask again.
+CREATE OR REPLACE FUNCTION fn_job_succeed(p_job_id uuid, p_lease_token bigint, p_result_ref text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  update job_queue j
+  set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
+      result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
+  if not found and not fn_job_has_succeeded(p_job_id, p_lease_token) then
+    return fn_job_lease_lost(p_job_id);
+  end if;
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'succeeded');
+end
+$function$
+
+-- Ends many jobs well: {succeeded, lease_lost: [ids]}.
+CREATE OR REPLACE FUNCTION fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[], p_result_refs text[] DEFAULT NULL::text[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_done uuid[];
+  v_lost jsonb := '[]';
+begin
+  if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
+    or cardinality(p_job_ids) <> cardinality(p_result_refs)
+  then
+    raise exception 'fn_job_succeed_many: as many tokens (and result refs, if any) as jobs are needed' using errcode = '22023';
+  end if;
+  with done as (
+    update job_queue j
+    set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
+        result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
+    from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
+    where j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    returning j.job_id
+  )
+  select coalesce(array_agg(d.job_id), '{}') into v_done from done d;
+  if cardinality(v_done) < cardinality(p_job_ids) then
+    select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
+    from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
+    where u.job_id <> all (v_done) and not fn_job_has_succeeded(u.job_id, u.lease_token);
+  end if;
+  return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
+end
+$function$
+
+-- Announces on queue_control that consumers changed.
+CREATE OR REPLACE FUNCTION fn_queue_control_announce()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('queue_control', '');
+  return null;
+end
+$function$
+
+-- Registers an executor under a name, before its first claim; the first role to take a name owns it. Refused not_owner otherwise.
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_register(p_executor_name text, p_executor_kind text, p_domain_scope text[] DEFAULT '{}'::text[], p_expected_cadence_seconds integer DEFAULT 60, p_stale_threshold_seconds integer DEFAULT NULL::integer, p_metadata jsonb DEFAULT '{}'::jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_owner name;
+begin
+  insert into queue_heartbeat as h (
+    executor_name, executor_kind, domain_scope, expected_cadence_seconds, stale_threshold_seconds, metadata,
+    last_beat_at, last_beat_status, beats_total, owner_role)
+  values (
+    p_executor_name, p_executor_kind, coalesce(p_domain_scope, '{}'), p_expected_cadence_seconds,
+    coalesce(p_stale_threshold_seconds, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int), coalesce(p_metadata, '{}'),
+    clock_timestamp(), 'ok', 1, session_user)
+  on conflict (executor_name) do update
+  set executor_kind = excluded.executor_kind,
+      domain_scope = excluded.domain_scope,
+      expected_cadence_seconds = excluded.expected_cadence_seconds,
+      stale_threshold_seconds = excluded.stale_threshold_seconds,
+      metadata = excluded.metadata,
+      last_beat_at = excluded.last_beat_at,
+      last_beat_status = 'ok',
+      beats_total = h.beats_total + 1,
+      owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
+  where fn_executor_is_ours(h.owner_role);
+  if not found then
+    select h.owner_role into v_owner from queue_heartbeat h where h.executor_name = p_executor_name;
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'owner_role', v_owner);
+  end if;
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'executor_kind', p_executor_kind);
+end
+$function$
+
+-- Beats for an executor. Refused executor_not_registered, or not_owner when name, kind or role do not fit.
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_tick(p_executor_name text, p_executor_kind text DEFAULT NULL::text, p_status text DEFAULT 'ok'::text, p_current_job_id uuid DEFAULT NULL::uuid, p_lease_owner text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  update queue_heartbeat h
+  set last_beat_at = clock_timestamp(),
+      last_beat_status = p_status,
+      beats_total = h.beats_total + 1,
+      current_job_id = p_current_job_id,
+      metadata = coalesce(p_metadata, h.metadata)
+  where h.executor_name = p_executor_name
+    and (p_executor_kind is null or h.executor_kind = p_executor_kind)
+    and (p_lease_owner is null or p_lease_owner = p_executor_name)
+    and fn_executor_is_ours(h.owner_role);
+  if found then
+    return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
+  end if;
+  return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
+    case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+end
+$function$
+
+-- What a consumer that need not be stored would do with the newest p_limit events of its domain.
+CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer jsonb, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_consumer consumer_registry;
+  v_problem text;
+begin
+  v_consumer := jsonb_populate_record(
+    jsonb_populate_record(null::consumer_registry, jsonb_build_object(
+      'event_type', '*', 'executor', 'PG_worker', 'priority', 100, 'delay', '0', 'source_ref', '{event_subject_ref}',
+      'idempotency_key', '{consumer_key}:{event_id}', 'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
+    p_consumer);
+  v_consumer.event_type_like := replace(replace(v_consumer.event_type, '_', '\_'), '*', '%');
+  v_problem := fn_consumer_problem(v_consumer);
+  if v_problem is not null then
+    raise exception 'consumer %: %', v_consumer.consumer_key, v_problem using errcode = '23514';
+  end if;
+  return query
+  select
+    r.id,
+    r.reason = 'match',
+    r.reason,
+    v_consumer.job_kind,
+    v_consumer.executor,
+    case when r.reason = 'match' then fn_template_render(v_consumer.source_ref, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_template_render(v_consumer.target_ref, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_template_render(v_consumer.payload_ref, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, r.e) end,
+    case when r.reason = 'match' then fn_job_key(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, r.e)) end,
+    r.event_type,
+    r.created_at
+  from (
+    select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
+      when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
+      when v_consumer.job_kind is null then 'terminal'
+      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
+        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null) then 'undigestible'
+      else 'match'
+    end as reason
+    from (
+      select o as e from event_outbox o
+      where o.event_domain = v_consumer.event_domain and (p_since is null or o.created_at >= p_since)
+      order by o.created_at desc, o.id desc
+      limit p_limit) s) r
+  order by r.created_at, r.id;
+end
+$function$
+
+-- What a stored consumer would do with the newest p_limit events of its domain, as if it had existed then.
+CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer_key text, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_consumer jsonb;
+begin
+  select to_jsonb(c.*) - 'event_type_like' - 'starts_at' into v_consumer from consumer_registry c where c.consumer_key = p_consumer_key;
+  if not found then
+    raise exception 'consumer % does not exist', quote_literal(p_consumer_key)
+      using errcode = '22023', hint = 'See `reveille consumers list`.';
+  end if;
+  return query select * from fn_route_consumer_dry_run(v_consumer, p_since, p_limit);
+end
+$function$
+
+-- Fills a template from {"event": …, "payload": …}.
+CREATE OR REPLACE FUNCTION fn_template_expand(p_template text, p_consumer_key text, p_event jsonb)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN (SELECT CASE WHEN bool_or((t.value IS NULL)) THEN NULL::text ELSE string_agg(t.value, ''::text ORDER BY t.n) END AS string_agg FROM (SELECT m.n, CASE WHEN (m.part[1] IS NOT NULL) THEN m.part[1] WHEN (m.part[2] = 'consumer_key'::text) THEN fn_template_expand.p_consumer_key WHEN (m.part[2] = 'event_id'::text) THEN (fn_template_expand.p_event #>> '{event,id}'::text[]) WHEN (m.part[2] ~~ 'payload.%'::text) THEN ((fn_template_expand.p_event -> 'payload'::text) ->> substr(m.part[2], 9)) ELSE ((fn_template_expand.p_event -> 'event'::text) ->> m.part[2]) END AS value FROM regexp_matches(fn_template_expand.p_template, '([^{]+)|\{([^{}]*)\}'::text, 'g'::text) WITH ORDINALITY m(part, n)) t)
+
+-- Fills a consumer's template from an event; null when a variable has no value.
+CREATE OR REPLACE FUNCTION fn_template_render(p_template text, p_consumer_key text, p_event event_outbox)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+RETURN CASE WHEN (p_template IS NULL) THEN NULL::text WHEN (p_template = '{event_subject_ref}'::text) THEN (p_event).event_subject_ref WHEN (p_template = '{consumer_key}:{event_id}'::text) THEN ((p_consumer_key || ':'::text) || ((p_event).id)::text) WHEN (p_template = '{event_id}'::text) THEN ((p_event).id)::text WHEN (p_template = '{canonical_address}'::text) THEN (p_event).canonical_address WHEN (strpos(p_template, '{'::text) = 0) THEN p_template ELSE fn_template_expand(p_template, p_consumer_key, fn_event_document(p_event)) END
+
+-- A time-ordered uuid, version 7, milliseconds first.
+CREATE OR REPLACE FUNCTION fn_uuid_v7()
+ RETURNS uuid
+ LANGUAGE sql
+RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid
+
+-- NOTIFY with an empty payload, only when the listener of the channel sleeps and queue.notify.bridge_enabled is open.
+CREATE OR REPLACE FUNCTION fn_wake(p_channel text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if fn_wake_mark(p_channel) <= fn_epoch_ms(clock_timestamp())
+    and fn_gate_is_open('queue.notify.bridge_enabled')
+    and coalesce(current_setting('reveille.notify', true), '') <> 'off'
+    and pg_notification_queue_usage() < 0.5
+  then
+    perform pg_notify(p_channel, '');
+  end if;
+end
+$function$
+
+-- Drops the awake mark of a channel; transactions older than the answer may have read it before.
+CREATE OR REPLACE FUNCTION fn_wake_arm(p_channel text)
+ RETURNS xid8
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform setval(to_regclass(quote_ident('awake_' || p_channel)), 1);
+  return pg_current_xact_id();
+end
+$function$
+
+-- Sets the awake mark of a channel so many milliseconds ahead, at most a minute.
+CREATE OR REPLACE FUNCTION fn_wake_awake(p_channel text, p_milliseconds integer)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  select setval(to_regclass(quote_ident('awake_' || p_channel)), fn_epoch_ms(clock_timestamp()) + least(greatest(p_milliseconds, 1), 60000));
+$function$
+
+-- Creates the sequence that holds a channel's awake mark.
+CREATE OR REPLACE FUNCTION fn_wake_channel_add(p_channel text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  execute format('create sequence if not exists %I minvalue 1', 'awake_' || p_channel);
+end
+$function$
+
+-- Until when (ms since 1970) the sleepers of a channel need no NOTIFY; 1 when they do.
+CREATE OR REPLACE FUNCTION fn_wake_mark(p_channel text)
+ RETURNS bigint
+ LANGUAGE sql
+RETURN COALESCE(pg_sequence_last_value(to_regclass(quote_ident(('awake_'::text || p_channel)))), (1)::bigint)
+
+-- Grants to those of the roles that exist. Called by migrations only.
+CREATE OR REPLACE PROCEDURE pr_grant(IN p_what text, IN p_roles text[])
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $procedure$
+declare
+  v_role text;
+begin
+  foreach v_role in array p_roles loop
+    if exists (select from pg_roles where rolname = v_role) then
+      execute format('grant %s to %I', p_what, v_role);
+    end if;
+  end loop;
+end
+$procedure$
+
+grant EXECUTE on function fn_arrival_ranges(pg_snapshot,pg_snapshot,xid8,bigint) to public
+
+grant EXECUTE on function fn_config(text,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_config(text,text) to reveille_executor
+
+grant EXECUTE on function fn_config(text,text) to reveille_operator
+
+grant EXECUTE on function fn_config(text,text) to reveille_reader
+
+grant EXECUTE on function fn_config_number(text,numeric) to reveille_dispatcher
+
+grant EXECUTE on function fn_config_number(text,numeric) to reveille_executor
+
+grant EXECUTE on function fn_config_number(text,numeric) to reveille_operator
+
+grant EXECUTE on function fn_config_number(text,numeric) to reveille_reader
+
+grant EXECUTE on function fn_consumer_dispatch(uuid) to reveille_dispatcher
+
+grant EXECUTE on function fn_consumer_dispatch(uuid) to reveille_operator
+
+grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to reveille_operator
+
+grant EXECUTE on function fn_consumer_problem(consumer_registry) to public
+
+grant EXECUTE on function fn_consumer_put(jsonb,text,text,boolean) to reveille_operator
+
+grant EXECUTE on function fn_consumer_remove(text,text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_consumer_set_enabled(text,boolean,text,text) to reveille_operator
+
+grant EXECUTE on function fn_consumer_verdict(consumer_registry,event_outbox) to public
+
+grant EXECUTE on function fn_dispatch_attach() to reveille_dispatcher
+
+grant EXECUTE on function fn_dispatch_poll(text[],text,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_dispatch_prune(interval,integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_dispatch_unread(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_dispatch_unread(text) to reveille_executor
+
+grant EXECUTE on function fn_dispatch_unread(text) to reveille_operator
+
+grant EXECUTE on function fn_dispatch_unread(text) to reveille_reader
+
+grant EXECUTE on function fn_epoch_ms(timestamp with time zone) to public
+
+grant EXECUTE on function fn_event_document(event_outbox) to public
+
+grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_event_sweep(interval,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_event_verdict(event_outbox,text,text,text,timestamp with time zone,jsonpath) to public
+
+grant EXECUTE on function fn_executor_is_ours(name) to public
+
+grant EXECUTE on function fn_gate_is_open(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_gate_is_open(text) to reveille_executor
+
+grant EXECUTE on function fn_gate_is_open(text) to reveille_operator
+
+grant EXECUTE on function fn_gate_is_open(text) to reveille_reader
+
+grant EXECUTE on function fn_gate_list() to reveille_dispatcher
+
+grant EXECUTE on function fn_gate_list() to reveille_executor
+
+grant EXECUTE on function fn_gate_list() to reveille_operator
+
+grant EXECUTE on function fn_gate_list() to reveille_reader
+
+grant EXECUTE on function fn_gate_set(text,text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_is_servers_trouble(text) to public
+
+grant EXECUTE on function fn_job_backoff(text,integer) to public
+
+grant EXECUTE on function fn_job_claim(text,integer,integer,text[]) to reveille_executor
+
+grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_executor
+
+grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_operator
+
+grant EXECUTE on function fn_job_fail_permanent(uuid,bigint,text,boolean) to reveille_executor
+
+grant EXECUTE on function fn_job_fail_transient(uuid,bigint,text) to reveille_executor
+
+grant EXECUTE on function fn_job_handler_of(uuid,bigint) to reveille_executor
+
+grant EXECUTE on function fn_job_has_succeeded(uuid,bigint) to public
+
+grant EXECUTE on function fn_job_key(text) to public
+
+grant EXECUTE on function fn_job_kinds(text[]) to reveille_executor
+
+grant EXECUTE on function fn_job_lease_lost(uuid) to public
+
+grant EXECUTE on function fn_job_max_attempts(text) to public
+
+grant EXECUTE on function fn_job_move_is_legal(text,text) to public
+
+grant EXECUTE on function fn_job_release(uuid,bigint) to reveille_executor
+
+grant EXECUTE on function fn_job_renew(uuid,bigint,integer) to reveille_executor
+
+grant EXECUTE on function fn_job_run(uuid,bigint) to reveille_executor
+
+grant EXECUTE on function fn_job_start(uuid,bigint) to reveille_executor
+
+grant EXECUTE on function fn_job_succeed(uuid,bigint,text) to reveille_executor
+
+grant EXECUTE on function fn_job_succeed_many(uuid[],bigint[],text[]) to reveille_executor
+
+grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb) to reveille_executor
+
+grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb) to reveille_executor
+
+grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_operator
+
+grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_operator
+
+grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
+
+grant EXECUTE on function fn_template_expand(text,text,jsonb) to public
+
+grant EXECUTE on function fn_template_render(text,text,event_outbox) to public
+
+grant EXECUTE on function fn_uuid_v7() to public
+
+grant EXECUTE on function fn_wake_arm(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_wake_arm(text) to reveille_executor
+
+grant EXECUTE on function fn_wake_awake(text,integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_wake_awake(text,integer) to reveille_executor
+
+grant EXECUTE on function fn_wake_mark(text) to public
+
+grant SELECT on table consumer_registry to reveille_operator
+
+grant SELECT on table consumer_registry to reveille_reader
+
+grant SELECT on table dispatch_cursor to reveille_dispatcher
+
+grant SELECT on table dispatch_cursor to reveille_operator
+
+grant SELECT on table dispatch_cursor to reveille_reader
+
+grant SELECT on table dispatch_error to reveille_operator
+
+grant SELECT on table dispatch_error to reveille_reader
+
+grant SELECT on table dispatch_pass to reveille_operator
+
+grant SELECT on table dispatch_pass to reveille_reader
+
+grant SELECT on table dispatch_sweep to reveille_operator
+
+grant SELECT on table dispatch_sweep to reveille_reader
+
+grant SELECT on table dot_config to reveille_operator
+
+grant SELECT on table dot_config to reveille_reader
+
+grant SELECT on table dot_config_audit to reveille_operator
+
+grant SELECT on table dot_config_audit to reveille_reader
+
+grant SELECT on table event_arrival to reveille_operator
+
+grant SELECT on table event_arrival to reveille_reader
+
+grant SELECT on table event_outbox to reveille_operator
+
+grant SELECT on table event_outbox to reveille_reader
+
+grant SELECT on table event_type_registry to reveille_operator
+
+grant SELECT on table event_type_registry to reveille_reader
+
+grant SELECT on table job_handler to reveille_operator
+
+grant SELECT on table job_handler to reveille_reader
+
+grant SELECT on table job_queue to reveille_operator
+
+grant SELECT on table job_queue to reveille_reader
+
+grant SELECT on table reveille_migration to public
+
+grant SELECT on table v_queue_health to reveille_dispatcher
+
+grant SELECT on table v_queue_health to reveille_executor
+
+grant SELECT on table v_queue_health to reveille_operator
+
+grant SELECT on table v_queue_health to reveille_reader
+
+event type system.queue_dispatch_gap alert delayed warning
+
+event type system.queue_worker_recovered alert delayed info
+
+event type system.queue_worker_silent alert delayed critical
+
