@@ -1242,8 +1242,21 @@ END
 -- The current snapshot, with the caller's own transaction among the running ones.
 CREATE OR REPLACE FUNCTION fn_dispatch_snapshot()
  RETURNS pg_snapshot
- LANGUAGE sql
-RETURN (SELECT CASE WHEN (o.own >= pg_snapshot_xmax(s.now)) THEN s.now ELSE (format('%s:%s:%s'::text, LEAST(o.own, pg_snapshot_xmin(s.now)), pg_snapshot_xmax(s.now), (SELECT string_agg((x.x)::text, ','::text ORDER BY x.x) AS string_agg FROM (SELECT r.x FROM pg_snapshot_xip(s.now) r(x) UNION SELECT o.own) x)))::pg_snapshot END AS format FROM ((SELECT pg_current_xact_id() AS own) o CROSS JOIN (SELECT pg_current_snapshot() AS now) s))
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_own xid8 := pg_current_xact_id();
+  v_now pg_snapshot := pg_current_snapshot();
+begin
+  if v_own >= pg_snapshot_xmax(v_now) then
+    return v_now;
+  end if;
+  return format('%s:%s:%s', least(v_own, pg_snapshot_xmin(v_now)), pg_snapshot_xmax(v_now), (
+    select string_agg(x.x::text, ',' order by x.x)
+    from (select x from pg_snapshot_xip(v_now) as r (x) union select v_own) x))::pg_snapshot;
+end
+$function$
 
 -- The event of the first unread arrival of a domain; null when everything committed has been read.
 CREATE OR REPLACE FUNCTION fn_dispatch_unread(p_event_domain text)
