@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     PositionApart,
     /// The snapshot of a pass takes the pass itself for completed.
     OwnTransactionRead,
+    /// A mark that a killed sidecar has left behind is not dropped by the next.
+    MarkLeftBehind,
     /// Nobody looks after LISTEN has become active.
     NoLookAfterListen,
 }

@@ -35,6 +35,7 @@ const QUIET: System = System {
     crashes: 0,
     errors: 0,
     losses: 0,
+    gives_up: false,
     expires: true,
     polls: false,
     fault: None,
@@ -74,12 +75,17 @@ mod the_protocol_holds {
 
     #[test]
     fn with_two_sidecars() {
-        holds(&System { sidecars: 2, ..QUIET });
+        holds(&System { sidecars: 2, starts: false, ..QUIET });
+    }
+
+    #[test]
+    fn when_two_sidecars_start() {
+        holds(&System { producers: &[1], sidecars: 2, ..QUIET });
     }
 
     #[test]
     fn with_transactions_larger_than_a_batch() {
-        holds(&System { producers: &[3, 1, 1], batch: 2, ..QUIET });
+        holds(&System { producers: &[3, 1, 1], batch: 2, starts: false, ..QUIET });
     }
 
     #[test]
@@ -104,7 +110,7 @@ mod the_protocol_holds {
 
     #[test]
     fn when_statements_fail_and_notifications_are_lost() {
-        holds(&System { errors: 1, losses: 2, polls: true, ..QUIET });
+        holds(&System { errors: 1, losses: 2, gives_up: true, polls: true, ..QUIET });
     }
 
     #[test]
@@ -112,9 +118,9 @@ mod the_protocol_holds {
         holds(&System {
             producers: &[2, 1],
             batch: 2,
-            echo: true,
             crashes: 1,
             losses: 1,
+            gives_up: true,
             expires: false,
             polls: true,
             ..QUIET
@@ -154,6 +160,11 @@ mod the_model_finds {
     #[test]
     fn nobody_looking_after_listen() {
         finds(Fault::NoLookAfterListen, WAITS, &QUIET);
+    }
+
+    #[test]
+    fn a_mark_that_a_killed_sidecar_left_behind() {
+        finds(Fault::MarkLeftBehind, WAITS, &System { crashes: 1, ..QUIET });
     }
 
     #[test]

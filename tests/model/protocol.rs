@@ -26,6 +26,8 @@ pub(crate) struct System {
     pub(crate) errors: u8,
     /// notifications or their connection may be lost so many times,
     pub(crate) losses: u8,
+    /// a chase may last for a poll interval and be left to the timer,
+    pub(crate) gives_up: bool,
     /// the mark may lie behind by the clock alone,
     pub(crate) expires: bool,
     /// and there is a timer.
@@ -57,6 +59,7 @@ pub(crate) enum Action {
     /// What `turn_with` and `after` go on with.
     Continue(usize),
     Again(usize),
+    Mark(usize),
     Look(usize, bool),
     Arm(usize),
     Sleep(usize),
@@ -80,7 +83,10 @@ impl Model for System {
             transactions: Transactions::default(),
             producers: self.producers.iter().map(|events| Producer::of(*events)).collect(),
             echo: self.echo.then(|| Producer::of(1)),
-            sidecars: vec![Sidecar { listening: !self.starts, ..Sidecar::started() }; self.sidecars],
+            sidecars: vec![
+                Sidecar { listening: !self.starts, fresh: self.starts, ..Sidecar::started() };
+                self.sidecars
+            ],
             position: Position::default(),
             holder: None,
             mark: false,
@@ -136,10 +142,13 @@ impl Model for System {
                 state.writers().all(|writer| !(writer.waits() && writer.polled_by.is_some_and(asleep)))
             }),
         ];
-        if !self.has_mishaps() {
+        if self.losses == 0 && !self.gives_up {
             properties.push(Property::always("no committed event waits for the poll", |_, state: &State| {
                 !state.is_idle() || state.writers().all(|writer| !writer.waits())
             }));
+        }
+        if self.producers.len() == 1 {
+            return properties; // no stream, so no mark
         }
         // what makes the others worth checking
         properties.extend([
@@ -158,11 +167,6 @@ impl Model for System {
 }
 
 impl System {
-    /// Whether anything may go wrong. Then an event may wait for the poll, also because a chase is given up to it.
-    pub(crate) fn has_mishaps(&self) -> bool {
-        self.crashes + self.errors + self.losses > 0
-    }
-
     fn producer_actions(&self, n: usize, producer: &Producer, actions: &mut Vec<Action>) {
         let early = self.fault == Some(Fault::MarkReadBeforeInsert);
         match producer.step {
@@ -184,7 +188,9 @@ impl System {
             Step::Asked { .. } | Step::Placed { .. } => actions.push(Action::Lock(n)),
             Step::Locked { .. } => actions.push(Action::Read(n)),
             Step::Read { .. } | Step::Made { .. } => actions.push(Action::CommitPass(n)),
-            Step::Passed { more: true, .. } => actions.extend([Action::Continue(n), Action::Again(n)]),
+            Step::Passed { more: true, .. } => {
+                actions.extend([Action::Continue(n), Action::Again(n), Action::Mark(n)]);
+            }
             // rhythm.rs: found and empty; how often it looks and when it is a stream is left open
             Step::Passed { found, blind, .. } => match (sidecar.awake, found) {
                 (true, true) => actions.extend([Action::Look(n, false), Action::Look(n, true)]),
@@ -196,7 +202,7 @@ impl System {
                     if *found {
                         actions.push(Action::Look(n, true));
                     }
-                    if *blind && self.has_mishaps() {
+                    if *blind && self.gives_up {
                         actions.push(Action::GiveUp(n));
                     }
                 }

@@ -39,6 +39,8 @@ pub(crate) struct Sidecar {
     pub(crate) step: Step,
     /// `State::waiting` holds the domain.
     pub(crate) waits: bool,
+    /// The domain waits by `FoundBy::Start`: a mark that somebody left behind is dropped first.
+    pub(crate) fresh: bool,
     /// A `Done::Due` is under way.
     pub(crate) timer: bool,
     /// `Rhythm::is_awake`.
@@ -146,6 +148,7 @@ impl Sidecar {
         Self {
             step: Step::Resting,
             waits: true,
+            fresh: true,
             timer: false,
             awake: false,
             chase: None,

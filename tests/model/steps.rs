@@ -18,6 +18,7 @@ impl System {
             }
             Action::Poll(n) => poll(state, n),
             Action::Turn(n) => self.turn(state, n),
+            Action::Mark(n) => mark(state, n),
             Action::Place(n) => place(state, n),
             Action::Lock(n) => self.lock(state, n),
             Action::Read(n) => self.read(state, n),
@@ -35,8 +36,12 @@ impl System {
             }
             Action::Restart(n) => state.sidecars[n] = Sidecar::started(),
             Action::Listen(n) => {
-                state.sidecars[n].listening = true;
-                state.sidecars[n].waits |= self.fault != Some(Fault::NoLookAfterListen); // Wake::Resync
+                let sidecar = &mut state.sidecars[n];
+                sidecar.listening = true;
+                if self.fault != Some(Fault::NoLookAfterListen) {
+                    sidecar.waits = true; // Wake::Resync
+                    sidecar.fresh = self.starts;
+                }
             }
             Action::Fail(n) => {
                 state.errors_left -= 1;
@@ -61,8 +66,19 @@ impl System {
         }
     }
 
-    /// The turn begins: `is_blind`, in a snapshot of its own. A timer that was set before is outdated.
+    /// The turn begins. A timer that was set before is outdated.
     fn turn(&self, state: &mut State, n: usize) {
+        let sidecar = &mut state.sidecars[n];
+        sidecar.waits = false;
+        sidecar.timer = false;
+        if std::mem::take(&mut sidecar.fresh) && self.fault != Some(Fault::MarkLeftBehind) {
+            self.drop_mark(state, n);
+        }
+        self.ask(state, n);
+    }
+
+    /// `is_blind`, in a snapshot of its own.
+    fn ask(&self, state: &mut State, n: usize) {
         let now = state.transactions.snapshot(None);
         let sidecar = &mut state.sidecars[n];
         let blind = match &sidecar.chase {
@@ -71,8 +87,6 @@ impl System {
             None => false,
         };
         let asks = sidecar.chase.is_some();
-        sidecar.waits = false;
-        sidecar.timer = false;
         sidecar.step = Step::Asked { blind };
         if !asks && self.fault != Some(Fault::PositionBeforeLock) {
             self.lock(state, n); // nothing was asked in between
@@ -144,27 +158,32 @@ impl System {
         let sidecar = &state.sidecars[n];
         if let Step::Passed { found: false, blind, .. } = sidecar.step
             && !sidecar.awake
-            && !(blind && self.has_mishaps())
+            && !(blind && self.gives_up)
         {
             self.sleep(state, n, false);
         }
     }
 
-    /// `fn_wake_arm`, then `Turn::After(ZERO)`: look once more.
+    /// `Next::Arm`, then `Turn::After(ZERO)`: look once more.
     fn arm(&self, state: &mut State, n: usize) {
+        self.drop_mark(state, n);
+        let sidecar = &mut state.sidecars[n];
+        sidecar.waits |= self.fault != Some(Fault::NoSecondLook);
+        sidecar.step = Step::Resting;
+    }
+
+    /// `Domain::arm`: the mark falls at once, whatever becomes of the transaction.
+    fn drop_mark(&self, state: &mut State, n: usize) {
         let xid = state.transactions.begin();
         let listed = state.transactions.snapshot(Some(xid)).running;
         state.mark = false;
         state.transactions.complete(xid);
-        let sidecar = &mut state.sidecars[n];
-        sidecar.chase = match self.fault {
+        state.sidecars[n].awake = false;
+        state.sidecars[n].chase = match self.fault {
             Some(Fault::NoSecondLook | Fault::NoChase) => None,
             Some(Fault::SnapshotWhileArming) => Some(Chase::Listed(listed)),
             _ => Some(Chase::Older(xid)),
         };
-        sidecar.awake = false;
-        sidecar.waits |= self.fault != Some(Fault::NoSecondLook);
-        sidecar.step = Step::Resting;
     }
 
     /// `Domain::sleep`.
@@ -256,18 +275,24 @@ fn go_on(state: &mut State, n: usize, another_turn: bool) {
     state.sidecars[n].step = if another_turn { Step::Resting } else { Step::Asked { blind } };
 }
 
-/// `Next::Look`: awake; the mark is set or renewed by a transaction of its own.
-fn look(state: &mut State, n: usize, mark: bool) {
-    if mark {
-        let xid = state.transactions.begin();
-        state.mark = true;
-        state.transactions.complete(xid);
+/// `Next::Look`: awake; the mark may be due.
+fn look(state: &mut State, n: usize, due: bool) {
+    if due {
+        mark(state, n);
     }
     let sidecar = &mut state.sidecars[n];
-    sidecar.awake = true;
     sidecar.chase = None;
     sidecar.timer = true;
     sidecar.step = Step::Resting;
+}
+
+/// `Domain::mark`: set or renewed by a transaction of its own.
+fn mark(state: &mut State, n: usize) {
+    let xid = state.transactions.begin();
+    state.mark = true;
+    state.transactions.complete(xid);
+    state.sidecars[n].awake = true;
+    state.sidecars[n].chase = None;
 }
 
 /// What the open transaction of a sidecar wrote is gone; the mark is not part of any transaction.
