@@ -13,6 +13,7 @@
 
 mod faults;
 mod position;
+mod producers;
 mod protocol;
 mod state;
 mod steps;
