@@ -45,11 +45,12 @@ async fn one(shared: &Shared, job: &Job, stop: &Stop) -> Option<Ending> {
     if stop.reason() == Some(StopReason::TimeLimit) {
         stats::add(&shared.stats.time_limits, 1);
     }
-    if ending.is_none() && stop.reason() == Some(StopReason::LeaseLost) {
-        stats::add(&shared.stats.lease_lost, 1);
-        tracing::warn!(job.id = %job.job_id, "{}: the lease was lost while it ran; its result is dropped", job.job_kind);
-    }
     ending
+}
+
+fn tell_lost(shared: &Shared, job: &Job) {
+    stats::add(&shared.stats.lease_lost, 1);
+    tracing::warn!(job.id = %job.job_id, "{}: the lease was lost while it ran; its result is dropped", job.job_kind);
 }
 
 async fn sql(
@@ -61,13 +62,14 @@ async fn sql(
 ) -> Option<Ending> {
     let begun = Instant::now();
     match runner.run(job, limit, stop).await {
+        // also when the keeper was told "lost" meanwhile: a job that has just ended is no lease any more
         SqlEnding::Succeeded => {
             stats::add(&shared.stats.succeeded, 1);
             tell_success(job.job_id, &job.job_kind, begun.elapsed());
             None
         }
         SqlEnding::LeaseLost => {
-            stop.ask(StopReason::LeaseLost);
+            tell_lost(shared, job);
             None
         }
         SqlEnding::Report(ending) => Some(ending),
@@ -101,7 +103,10 @@ async fn rust(
     // what ends well after all has ended well; it only must still be ours
     let outcome = timeout(GRACE, run).await.ok();
     match (stop.reason(), outcome) {
-        (Some(StopReason::LeaseLost), _) => None,
+        (Some(StopReason::LeaseLost), _) => {
+            tell_lost(shared, job);
+            None
+        }
         (_, Some(Ok(Outcome::Succeeded { result_ref }))) => Some(Ending::Succeeded { result_ref }),
         (Some(StopReason::TimeLimit), _) => Some(Ending::Transient(sql::over_limit(limit))),
         (Some(StopReason::Shutdown), _) => Some(Ending::Released),
