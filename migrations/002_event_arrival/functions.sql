@@ -111,7 +111,8 @@ end
 $$;
 
 -- Records what a statement inserted into the outbox, inside the producer's transaction, then wakes the dispatcher
--- if it sleeps. Recorded first: an xid is then held while the mark is read, which is what makes arming safe.
+-- if it sleeps. Recorded first: an xid is then held while the mark is read, which is what makes arming safe. The mark
+-- is read here already, in line: while the dispatcher is awake, fn_wake need not be called at all.
 create or replace function fn_event_arrival_record() returns trigger
 language plpgsql security definer set search_path from current
 as $$
@@ -119,7 +120,8 @@ begin
   insert into event_arrival (tx_id, event_domain, event_id)
   select pg_current_xact_id(), i.event_domain, i.id from inserted i;
   perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d
-  where octet_length(d.event_domain) <= 41; -- no channel has a longer name; the poll finds the others
+  where octet_length(d.event_domain) <= 41 -- no channel has a longer name; the poll finds the others
+    and fn_wake_mark('queue_wake_' || d.event_domain) <= fn_epoch_ms(clock_timestamp());
   return null;
 end
 $$;

@@ -123,10 +123,8 @@ impl Sidecar {
         if !stage.is_own() {
             return Ok(Cost { process, sessions: Duration::ZERO });
         }
-        let pids = store::bench::backends(&stage.client().await?).await?;
-        let sessions =
-            pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).map(process::processor_time);
-        Ok(Cost { process, sessions: sessions.sum() })
+        let pids = store::bench::backends(&stage.client().await?, false).await?;
+        Ok(Cost { process, sessions: process::processor_time_of(pids) })
     }
 
     /// Asks it to stop, and waits for it.

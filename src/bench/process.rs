@@ -14,6 +14,11 @@ pub(super) fn processor_time(pid: u32) -> Duration {
     TICK * ticks(&stat).unwrap_or(0)
 }
 
+/// The same for several, given as the server numbers its processes.
+pub(super) fn processor_time_of(pids: Vec<i32>) -> Duration {
+    pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).map(processor_time).sum()
+}
+
 /// User and system time of a line of `/proc/PID/stat`. The second field is the name, in brackets, and may hold anything.
 fn ticks(stat: &str) -> Option<u32> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);

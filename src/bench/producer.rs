@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::child::{Cost, Sidecar};
+use super::process::processor_time_of;
 use super::report::{Report, median, number, ratio};
 use super::stage::{Stage, too_slow};
 use super::{Options, Tell};
@@ -51,6 +52,8 @@ struct Run {
     /// The sidecar's share of the machine.
     share: f64,
     process_share: f64,
+    /// Microseconds of processor time that a transaction took of its session; zero when that cannot be seen.
+    session_micros: f64,
     inserted: i64,
 }
 
@@ -87,6 +90,10 @@ fn conclude(report: &mut Report, runs: &[Vec<Run>; 4], sessions_are_seen: bool) 
     let rates = [0, 1, 2, 3].map(|way| of(way, |run| run.rate));
     for (way, rate) in WAYS.iter().zip(rates) {
         report.figure(way.name, rate, "transactions/s");
+    }
+    for way in (0..4).filter(|_| sessions_are_seen) {
+        let name = format!("{}: processor time a transaction, in its session", WAYS[way].name);
+        report.figure(name, of(way, |run| run.session_micros), "µs");
     }
     for way in [2, 3] {
         let name = WAYS[way].name;
@@ -140,11 +147,13 @@ async fn one_run(
     }
     sleep(WARM_UP).await;
     let before = cost(sidecar.as_ref(), stage).await?;
+    let own_before = own_sessions(stage).await?;
     let begun = Instant::now();
     counting.store(true, Ordering::Relaxed);
     sleep(options.length.unwrap_or(LENGTH)).await;
     counting.store(false, Ordering::Relaxed);
     let span = begun.elapsed();
+    let own = own_sessions(stage).await?.saturating_sub(own_before);
     let cost = cost(sidecar.as_ref(), stage).await?.since(before);
     stop.store(true, Ordering::Relaxed);
     let (mut inserted, mut counted) = (0, 0);
@@ -163,8 +172,17 @@ async fn one_run(
         rate: ratio(number(counted), span.as_secs_f64()),
         share: cost.share(span),
         process_share: process_only.share(span),
+        session_micros: ratio(own.as_secs_f64() * 1e6, number(counted)),
         inserted,
     })
+}
+
+/// Processor time of the producers' sessions; zero when it cannot be seen.
+async fn own_sessions(stage: &Stage) -> Result<Duration> {
+    if !stage.is_own() {
+        return Ok(Duration::ZERO);
+    }
+    Ok(processor_time_of(sql::backends(&stage.client().await?, true).await?))
 }
 
 async fn cost(sidecar: Option<&Sidecar>, stage: &Stage) -> Result<Cost> {

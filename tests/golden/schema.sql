@@ -637,8 +637,12 @@ declare
   v_txs xid8[] := '{}';
   v_seqs bigint[] := '{}';
   v_consumers int;
+  v_executors text[];
   v_plain boolean;
-  v_counts record;
+  v_jobs int;
+  v_duplicates int := 0;
+  v_dry int := 0;
+  v_errors int := 0;
   v_count int;
   v_limit int;
   v_more boolean;
@@ -705,24 +709,27 @@ begin
   end if;
   v_more := v_count >= v_limit;
 
-  -- plain: no consumer that only counts, and keys of which no two can be the same
-  select count(*), coalesce(bool_and(
+  -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
+  -- consumers: at worst somebody looks in vain, or at his next poll.
+  select count(*), array_agg(distinct c.executor), coalesce(bool_and(
     not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_consumers, v_plain
+  into v_consumers, v_executors, v_plain
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   for v_way in case when v_plain then 1 else 2 end .. 3 loop
     if v_way = 3 then
       -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
       v_count := least(v_count, greatest(1, 58 / greatest(1, v_consumers)));
       v_more := v_more or v_count < cardinality(v_ids);
-      select * into v_counts from fn_dispatch_events_singly(v_ids[1:v_count]);
+      select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+      from fn_dispatch_events_singly(v_ids[1:v_count]) d;
       exit;
     end if;
     begin
       if v_way = 1 then
-        select * into v_counts from fn_dispatch_events_plain(v_ids, p_event_domain);
+        v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain);
       else
-        select * into v_counts from fn_dispatch_events(v_ids, p_event_domain => p_event_domain);
+        select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+        from fn_dispatch_events(v_ids, p_event_domain => p_event_domain) d;
       end if;
       exit;
     exception
@@ -735,12 +742,14 @@ begin
     event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
   values (
     p_event_domain, v_old, v_new, case when v_more then v_txs[v_count] end, case when v_more then v_seqs[v_count] end,
-    v_count, v_counts.jobs, v_counts.duplicates, v_counts.errors, p_found_by, clock_timestamp() - v_started);
-  for v_executor in select distinct x from unnest(v_counts.executors) x loop
-    perform fn_wake('job_wake_' || lower(v_executor));
-  end loop;
-  return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_counts.jobs,
-    'duplicates', v_counts.duplicates, 'dry', v_counts.dry, 'errors', v_counts.errors,
+    v_count, v_jobs, v_duplicates, v_errors, p_found_by, clock_timestamp() - v_started);
+  if v_jobs > 0 then
+    foreach v_executor in array v_executors loop
+      perform fn_wake('job_wake_' || lower(v_executor));
+    end loop;
+  end if;
+  return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
+    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors,
     'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
 end
 $function$
@@ -1020,13 +1029,14 @@ end
 $function$
 
 -- Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.
-CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
- RETURNS record
+CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text)
+ RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+  v_jobs int;
 begin
-  duplicates := 0; dry := 0; errors := 0; executors := '{}';
   insert into job_queue (
     job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
     idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
@@ -1037,11 +1047,8 @@ begin
     r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
-  get diagnostics jobs = row_count;
-  if jobs > 0 then
-    select coalesce(array_agg(distinct c.executor), '{}') into executors
-    from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
-  end if;
+  get diagnostics v_jobs = row_count;
+  return v_jobs;
 end
 $function$
 
@@ -1312,7 +1319,8 @@ begin
   insert into event_arrival (tx_id, event_domain, event_id)
   select pg_current_xact_id(), i.event_domain, i.id from inserted i;
   perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d
-  where octet_length(d.event_domain) <= 41; -- no channel has a longer name; the poll finds the others
+  where octet_length(d.event_domain) <= 41 -- no channel has a longer name; the poll finds the others
+    and fn_wake_mark('queue_wake_' || d.event_domain) <= fn_epoch_ms(clock_timestamp());
   return null;
 end
 $function$

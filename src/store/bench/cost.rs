@@ -53,12 +53,12 @@ pub async fn dead_rows(client: &impl GenericClient) -> Result<(i64, i64)> {
     Ok((get(&row, "dead")?, get(&row, "changed")?))
 }
 
-/// The server processes that serve a sidecar in this database.
-pub async fn backends(client: &impl GenericClient) -> Result<Vec<i32>> {
+/// The server processes that serve a sidecar in this database, or, when asked for `own`, the bench itself.
+pub async fn backends(client: &impl GenericClient, own: bool) -> Result<Vec<i32>> {
     const SQL: &str = "
         select coalesce(array_agg(a.pid), '{}') as pids
         from pg_stat_activity a
         where a.datname = current_database() and a.application_name like 'reveille/%'
-          and a.application_name not like 'reveille/bench%'";
-    get(&row(client, "finding the sidecar's sessions", SQL, &[]).await?, "pids")
+          and (a.application_name like 'reveille/bench%') = $1";
+    get(&row(client, "finding sessions", SQL, &[&own]).await?, "pids")
 }
