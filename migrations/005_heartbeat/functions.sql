@@ -82,6 +82,21 @@ $$;
 comment on function fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)
   is 'Beats for an executor. Refused executor_not_registered, or not_owner when name, kind or role do not fit.';
 
+-- Forgets an executor, so that its silence alarms nobody. Called by a worker that made its name up and ends well.
+create or replace function fn_queue_heartbeat_unregister(p_executor_name text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  delete from queue_heartbeat h where h.executor_name = p_executor_name and fn_executor_is_ours(h.owner_role);
+  if found then
+    return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
+  end if;
+  return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
+    case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+end
+$$;
+comment on function fn_queue_heartbeat_unregister(text) is 'Forgets an executor. Refused executor_not_registered, or not_owner.';
+
 -- Whether an executor may claim, and of which kind it is. One row: reason is null when it may.
 create or replace function fn_executor_admission(p_executor_name text) returns table (reason text, executor_kind text)
 language plpgsql stable set search_path from current
@@ -240,7 +255,8 @@ declare
   v_function text;
 begin
   foreach v_function in array array[
-    'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb)', 'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)'] loop
+    'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb)', 'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)',
+    'fn_queue_heartbeat_unregister(text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor', 'reveille_dispatcher']);
   end loop;

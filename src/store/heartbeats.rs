@@ -35,3 +35,10 @@ pub async fn tick(client: &impl GenericClient, name: &str, current_job: Option<U
     let answer = row(client, &format!("beating for {name}"), SQL, &[&name, &current_job]).await?;
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
+
+/// Forgets `name`; refused when it is not registered or belongs to another role.
+pub async fn unregister(client: &impl GenericClient, name: &str) -> Result<Answer> {
+    const SQL: &str = "select fn_queue_heartbeat_unregister(p_executor_name => $1) as answer";
+    let answer = row(client, &format!("forgetting {name}"), SQL, &[&name]).await?;
+    Ok(Answer::from_json(get(&answer, "answer")?))
+}

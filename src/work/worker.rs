@@ -109,10 +109,10 @@ impl Worker {
     pub async fn run(mut self, shutdown: Shutdown) -> Result<WorkerCounts> {
         let listener = self.listener.take();
         let status = listener.as_ref().map(Listener::status);
-        let mut claimer = Claimer::new(Arc::clone(&self.shared), Arc::clone(&self.waker), status);
+        let claimer = Claimer::new(Arc::clone(&self.shared), Arc::clone(&self.waker), status);
         let mut crew = JoinSet::new();
         let ended = tokio::select! {
-            ended = self.work(&mut claimer, &mut crew, listener, &shutdown) => ended,
+            ended = self.work(claimer, &mut crew, listener, &shutdown) => ended,
             () = shutdown.was_cut() => Ok(()),
         };
         self.stop(crew, &shutdown).await;
@@ -144,7 +144,7 @@ impl Worker {
 
     async fn work(
         &self,
-        claimer: &mut Claimer,
+        mut claimer: Claimer,
         crew: &mut JoinSet<()>,
         listener: Option<Listener>,
         shutdown: &Shutdown,
@@ -168,8 +168,15 @@ impl Worker {
                 listener.run(channels, move |wake| waker.wake(&wake, &stats), shutdown).await;
             });
         }
+        // a task of its own, beside those that wake it and those that it wakes
+        let (mut claiming, shutdown) = (JoinSet::new(), shutdown.clone());
+        claiming.spawn(async move { claimer.run(&shutdown).await });
         tokio::select! {
-            ended = claimer.run(shutdown) => ended,
+            ended = claiming.join_next() => match ended {
+                Some(Ok(ended)) => ended,
+                Some(Err(panic)) => Err(broken(panic)),
+                None => Ok(()),
+            },
             failed = failure(crew) => Err(failed),
         }
     }
@@ -209,6 +216,9 @@ impl Worker {
         if board.held() > 0 {
             self.abandon().await;
         }
+        if self.shared.settings.executor_name.is_empty() {
+            self.forget().await;
+        }
     }
 
     /// Waits until `holds`, or the deadline.
@@ -218,6 +228,17 @@ impl Worker {
                 () = self.shared.board.changed() => {}
                 () = sleep_until(deadline) => return,
             }
+        }
+    }
+
+    /// Nobody misses a name that was made up for this process.
+    async fn forget(&self) {
+        let unregister = async {
+            let client = self.shared.server.take(&self.shared.control).await?;
+            store::heartbeats::unregister(&client, &self.shared.name).await
+        };
+        if let Ok(Err(error)) = timeout(CUT, unregister).await {
+            tracing::debug!("{} stays registered: {error}", self.shared.name);
         }
     }
 

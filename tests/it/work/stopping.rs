@@ -72,6 +72,24 @@ async fn a_hard_stop_ends_at_once_and_still_gives_back() {
 }
 
 #[tokio::test]
+async fn a_name_made_up_for_one_process_is_forgotten_with_it_and_a_given_one_is_not() {
+    let shop = Shop::open().await;
+    let names = async || {
+        let names = "select string_agg(executor_name, ' ') from queue_heartbeat";
+        shop.client.query_one(names, &[]).await.unwrap().get::<_, Option<String>>(0)
+    };
+    let mut settings = shop.settings();
+    settings.worker.executor_name.clear();
+    let worker = shop.start(&settings, Handlers::new().on("held", Held::new(1))).await;
+    let name = names().await.unwrap();
+    assert!(name.contains("-PG_worker-"), "{name}");
+    worker.stop().await;
+    assert_eq!(names().await, None);
+    shop.start(&shop.settings(), Handlers::new().on("held", Held::new(1))).await.stop().await;
+    assert_eq!(names().await.as_deref(), Some("worker-1"));
+}
+
+#[tokio::test]
 async fn the_program_runs_jobs_until_ctrl_c_and_exits_0() {
     let shop = Shop::open().await;
     shop.handler("greet", "return '{}';").await;
