@@ -2126,6 +2126,23 @@ begin
 end
 $function$
 
+-- Forgets an executor. Refused executor_not_registered, or not_owner.
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_unregister(p_executor_name text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  delete from queue_heartbeat h where h.executor_name = p_executor_name and fn_executor_is_ours(h.owner_role);
+  if found then
+    return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
+  end if;
+  return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
+    case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+end
+$function$
+
 -- What a consumer that need not be stored would do with the newest p_limit events of its domain.
 CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer jsonb, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
  RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
@@ -2422,6 +2439,10 @@ grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,i
 grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb) to reveille_dispatcher
 
 grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb) to reveille_executor
+
+grant EXECUTE on function fn_queue_heartbeat_unregister(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_heartbeat_unregister(text) to reveille_executor
 
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
 
