@@ -1,43 +1,86 @@
-//! README's first steps, taken from the page itself.
+//! The README as a stranger follows it: its commands are run as they stand there.
 
-use crate::support::TestDb;
+use std::path::Path;
+use std::process::Command;
 
-/// The first block of `language` in README.
-fn block(language: &str) -> String {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
-    rest.split_once("```").unwrap().0.to_owned()
+use crate::support::{Folder, Program, SOON, TestDb, wait_until, with_secret};
+
+const README: &str = include_str!("../../README.md");
+
+/// The blocks of a language in a section, in order.
+fn blocks(section: &str, language: &str) -> Vec<String> {
+    let begin = README.find(&format!("\n## {section}\n")).expect("the section is there");
+    let text = &README[begin + 4..];
+    let text = &text[..text.find("\n## ").unwrap_or(text.len())];
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|block| block[..block.find("```").unwrap()].to_owned()).collect()
+}
+
+/// The words of a command, without its comment.
+fn words(line: &str) -> Vec<&str> {
+    line.split(" #")
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|word| word.trim_matches('"'))
+        .collect()
 }
 
 #[tokio::test]
-async fn the_first_steps_of_the_readme_end_in_a_job_that_succeeded() {
-    let db = TestDb::new().await;
-    db.open_gates().await;
+async fn the_commands_of_the_readme_end_in_a_job_that_has_run() {
+    let db = TestDb::empty().await;
+    let [install, rest] = blocks("Install", "sh").try_into().unwrap();
+    let [sql] = blocks("Install", "sql").try_into().unwrap();
+    let consumers = Path::new(env!("CARGO_MANIFEST_DIR")).join("consumers");
+    let folder = Folder::open_to_all(); // no config.toml but the defaults
+    std::os::unix::fs::symlink(consumers, folder.path().join("consumers")).unwrap();
     let client = db.client().await;
-    client.batch_execute(&block("sql")).await.unwrap();
-    let reveille = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_reveille"));
-        command.args(arguments).env("DATABASE_URL", db.url()).current_dir(env!("CARGO_TARGET_TMPDIR"));
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    reveille(&["events", "emit", "iu.page_saved", "page:42"]);
-    reveille(&["tick"]);
-    reveille(&["work", "--once"]);
-    let job = client.query_one("select status, result_ref from job_queue", &[]).await.unwrap();
-    assert_eq!((job.get::<_, &str>(0), job.get::<_, &str>(1)), ("succeeded", "page:42"));
-    reveille(&["health"]);
+    let mut running = Vec::new();
+    for (block, before) in [(install, ""), (rest, sql.as_str())] {
+        client.batch_execute(before).await.unwrap();
+        for line in block.lines().filter(|line| line.starts_with("reveille ")) {
+            let arguments = &words(line)[1..];
+            if ["run", "work"].contains(&arguments[0]) {
+                let mut program = Program::start(&db.url(), arguments, &[]);
+                program.says(&["listening"]).await;
+                running.push(program);
+                continue;
+            }
+            let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
+            command.args(arguments).env("DATABASE_URL", with_secret(&db.url())).current_dir(folder.path());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    wait_until("the job has run", SOON, async || {
+        let done = "select count(*) from job_queue where status = 'succeeded' and result_ref = 'page:42'";
+        client.query_one(done, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    assert_eq!(running.len(), 2, "run and work");
+    for program in running {
+        program.stops().await;
+    }
+}
+
+#[tokio::test]
+async fn the_consumer_file_of_the_readme_is_one() {
+    let db = TestDb::new().await;
+    let [file] = blocks("Consumers", "toml").try_into().unwrap();
+    let folder = Folder::open_to_all();
+    let path = folder.path().join("large_documents.toml");
+    std::fs::write(&path, file).unwrap();
+    let preview = ["consumers", "preview", path.to_str().unwrap()];
+    let ended = Program::start(&db.url(), &preview, &[]).ends().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
 }
 
 #[test]
-fn every_file_that_the_readme_names_exists() {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let named = page.split(['`', '(', ')']).filter(|word| {
-        let is_path =
-            word.starts_with("tests/") || word.starts_with("docs/") || word.starts_with("migrations/");
-        is_path && !word.contains(' ')
-    });
-    let missing: Vec<&str> = named.filter(|path| !root.join(path).exists()).collect();
-    assert_eq!(missing, Vec::<&str>::new());
+fn files_that_the_readme_names_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let linked = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let tests = README.split('`').filter(|word| word.starts_with("tests/"));
+    for name in linked.filter(|name| !name.starts_with("http")).chain(tests) {
+        assert!(root.join(name).exists(), "{name}");
+    }
 }

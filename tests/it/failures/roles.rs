@@ -110,3 +110,36 @@ async fn an_operator_can_turn_gates_emit_events_and_keep_consumers() {
     login.cannot(&["tick"]).await;
     login.goes(&client).await;
 }
+
+#[tokio::test]
+async fn an_executor_can_work_and_emit_and_nothing_else() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let handler = "
+        create table handled (source_ref text);
+        create function handle(p_job jsonb) returns jsonb language sql security definer set search_path from current
+        as $$ insert into handled values (p_job ->> 'source_ref') returning '{}'::jsonb $$;
+        insert into job_handler (job_kind, handler) values ('test.seen', 'handle(jsonb)')";
+    client.batch_execute(handler).await.unwrap();
+    let enqueue = "select fn_job_enqueue('test.seen', 'test', p_source_ref => $1)";
+    client.execute(enqueue, &[&"first"]).await.unwrap();
+    let login = Login::of(&db, &client, "reveille_executor").await;
+    login.can(&["work", "--once", "--executor-name", "desk"]).await;
+    let mut worker = Program::start(&login.url, &["work", "--executor-name", "desk"], &[]);
+    worker.says(&["listening"]).await;
+    client.execute(enqueue, &[&"second"]).await.unwrap();
+    wait_until("both are handled", SOON, async || {
+        let handled =
+            "select count(*) from handled h join job_queue j using (source_ref) where j.status = 'succeeded'";
+        client.query_one(handled, &[]).await.unwrap().get::<_, i64>(0) == 2
+    })
+    .await;
+    assert!(worker.lines_with("WARN").is_empty(), "{:?}", worker.lines_with("WARN"));
+    worker.stops().await;
+    login.can(&["events", "emit", "system.queue_worker_silent", "1"]).await;
+    login.can(&["health"]).await;
+    login.cannot(&["tick"]).await;
+    login.cannot(&["run"]).await;
+    login.cannot(&["gate", "open", "queue.worker.enabled"]).await;
+    login.goes(&client).await;
+}
