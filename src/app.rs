@@ -140,7 +140,7 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
         status,
     )?
     .latched(latch);
-    let sweeper = Sweeper::new(server.clone(), pool.clone(), &settings.sweep, waker);
+    let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     registry.add(|registry| dispatcher.stats().register(registry));
     registry.add(|registry| sweeper.stats().register(registry));
@@ -157,8 +157,7 @@ pub async fn tick(settings: &Settings) -> Result<std::result::Result<Tick, Refus
     let pool = server.pool("tick", 1, &server.session())?;
     let domains = look(settings, &server, &pool).await?;
     let waker = Arc::new(Waker::default());
-    let swept =
-        Sweeper::new(server.clone(), pool.clone(), &settings.sweep, Arc::clone(&waker)).run_once().await?;
+    let sweeper = Sweeper::new(&server, &settings.sweep, Arc::clone(&waker))?;
     let dispatcher = Dispatcher::new(
         server.clone(),
         &settings.dispatch,
@@ -167,11 +166,22 @@ pub async fn tick(settings: &Settings) -> Result<std::result::Result<Tick, Refus
         waker,
         None,
     )?;
-    let pass = match dispatcher.run_once(TICK_LIMIT).await? {
-        Ok(pass) => pass,
-        Err(refusal) => return Ok(Err(refusal)),
+    // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
+    let known = match dispatcher.run_once(TICK_LIMIT).await {
+        Ok(Ok(pass)) => Ok(pass),
+        Ok(Err(refusal)) => return Ok(Err(refusal)),
+        Err(error) if error.sqlstate().is_none() => return Err(error), // the server is gone
+        Err(error) => Err(error), // one domain fails; the rest of the tick does not depend on it
     };
+    let swept = sweeper.run_once().await?;
+    let found = if swept.missing > 0 { Some(dispatcher.run_once(TICK_LIMIT).await) } else { None };
     let pruned = Housekeeper::new(server, pool, &settings.maintenance).run_once().await?;
+    let mut pass = known?;
+    match found.transpose()? {
+        Some(Ok(more)) => pass.add(more),
+        Some(Err(refusal)) => return Ok(Err(refusal)),
+        None => {}
+    }
     Ok(Ok(Tick { swept: swept.missing, pass, pruned }))
 }
 

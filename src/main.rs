@@ -32,7 +32,9 @@ fn prepare(cli: &Cli) -> Result<Context> {
 }
 
 fn run(cli: Cli, context: &Context) -> Result<Outcome> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| Error::io("the runtime", error))?;
+    // one thread: the work is done by the server, and a hop between threads is a tenth of a wake-up
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::io("the runtime", error))?;
     let outcome = runtime.block_on(cli.run(context));
     runtime.shutdown_background(); // a name that is still being looked up must not keep a stopped program
     outcome

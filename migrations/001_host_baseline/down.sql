@@ -1,6 +1,9 @@
 -- Undoes phase 001. Adopted tables stay as they are; created ones go, unless they hold facts.
 do $$
 begin
+  if (select created from host_object where object_name = 'event_outbox') then
+    lock table event_outbox; -- a producer that is about to commit is waited for, and then seen
+  end if;
   if (select created from host_object where object_name = 'event_outbox') and exists (select from event_outbox) then
     raise exception 'event_outbox holds events that would be lost'
       using errcode = '55000', hint = 'Export and empty event_outbox first, then run the down step again.';
@@ -15,6 +18,7 @@ drop function fn_gate_is_open(text);
 drop function fn_config_number(text, numeric);
 drop function fn_config(text, text);
 drop procedure pr_grant(text, text[]);
+drop function fn_is_signal(jsonb);
 drop function fn_epoch_ms(timestamptz);
 drop function fn_uuid_v7();
 drop table dot_config_audit;

@@ -31,6 +31,16 @@ language sql stable
 return (extract(epoch from p_at) * 1000)::bigint;
 comment on function fn_epoch_ms(timestamptz) is 'Milliseconds since 1970-01-01 UTC.';
 
+-- Signal, not data: what may travel in a job or a heartbeat. Checked by the domain `signal`, where it is inlined,
+-- and asked by the preview of a consumer.
+create or replace function fn_is_signal(p_payload jsonb) returns boolean
+language sql immutable
+return p_payload = '{}'
+  or (jsonb_typeof(p_payload) = 'object'
+    and octet_length(p_payload::text) <= 16384
+    and p_payload::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": ');
+comment on function fn_is_signal(jsonb) is 'Whether a payload is an object of at most 16 kB without a denied key at any depth.';
+
 -- Runs a grant only where the role exists; migrations by an unprivileged owner have no such roles.
 create or replace procedure pr_grant(p_what text, p_roles text[])
 language plpgsql set search_path from current

@@ -3,6 +3,7 @@ do $$
 declare
   v_domain text;
 begin
+  lock table event_arrival; -- a producer that is about to commit is waited for, and then seen
   select c.event_domain into v_domain from dispatch_cursor c where fn_dispatch_unread(c.event_domain) is not null limit 1;
   if v_domain is not null then
     raise exception 'domain % has events that have not been dispatched', v_domain

@@ -17,9 +17,10 @@ language plpgsql volatile set search_path from current
 as $$
 begin
   if fn_wake_mark(p_channel) <= fn_epoch_ms(clock_timestamp())
+    and to_regclass(quote_ident('awake_' || p_channel)) is not null -- a domain that is not dispatched: nobody listens
     and fn_gate_is_open('queue.notify.bridge_enabled')
     and coalesce(current_setting('reveille.notify', true), '') <> 'off'
-    and pg_notification_queue_usage() < 0.5
+    and pg_notification_queue_usage() < 0.5::float8
   then
     perform pg_notify(p_channel, '');
   end if;
@@ -111,20 +112,46 @@ end
 $$;
 
 -- Records what a statement inserted into the outbox, inside the producer's transaction, then wakes the dispatcher
--- if it sleeps. Recorded first: an xid is then held while the mark is read, which is what makes arming safe. The mark
--- is read here already, in line: while the dispatcher is awake, fn_wake need not be called at all.
-create or replace function fn_event_arrival_record() returns trigger
-language plpgsql security definer set search_path from current
-as $$
+-- if it sleeps. Recorded first: an xid is then held while the mark is read, which is what makes arming safe. All rows
+-- are recorded before the first turn of the loop. Every producer pays for this, so it is made to be cheap: the mark is
+-- read in line, and names carry their schema instead of a path that would be set and taken back at each call (a
+-- quarter of the whole). With the caller's path, operators must be named as functions of pg_catalog.
+do $do$
 begin
-  insert into event_arrival (tx_id, event_domain, event_id)
-  select pg_current_xact_id(), i.event_domain, i.id from inserted i;
-  perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d
-  where octet_length(d.event_domain) <= 41 -- no channel has a longer name; the poll finds the others
-    and fn_wake_mark('queue_wake_' || d.event_domain) <= fn_epoch_ms(clock_timestamp());
+  execute format($format$
+create or replace function fn_event_arrival_record() returns trigger
+language plpgsql security definer
+as $function$
+declare
+  v_domain text;
+  v_last text := '';
+  v_seen text[];
+begin
+  for v_domain in
+    insert into %1$I.event_arrival (tx_id, event_domain, event_id)
+    select pg_catalog.pg_current_xact_id(), i.event_domain, i.id from inserted i
+    returning event_domain
+  loop
+    continue when pg_catalog.texteq(v_domain, v_last) or pg_catalog.array_position(v_seen, v_domain) is not null;
+    if pg_catalog.textne(v_last, '') then
+      v_seen := pg_catalog.array_append(v_seen, v_last);
+    end if;
+    v_last := v_domain;
+    if pg_catalog.int4le(pg_catalog.octet_length(v_domain), 41) -- no channel has a longer name; the poll finds the others
+      and pg_catalog.float8le(
+        coalesce(pg_catalog.pg_sequence_last_value(pg_catalog.to_regclass(
+          pg_catalog.textcat(%2$L, pg_catalog.quote_ident(pg_catalog.textcat('awake_queue_wake_', v_domain))))), 1),
+        pg_catalog.float8mul(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()), 1000))
+    then
+      perform %1$I.fn_wake(pg_catalog.textcat('queue_wake_', v_domain));
+    end if;
+  end loop;
   return null;
 end
-$$;
+$function$
+  $format$, current_schema(), quote_ident(current_schema()) || '.');
+end
+$do$;
 comment on function fn_event_arrival_record() is 'Trigger of event_outbox, once a statement: appends arrivals and wakes the dispatcher.';
 revoke all on function fn_event_arrival_record() from public;
 
@@ -296,6 +323,7 @@ declare
   v_missing jsonb;
   v_count int;
   v_alarm uuid;
+  v_trouble text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_event_sweep needs READ COMMITTED: an older snapshot would miss what another sweep appended'
@@ -344,17 +372,22 @@ begin
   end if;
   if v_count > 0 then
     perform fn_wake('queue_wake_' || d) from jsonb_object_keys(v_missing) d;
-    select fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
-    into v_alarm
-    from event_type_registry r
-    where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
-    -- while there is no trigger, the alarm itself would be the next sweep's gap, and so on for ever
-    insert into event_arrival (tx_id, event_domain, event_id)
-    select pg_current_xact_id(), 'system', v_alarm
-    where v_alarm is not null
-      and not exists (select from event_arrival a where a.event_id = v_alarm and a.tx_id = pg_current_xact_id());
+    begin
+      select fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
+      into v_alarm
+      from event_type_registry r
+      where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
+      -- while there is no trigger, the alarm itself would be the next sweep's gap, and so on for ever
+      insert into event_arrival (tx_id, event_domain, event_id)
+      select pg_current_xact_id(), 'system', v_alarm
+      where v_alarm is not null
+        and not exists (select from event_arrival a where a.event_id = v_alarm and a.tx_id = pg_current_xact_id());
+    exception when others then
+      v_trouble := sqlerrm; -- an outbox that takes no such row must not undo the repair
+    end;
   end if;
-  return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark);
+  return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark,
+    'alarm_error', v_trouble);
 end
 $$;
 comment on function fn_event_sweep(interval, timestamptz) is 'Finds events without an arrival since the last watermark, appends and counts them, and emits system.queue_dispatch_gap if that type is registered.';
@@ -378,11 +411,19 @@ begin
   where s.swept_at < (select max(n.watermark) from dispatch_sweep n)
   order by s.sweep_id desc limit 1;
   for r in
-    select c.event_domain, least(v_swept_tx, pg_snapshot_xmin(p.snapshot_old)) as below
-    from dispatch_cursor c
-    cross join lateral (
-      select d.snapshot_old from dispatch_pass d where d.event_domain = c.event_domain order by d.pass_id desc limit 1) p
-    where v_swept_tx is not null
+    -- the domains that there are, one index probe each; whoever has no cursor is read by nobody
+    with recursive domains (event_domain) as (
+      (select a.event_domain from event_arrival a order by a.event_domain limit 1)
+      union all
+      select (select a.event_domain from event_arrival a where a.event_domain > d.event_domain order by a.event_domain limit 1)
+      from domains d
+      where d.event_domain is not null
+    )
+    select d.event_domain, least(v_swept_tx, pg_snapshot_xmin(p.snapshot_old)) as below
+    from domains d
+    left join lateral (
+      select n.snapshot_old from dispatch_pass n where n.event_domain = d.event_domain order by n.pass_id desc limit 1) p on true
+    where d.event_domain is not null and v_swept_tx is not null
   loop
     delete from event_arrival a
     where a.ctid = any (array(
@@ -398,12 +439,15 @@ begin
   where (p.event_domain, p.pass_id) in (
     select c.event_domain, o.pass_id
     from dispatch_cursor c
-    cross join lateral (
-      select max(d.pass_id) as newest from dispatch_pass d where d.event_domain = c.event_domain) n
+    cross join lateral ( -- the first that stays: a young one, or the newest
+      select coalesce(
+        (select d.pass_id from dispatch_pass d
+         where d.event_domain = c.event_domain and d.finished_at >= clock_timestamp() - p_keep_passes
+         order by d.pass_id limit 1),
+        (select max(d.pass_id) from dispatch_pass d where d.event_domain = c.event_domain)) as kept) n
     cross join lateral (
       select d.pass_id from dispatch_pass d
-      where d.event_domain = c.event_domain and d.pass_id < n.newest
-        and d.finished_at < clock_timestamp() - p_keep_passes
+      where d.event_domain = c.event_domain and d.pass_id < n.kept
       order by d.pass_id
       limit p_limit) o);
   get diagnostics v_passes = row_count;

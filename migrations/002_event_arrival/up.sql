@@ -2,7 +2,7 @@
 -- the dispatcher; nothing here is updated in place, so a session that holds a snapshot costs no dead rows.
 
 create table event_arrival (
-  arrival_seq bigint generated always as identity,
+  arrival_seq bigint generated always as identity (cache 32),
   tx_id xid8 not null,
   event_domain text not null,
   event_id uuid not null

@@ -1,6 +1,7 @@
 -- Undoes phase 003. Refuses while there are jobs.
 do $$
 begin
+  lock table job_queue, job_handler; -- whoever is about to commit is waited for, and then seen
   if exists (select from job_queue) then
     raise exception 'job_queue holds jobs that would be lost'
       using errcode = '55000', hint = 'Export and empty job_queue first, then run the down step again.';
@@ -30,6 +31,7 @@ drop table job_handler;
 drop function fn_job_handler_announce();
 drop function fn_job_handler_check();
 drop table job_queue;
+drop domain signal, job_actor, job_key, job_limit, job_count, job_priority, job_kind, executor_kind, job_status;
 drop function fn_job_move_refuse();
 drop function fn_job_move_is_legal(text, text);
 drop sequence awake_job_wake_dot, awake_job_wake_agent, awake_job_wake_hermes, awake_job_wake_codex, awake_job_wake_pg_worker,

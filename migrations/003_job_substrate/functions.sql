@@ -246,9 +246,9 @@ begin
     where j.ctid = any (v_rows)
     returning j.*
   )
-  select false, null::text, c.job_id, c.job_kind, c.lease_token, c.lease_until, c.status, c.executor, c.event_domain, c.source_ref,
-    c.target_ref, c.payload_ref, c.safe_payload, c.priority, c.scheduled_at, c.attempts, c.max_attempts, c.idempotency_key, c.ordering_key,
-    c.actor, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
+  select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
+    c.source_ref, c.target_ref, c.payload_ref, c.safe_payload::jsonb, c.priority::int, c.scheduled_at, c.attempts::int, c.max_attempts::int,
+    c.idempotency_key::text, c.ordering_key, c.actor::text, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
   from claimed c
   order by c.priority, c.scheduled_at, c.job_id;
 end
@@ -258,10 +258,14 @@ comment on function fn_job_claim(text, int, int, text[])
 
 -- The answer of a call whose token is not the current one, or whose lease has ended.
 create or replace function fn_job_lease_lost(p_job_id uuid) returns jsonb
-language sql stable
-return jsonb_build_object('refused', true,
-  'reason', case when exists (select from job_queue j where j.job_id = p_job_id) then 'lease_lost' else 'not_found' end,
-  'job_id', p_job_id);
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return jsonb_build_object('refused', true,
+    'reason', case when exists (select from job_queue j where j.job_id = p_job_id) then 'lease_lost' else 'not_found' end,
+    'job_id', p_job_id);
+end
+$$;
 comment on function fn_job_lease_lost(uuid) is 'The refusal lease_lost, or not_found.';
 
 -- The lease is still the caller's: same token, not ended, status leased or in_progress. Here and below the settings
@@ -445,7 +449,7 @@ begin
   foreach v_function in array array[
     'fn_job_claim(text, int, int, text[])', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
     'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
-    'fn_job_handler_of(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
+    'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);

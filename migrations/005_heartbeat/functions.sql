@@ -97,7 +97,8 @@ end
 $$;
 comment on function fn_queue_heartbeat_unregister(text) is 'Forgets an executor. Refused executor_not_registered, or not_owner.';
 
--- Whether an executor may claim, and of which kind it is. One row: reason is null when it may.
+-- Whether an executor may claim, and of which kind it is. One row: reason is null when it may. The gates are read in
+-- line, because every claim comes through here.
 create or replace function fn_executor_admission(p_executor_name text) returns table (reason text, executor_kind text)
 language plpgsql stable set search_path from current
 as $$
@@ -105,13 +106,13 @@ begin
   return query
   select
     case
-      when not fn_gate_is_open('queue.job_substrate.enabled') then 'job_substrate_disabled'
-      when not fn_gate_is_open('queue.worker.enabled') then 'worker_disabled'
+      when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
+      when coalesce((select c.value from dot_config c where c.key = 'queue.worker.enabled'), '') <> 'true' then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
       when not fn_executor_is_ours(h.owner_role) then 'not_owner'
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
-    h.executor_kind
+    h.executor_kind::text
   from (select 1) one
   left join queue_heartbeat h on h.executor_name = p_executor_name;
 end

@@ -3,9 +3,7 @@
 create table queue_heartbeat (
   executor_name text primary key
     constraint queue_heartbeat_executor_name_check check (executor_name ~ '^[^\s].{0,119}$' and lower(executor_name) <> 'mot'),
-  executor_kind text not null
-    constraint queue_heartbeat_executor_kind_check check (executor_kind in
-      ('DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter')),
+  executor_kind executor_kind not null,
   domain_scope text[] not null default '{}',
   last_beat_at timestamptz,
   last_beat_status text
@@ -18,11 +16,8 @@ create table queue_heartbeat (
   silent_since timestamptz,
   owner_role name not null default session_user,
   current_job_id uuid,
-  metadata jsonb not null default '{}'
-    constraint queue_heartbeat_signal_only_check check (
-      jsonb_typeof(metadata) = 'object'
-      and octet_length(metadata::text) <= 4096
-      and metadata::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": ')
+  metadata signal not null default '{}'
+    constraint queue_heartbeat_metadata_check check (octet_length(metadata::text) <= 4096)
 ) with (fillfactor = 10);
 comment on table queue_heartbeat is 'Executors: who they are, who owns the name, and when they last beat. Also when idle and when gated.';
 comment on column queue_heartbeat.owner_role is 'Only members of this role may beat or claim under the name.';

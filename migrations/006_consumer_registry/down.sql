@@ -1,6 +1,7 @@
 -- Undoes phase 006. Refuses while there are consumers.
 do $$
 begin
+  lock table consumer_registry; -- whoever is about to commit is waited for, and then seen
   if exists (select from consumer_registry) then
     raise exception 'consumer_registry holds consumers that would be lost'
       using errcode = '55000', hint = 'Keep them as files (consumers/), delete the rows, then run the down step again.';
@@ -16,7 +17,6 @@ drop function fn_route_consumer_dry_run(jsonb, timestamptz, int);
 drop function fn_consumer_dispatch(uuid);
 drop function fn_consumer_dispatch_batch(text, int, text);
 drop function fn_dispatch_events_singly(uuid[]);
-drop function fn_is_servers_trouble(text);
 drop function fn_dispatch_events(uuid[], text, text);
 drop function fn_dispatch_events_plain(uuid[], text);
 drop function fn_dispatch_rows(uuid[], text, text);

@@ -125,13 +125,15 @@ begin
     return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
   end if;
   if (p_consumer).filter is not null then
+    -- asked of the text, as the sample may never reach it; names stand between double quotes, a quote within escaped
+    if regexp_replace((p_consumer).filter::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+      return 'filter has a variable ($name); a filter has none, write the value itself';
+    end if;
     begin
       perform jsonb_path_match_tz('{"event": {}, "payload": {}}', (p_consumer).filter, '{}', false);
     exception
       when singleton_sql_json_item_required then
         return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
-      when undefined_object then
-        return 'filter has a variable ($name); a filter has none, write the value itself';
       when others then
         null; -- strict paths may fail on the empty sample and work on real events
     end;
@@ -195,8 +197,10 @@ begin atomic
       c.delay, c.dry_run, c.actor, c.source_ref, c.target_ref, c.payload_ref, c.ordering_key, c.idempotency_key,
       coalesce(
         c.max_attempts, -- else as fn_job_max_attempts, in line
-        (select d.value::int from dot_config d where d.key = 'queue.retry.max_attempts.' || c.job_kind and d.value ~ '^[1-9][0-9]{0,5}$'),
-        (select d.value::int from dot_config d where d.key = 'queue.retry.default.max_attempts' and d.value ~ '^[1-9][0-9]{0,5}$'),
+        (select greatest(1, d.value::numeric)::int from dot_config d
+         where d.key = 'queue.retry.max_attempts.' || c.job_kind and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'),
+        (select greatest(1, d.value::numeric)::int from dot_config d
+         where d.key = 'queue.retry.default.max_attempts' and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'),
         5) as max_attempts
     from consumer_registry c
     where c.enabled
@@ -303,17 +307,11 @@ begin
     (select count(*) from wanted w where not w.dry_run and w.is_sound) - (select count(*) from made),
     (select count(*) from wanted w where w.dry_run),
     (select count(*) from refused),
-    (select array_agg(distinct m.executor) from made m)
+    (select array_agg(distinct m.executor::text) from made m)
   into jobs, duplicates, dry, errors, executors;
 end
 $$;
 comment on function fn_dispatch_events(uuid[], text, text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.';
-
--- Errors that say something about the server, not about an event: those are not kept, the pass is done again.
-create or replace function fn_is_servers_trouble(p_sqlstate text) returns boolean
-language sql immutable
-return left(p_sqlstate, 2) in ('08', '25', '40', '53', '55', '57', '58', 'XX');
-comment on function fn_is_servers_trouble(text) is 'Whether an error would hit any event: connection, deadlock, resources, shutdown, corruption.';
 
 -- The same, event by event and consumer by consumer: what cannot be digested goes to dispatch_error, alone.
 create or replace function fn_dispatch_events_singly(
@@ -343,7 +341,8 @@ begin
       errors := errors + v_one.errors;
       executors := executors || coalesce(v_one.executors, '{}');
     exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
+        or undefined_object then -- of an event, not of the server: those are not kept, the pass is done again
         get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
         errors := errors + 1;
         insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
@@ -388,6 +387,8 @@ declare
   v_errors int := 0;
   v_count int;
   v_limit int;
+  v_way text;
+  v_singly int;
   v_more boolean;
   v_resumed boolean;
   v_executor text;
@@ -454,32 +455,40 @@ begin
 
   -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
-  select count(*), array_agg(distinct c.executor), coalesce(bool_and(
+  select count(*), array_agg(distinct c.executor::text), coalesce(bool_and(
     not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
   into v_consumers, v_executors, v_plain
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
-  for v_way in case when v_plain then 1 else 2 end .. 3 loop
-    if v_way = 3 then
-      -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
-      v_count := least(v_count, greatest(1, 58 / greatest(1, v_consumers)));
-      v_more := v_more or v_count < cardinality(v_ids);
+  v_way := case when v_plain then 'plain' else 'careful' end;
+  -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
+  v_singly := greatest(1, 58 / greatest(1, v_consumers));
+  loop
+    if v_way = 'singly' then
       select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
       from fn_dispatch_events_singly(v_ids[1:v_count]) d;
       exit;
     end if;
     begin
-      if v_way = 1 then
+      if v_way = 'plain' then
         v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain);
       else
         select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
-        from fn_dispatch_events(v_ids, p_event_domain => p_event_domain) d;
+        from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
       end if;
       exit;
     exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
-        null; -- the next way is more careful
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
+        or undefined_object then
+        if v_way = 'plain' then
+          v_way := 'careful';
+        elsif v_count > v_singly then
+          v_count := greatest(v_singly, v_count / 2); -- the bad one is in this half, or its turn comes with a later pass
+        else
+          v_way := 'singly';
+        end if;
     end;
   end loop;
+  v_more := v_more or v_count < cardinality(v_ids);
 
   insert into dispatch_pass (
     event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
@@ -516,11 +525,12 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
-  -- what did not fail again is mended, or not wanted any more; who is disabled has not been asked
+  -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it
   delete from dispatch_error d
   where d.event_id = p_event_id
     and d.last_at < v_started
-    and not exists (select from consumer_registry c where c.consumer_key = d.consumer_key and not c.enabled);
+    and not exists (
+      select from consumer_registry c where c.consumer_key = d.consumer_key and (not c.enabled or c.dry_run));
   perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
   select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
       when not c.enabled then 'disabled'
@@ -573,8 +583,8 @@ begin
     r.id,
     r.reason = 'match',
     r.reason,
-    v_consumer.job_kind,
-    v_consumer.executor,
+    v_consumer.job_kind::text,
+    v_consumer.executor::text,
     case when r.reason = 'match' then fn_template_render(v_consumer.source_ref, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_template_render(v_consumer.target_ref, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_template_render(v_consumer.payload_ref, v_consumer.consumer_key, r.e) end,
@@ -587,7 +597,8 @@ begin
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
       when v_consumer.job_kind is null then 'terminal'
       when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
-        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null) then 'undigestible'
+        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null)
+        or not fn_is_signal((s.e).safe_payload) then 'undigestible'
       else 'match'
     end as reason
     from (

@@ -8,15 +8,10 @@ create table consumer_registry (
     constraint consumer_registry_event_type_check check (event_type ~ '^[a-z0-9_.*]{1,200}$'),
   event_stream text,
   filter jsonpath,
-  job_kind text
-    constraint consumer_registry_job_kind_check check (length(job_kind) <= 120 and job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'),
-  executor text not null default 'PG_worker'
-    constraint consumer_registry_executor_check check (executor in
-      ('DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter')),
-  priority int not null default 100
-    constraint consumer_registry_priority_check check (priority between 0 and 32767),
-  max_attempts int
-    constraint consumer_registry_max_attempts_check check (max_attempts >= 1),
+  job_kind job_kind,
+  executor executor_kind not null default 'PG_worker',
+  priority job_priority not null default 100,
+  max_attempts job_limit,
   delay interval not null default interval '0'
     constraint consumer_registry_delay_check check (delay >= interval '0'),
   source_ref text default '{event_subject_ref}',

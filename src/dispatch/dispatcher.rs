@@ -142,6 +142,7 @@ impl Dispatcher {
                 stats: Arc::clone(&self.stats),
                 shutdown: shutdown.clone(),
                 rhythm: Rhythm::new(&self.settings),
+                batch_size: self.settings.batch_size,
                 chase: None,
                 busy_since: None,
                 turns: 0,

@@ -28,6 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// After this long a turn ends, though more is there.
 const TURN: Duration = Duration::from_millis(100);
 
+/// What a statement ends with that exceeds `statement_timeout`.
+const QUERY_CANCELED: &str = "57014";
+
 /// Dispatches one domain. The dispatcher keeps one for each and takes at most one turn of it at a time.
 #[derive(Debug)]
 pub(super) struct Domain {
@@ -38,6 +41,8 @@ pub(super) struct Domain {
     pub(super) stats: Arc<DispatchStats>,
     pub(super) shutdown: Shutdown,
     pub(super) rhythm: Rhythm,
+    /// Events of a pass: as the settings say, and fewer after one that took the server too long.
+    pub(super) batch_size: u32,
     pub(super) chase: Option<Chase>,
     /// Since when another session holds the domain, whose snapshot may be older than what woke us.
     pub(super) busy_since: Option<Instant>,
@@ -72,9 +77,12 @@ impl Domain {
         let client = self.server.take(&self.pool).await?;
         let (server, what) = (self.server.clone(), format!("dispatching {}", self.name));
         let outcome = server.in_time(2, &what, self.turn_with(&client, found_by)).await;
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
             self.rhythm.armed(); // the mark falls by its own time
             self.chase = None; // an outage ends with a look
+            if error.sqlstate() == Some(QUERY_CANCELED) {
+                self.batch_size = (self.batch_size / 4).max(1);
+            }
         }
         hand_back(client, outcome)
     }
@@ -151,9 +159,10 @@ impl Domain {
     }
 
     /// One transaction; counts what it did.
-    async fn pass(&self, client: &Object, found_by: FoundBy) -> Result<Result<Pass, Refusal>> {
+    async fn pass(&mut self, client: &Object, found_by: FoundBy) -> Result<Result<Pass, Refusal>> {
         let begun = Instant::now();
-        let pass = store::dispatch::pass(client, &self.name, self.settings.batch_size, found_by).await?;
+        let pass = store::dispatch::pass(client, &self.name, self.batch_size, found_by).await?;
+        self.batch_size = self.batch_size.saturating_mul(2).min(self.settings.batch_size);
         if let Ok(pass) = &pass
             && pass.events > 0
         {

@@ -1,7 +1,9 @@
 //! The sweeper: finds events that no trigger recorded, so that a disabled trigger loses nothing either.
 //!
 //! Settings: `[sweep]`. Each sweep is one statement; one sweeper works at a time, whoever comes second goes away.
-//! Runs at start, on its timer, and once in `tick`.
+//! Runs at start, on its timer, and once in `tick`. Its window begins behind the oldest open transaction and may be
+//! long (days without a sidecar, hours of a dump): a sweep may take longer than other statements, and one that did is
+//! followed by a longer pause.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,12 @@ use crate::store;
 
 /// Without an index by time each sweep reads the whole outbox: it then runs this many times more seldom.
 const UNINDEXED_FACTOR: u32 = 10;
+
+/// How many times the statement timeout a sweep may take.
+const PATIENCE: u32 = 20;
+
+/// At most one part in so many of the time is spent on sweeping.
+const LARGEST_SHARE: u32 = 10;
 
 /// Reconciles the outbox with its arrivals.
 #[derive(Debug)]
@@ -44,8 +52,10 @@ pub struct Swept {
 
 impl Sweeper {
     /// Repaired domains are woken through `waker`.
-    pub fn new(server: Server, pool: Pool, settings: &config::Sweep, waker: Arc<Waker>) -> Self {
-        Self { server, pool, settings: settings.clone(), waker, stats: Arc::new(SweepStats::default()) }
+    pub fn new(server: &Server, settings: &config::Sweep, waker: Arc<Waker>) -> Result<Self> {
+        let server = server.patient(PATIENCE);
+        let pool = server.pool("sweep", 1, &server.session())?;
+        Ok(Self { server, pool, settings: settings.clone(), waker, stats: Arc::new(SweepStats::default()) })
     }
 
     /// The counters, to be shared with metrics.
@@ -58,7 +68,12 @@ impl Sweeper {
         let mut trouble = None;
         let mut interval = None;
         loop {
-            let pause = match self.round(&mut interval).await {
+            let round = tokio::select! {
+                // a sweep that is cut off leaves nothing behind, and the next one begins where it began
+                () = shutdown.requested() => return Ok(()),
+                round = self.round(&mut interval) => round,
+            };
+            let pause = match round {
                 Ok(pause) => {
                     trouble = None;
                     pause
@@ -86,8 +101,9 @@ impl Sweeper {
             Some(pause) => pause,
             None => *interval.insert(self.affordable_interval().await?),
         };
+        let begun = Instant::now();
         self.run_once().await?;
-        Ok(pause)
+        Ok(pause.max(begun.elapsed() * LARGEST_SHARE))
     }
 
     async fn affordable_interval(&self) -> Result<Duration> {

@@ -98,6 +98,13 @@ impl Server {
         self.session
     }
 
+    /// The same server for statements that may take `times` as long as the settings' statement timeout.
+    #[must_use]
+    pub fn patient(&self, times: u32) -> Self {
+        let statement_timeout = self.session.statement_timeout * times;
+        Self { session: Session { statement_timeout, ..self.session }, ..self.clone() }
+    }
+
     /// Opens a connection of its own; the caller polls the second half. Ends within the connect deadline.
     ///
     /// A standby is refused (kind Unreachable) unless the address says `target_session_attrs=any` or `read-only`.

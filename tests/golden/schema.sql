@@ -4,10 +4,10 @@ table consumer_registry
   event_type text not null default '*'::text
   event_stream text
   filter jsonpath
-  job_kind text
-  executor text not null default 'PG_worker'::text
-  priority integer not null default 100
-  max_attempts integer
+  job_kind job_kind
+  executor executor_kind not null default 'PG_worker'::text
+  priority job_priority not null default 100
+  max_attempts job_limit
   delay interval not null default '00:00:00'::interval
   source_ref text default '{event_subject_ref}'::text
   target_ref text
@@ -25,12 +25,8 @@ table consumer_registry
   event_type_like text generated always as (replace(replace(event_type, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
   consumer_registry_delay_check CHECK ((delay >= '00:00:00'::interval))
   consumer_registry_event_type_check CHECK ((event_type ~ '^[a-z0-9_.*]{1,200}$'::text))
-  consumer_registry_executor_check CHECK ((executor = ANY (ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text])))
-  consumer_registry_job_kind_check CHECK (((length(job_kind) <= 120) AND (job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'::text)))
   consumer_registry_key_check CHECK ((consumer_key ~ '^[a-z0-9][a-z0-9_.-]{0,119}$'::text))
-  consumer_registry_max_attempts_check CHECK ((max_attempts >= 1))
   consumer_registry_pkey PRIMARY KEY (consumer_key)
-  consumer_registry_priority_check CHECK (((priority >= 0) AND (priority <= 32767)))
   consumer_registry_source_check CHECK ((source = ANY (ARRAY['sql'::text, 'file'::text])))
   CREATE TRIGGER consumer_registry_announce AFTER INSERT OR DELETE OR UPDATE ON consumer_registry FOR EACH STATEMENT EXECUTE FUNCTION fn_queue_control_announce()
   CREATE TRIGGER consumer_registry_check BEFORE INSERT OR UPDATE ON consumer_registry FOR EACH ROW EXECUTE FUNCTION fn_consumer_registry_check()
@@ -189,15 +185,15 @@ table job_handler
 
 table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_cost_delay=0, vacuum_truncate=off)
   job_id uuid not null default fn_uuid_v7()
-  job_kind text not null
-  status text not null default 'queued'::text
-  executor text not null default 'PG_worker'::text
+  job_kind job_kind not null
+  status job_status not null default 'queued'::text
+  executor executor_kind not null default 'PG_worker'::text
   event_domain text
   source_ref text
   target_ref text
   payload_ref text
-  safe_payload jsonb not null default '{}'::jsonb
-  priority integer not null default 100
+  safe_payload signal not null default '{}'::jsonb
+  priority job_priority not null default 100
   scheduled_at timestamp with time zone not null default clock_timestamp()
   picked_at timestamp with time zone
   started_at timestamp with time zone
@@ -205,17 +201,17 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   lease_owner text
   lease_token bigint
   lease_until timestamp with time zone
-  attempts integer not null default 0
-  max_attempts integer not null default 5
-  error_count integer not null default 0
+  attempts job_count not null default 0
+  max_attempts job_limit not null default 5
+  error_count job_count not null default 0
   last_error text
-  idempotency_key text not null
+  idempotency_key job_key not null
   ordering_key text
-  actor text not null
+  actor job_actor not null
   run_id uuid
   workflow_id uuid
   parent_job_id uuid
-  blocked_by integer not null default 0
+  blocked_by job_count not null default 0
   causation_event_id uuid
   consumer_key text
   correlation_id text
@@ -224,26 +220,16 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   cancel_requested_at timestamp with time zone
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
-  claimable boolean generated always as (((status = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND (blocked_by = 0))) stored
-  job_queue_actor_check CHECK ((btrim(actor) <> ''::text))
-  job_queue_attempts_check CHECK ((attempts >= 0))
-  job_queue_blocked_by_check CHECK ((blocked_by >= 0))
-  job_queue_executor_check CHECK ((executor = ANY (ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text])))
-  job_queue_finished_check CHECK (((status = ANY (ARRAY['succeeded'::text, 'failed'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])) = (finished_at IS NOT NULL)))
-  job_queue_idempotency_key_check CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 512)))
+  claimable boolean generated always as ((((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND ((blocked_by)::integer = 0))) stored
+  job_queue_finished_check CHECK ((((status)::text = ANY (ARRAY['succeeded'::text, 'failed'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])) = (finished_at IS NOT NULL)))
   job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
-  job_queue_job_kind_check CHECK (((length(job_kind) <= 120) AND (job_kind ~ '^[A-Za-z][A-Za-z0-9_.:-]*$'::text)))
-  job_queue_lease_check CHECK (((status = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
-  job_queue_max_attempts_check CHECK ((max_attempts >= 1))
+  job_queue_lease_check CHECK ((((status)::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
   job_queue_pkey PRIMARY KEY (job_id)
-  job_queue_priority_check CHECK (((priority >= 0) AND (priority <= 32767)))
-  job_queue_signal_only_check CHECK (((safe_payload = '{}'::jsonb) OR ((jsonb_typeof(safe_payload) = 'object'::text) AND (octet_length((safe_payload)::text) <= 16384) AND ((safe_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text))))
-  job_queue_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'succeeded'::text, 'failed'::text, 'retry_waiting'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])))
-  CREATE INDEX job_queue_dead_letter_idx ON job_queue USING btree (finished_at) WHERE (status = 'dead_letter'::text)
+  CREATE INDEX job_queue_dead_letter_idx ON job_queue USING btree (finished_at) WHERE ((status)::text = 'dead_letter'::text)
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
   CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, priority, scheduled_at, job_id) WHERE claimable
-  CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN ((new.status <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
-  CREATE TRIGGER job_queue_moves BEFORE UPDATE ON job_queue FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) AND (NOT fn_job_move_is_legal(old.status, new.status)))) EXECUTE FUNCTION fn_job_move_refuse()
+  CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN (((new.status)::text <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
+  CREATE TRIGGER job_queue_moves BEFORE UPDATE ON job_queue FOR EACH ROW WHEN ((((old.status)::text IS DISTINCT FROM (new.status)::text) AND (NOT fn_job_move_is_legal((old.status)::text, (new.status)::text)))) EXECUTE FUNCTION fn_job_move_refuse()
   -- table: Work: one row a job. Status moves only through fn_job_*; an illegal move is refused by a trigger.
   -- executor: Kind of executor that may run it. MOT is none.
   -- safe_payload: Signal, not data: at most 16 kB of JSON, no denied key at any depth.
@@ -258,7 +244,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
 
 table queue_heartbeat with (fillfactor=10)
   executor_name text not null
-  executor_kind text not null
+  executor_kind executor_kind not null
   domain_scope text[] not null default '{}'::text[]
   last_beat_at timestamp with time zone
   last_beat_status text
@@ -268,12 +254,11 @@ table queue_heartbeat with (fillfactor=10)
   silent_since timestamp with time zone
   owner_role name not null default SESSION_USER
   current_job_id uuid
-  metadata jsonb not null default '{}'::jsonb
+  metadata signal not null default '{}'::jsonb
   queue_heartbeat_cadence_check CHECK ((expected_cadence_seconds > 0))
-  queue_heartbeat_executor_kind_check CHECK ((executor_kind = ANY (ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text])))
   queue_heartbeat_executor_name_check CHECK (((executor_name ~ '^[^\s].{0,119}$'::text) AND (lower(executor_name) <> 'mot'::text)))
+  queue_heartbeat_metadata_check CHECK ((octet_length((metadata)::text) <= 4096))
   queue_heartbeat_pkey PRIMARY KEY (executor_name)
-  queue_heartbeat_signal_only_check CHECK (((jsonb_typeof(metadata) = 'object'::text) AND (octet_length((metadata)::text) <= 4096) AND ((metadata)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text)))
   queue_heartbeat_status_check CHECK ((last_beat_status = ANY (ARRAY['ok'::text, 'warn'::text, 'error'::text])))
   queue_heartbeat_threshold_check CHECK ((stale_threshold_seconds > 0))
   -- table: Executors: who they are, who owns the name, and when they last beat. Also when idle and when gated.
@@ -379,7 +364,7 @@ UNION ALL
             WHEN r.due = 0 THEN 'fresh'::text
             WHEN r.oldest < (clock_timestamp() - '00:01:00'::interval) AND NOT (EXISTS ( SELECT
                FROM queue_heartbeat h
-              WHERE h.executor_kind = x.executor AND NOT h.metadata ? 'role'::text AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
+              WHERE h.executor_kind::text = x.executor AND NOT h.metadata::jsonb ? 'role'::text AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
             WHEN r.oldest < (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
             ELSE 'fresh'::text
         END AS status_hint,
@@ -389,7 +374,7 @@ UNION ALL
      CROSS JOIN LATERAL ( SELECT count(*) AS due, min(s.scheduled_at) AS oldest
            FROM ( SELECT j.scheduled_at
                    FROM job_queue j
-                  WHERE j.executor = x.executor AND j.claimable AND j.scheduled_at <= clock_timestamp()
+                  WHERE j.executor::text = x.executor AND j.claimable AND j.scheduled_at <= clock_timestamp()
                   ORDER BY j.priority, j.scheduled_at, j.job_id
                  LIMIT 10000) s) r
 UNION ALL
@@ -459,7 +444,7 @@ UNION ALL
    FROM ( SELECT count(*) AS n, min(f.finished_at) AS oldest
            FROM ( SELECT j.finished_at
                    FROM job_queue j
-                  WHERE j.status = 'dead_letter'::text
+                  WHERE j.status::text = 'dead_letter'::text
                   ORDER BY j.finished_at
                  LIMIT 10000) f) d
 UNION ALL
@@ -585,11 +570,12 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
-  -- what did not fail again is mended, or not wanted any more; who is disabled has not been asked
+  -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it
   delete from dispatch_error d
   where d.event_id = p_event_id
     and d.last_at < v_started
-    and not exists (select from consumer_registry c where c.consumer_key = d.consumer_key and not c.enabled);
+    and not exists (
+      select from consumer_registry c where c.consumer_key = d.consumer_key and (not c.enabled or c.dry_run));
   perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
   select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
       when not c.enabled then 'disabled'
@@ -645,6 +631,8 @@ declare
   v_errors int := 0;
   v_count int;
   v_limit int;
+  v_way text;
+  v_singly int;
   v_more boolean;
   v_resumed boolean;
   v_executor text;
@@ -711,32 +699,40 @@ begin
 
   -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
-  select count(*), array_agg(distinct c.executor), coalesce(bool_and(
+  select count(*), array_agg(distinct c.executor::text), coalesce(bool_and(
     not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
   into v_consumers, v_executors, v_plain
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
-  for v_way in case when v_plain then 1 else 2 end .. 3 loop
-    if v_way = 3 then
-      -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
-      v_count := least(v_count, greatest(1, 58 / greatest(1, v_consumers)));
-      v_more := v_more or v_count < cardinality(v_ids);
+  v_way := case when v_plain then 'plain' else 'careful' end;
+  -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
+  v_singly := greatest(1, 58 / greatest(1, v_consumers));
+  loop
+    if v_way = 'singly' then
       select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
       from fn_dispatch_events_singly(v_ids[1:v_count]) d;
       exit;
     end if;
     begin
-      if v_way = 1 then
+      if v_way = 'plain' then
         v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain);
       else
         select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
-        from fn_dispatch_events(v_ids, p_event_domain => p_event_domain) d;
+        from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
       end if;
       exit;
     exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
-        null; -- the next way is more careful
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
+        or undefined_object then
+        if v_way = 'plain' then
+          v_way := 'careful';
+        elsif v_count > v_singly then
+          v_count := greatest(v_singly, v_count / 2); -- the bad one is in this half, or its turn comes with a later pass
+        else
+          v_way := 'singly';
+        end if;
     end;
   end loop;
+  v_more := v_more or v_count < cardinality(v_ids);
 
   insert into dispatch_pass (
     event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
@@ -797,13 +793,15 @@ begin
     return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
   end if;
   if (p_consumer).filter is not null then
+    -- asked of the text, as the sample may never reach it; names stand between double quotes, a quote within escaped
+    if regexp_replace((p_consumer).filter::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+      return 'filter has a variable ($name); a filter has none, write the value itself';
+    end if;
     begin
       perform jsonb_path_match_tz('{"event": {}, "payload": {}}', (p_consumer).filter, '{}', false);
     exception
       when singleton_sql_json_item_required then
         return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
-      when undefined_object then
-        return 'filter has a variable ($name); a filter has none, write the value itself';
       when others then
         null; -- strict paths may fail on the empty sample and work on real events
     end;
@@ -1023,7 +1021,7 @@ begin
     (select count(*) from wanted w where not w.dry_run and w.is_sound) - (select count(*) from made),
     (select count(*) from wanted w where w.dry_run),
     (select count(*) from refused),
-    (select array_agg(distinct m.executor) from made m)
+    (select array_agg(distinct m.executor::text) from made m)
   into jobs, duplicates, dry, errors, executors;
 end
 $function$
@@ -1080,7 +1078,8 @@ begin
       errors := errors + v_one.errors;
       executors := executors || coalesce(v_one.executors, '{}');
     exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception then
+      when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
+        or undefined_object then -- of an event, not of the server: those are not kept, the pass is done again
         get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
         errors := errors + 1;
         insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
@@ -1149,11 +1148,19 @@ begin
   where s.swept_at < (select max(n.watermark) from dispatch_sweep n)
   order by s.sweep_id desc limit 1;
   for r in
-    select c.event_domain, least(v_swept_tx, pg_snapshot_xmin(p.snapshot_old)) as below
-    from dispatch_cursor c
-    cross join lateral (
-      select d.snapshot_old from dispatch_pass d where d.event_domain = c.event_domain order by d.pass_id desc limit 1) p
-    where v_swept_tx is not null
+    -- the domains that there are, one index probe each; whoever has no cursor is read by nobody
+    with recursive domains (event_domain) as (
+      (select a.event_domain from event_arrival a order by a.event_domain limit 1)
+      union all
+      select (select a.event_domain from event_arrival a where a.event_domain > d.event_domain order by a.event_domain limit 1)
+      from domains d
+      where d.event_domain is not null
+    )
+    select d.event_domain, least(v_swept_tx, pg_snapshot_xmin(p.snapshot_old)) as below
+    from domains d
+    left join lateral (
+      select n.snapshot_old from dispatch_pass n where n.event_domain = d.event_domain order by n.pass_id desc limit 1) p on true
+    where d.event_domain is not null and v_swept_tx is not null
   loop
     delete from event_arrival a
     where a.ctid = any (array(
@@ -1169,12 +1176,15 @@ begin
   where (p.event_domain, p.pass_id) in (
     select c.event_domain, o.pass_id
     from dispatch_cursor c
-    cross join lateral (
-      select max(d.pass_id) as newest from dispatch_pass d where d.event_domain = c.event_domain) n
+    cross join lateral ( -- the first that stays: a young one, or the newest
+      select coalesce(
+        (select d.pass_id from dispatch_pass d
+         where d.event_domain = c.event_domain and d.finished_at >= clock_timestamp() - p_keep_passes
+         order by d.pass_id limit 1),
+        (select max(d.pass_id) from dispatch_pass d where d.event_domain = c.event_domain)) as kept) n
     cross join lateral (
       select d.pass_id from dispatch_pass d
-      where d.event_domain = c.event_domain and d.pass_id < n.newest
-        and d.finished_at < clock_timestamp() - p_keep_passes
+      where d.event_domain = c.event_domain and d.pass_id < n.kept
       order by d.pass_id
       limit p_limit) o);
   get diagnostics v_passes = row_count;
@@ -1213,11 +1223,11 @@ BEGIN ATOMIC
              c.payload_ref,
              c.ordering_key,
              c.idempotency_key,
-             COALESCE(c.max_attempts, ( SELECT (d.value)::integer AS value
+             COALESCE((c.max_attempts)::integer, ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
                     FROM dot_config d
-                   WHERE ((d.key = ('queue.retry.max_attempts.'::text || c.job_kind)) AND (d.value ~ '^[1-9][0-9]{0,5}$'::text))), ( SELECT (d.value)::integer AS value
+                   WHERE ((d.key = ('queue.retry.max_attempts.'::text || (c.job_kind)::text)) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
                     FROM dot_config d
-                   WHERE ((d.key = 'queue.retry.default.max_attempts'::text) AND (d.value ~ '^[1-9][0-9]{0,5}$'::text))), 5) AS max_attempts
+                   WHERE ((d.key = 'queue.retry.default.max_attempts'::text) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), 5) AS max_attempts
             FROM consumer_registry c
            WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
          )
@@ -1313,14 +1323,31 @@ CREATE OR REPLACE FUNCTION fn_event_arrival_record()
  RETURNS trigger
  LANGUAGE plpgsql
  SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+  v_domain text;
+  v_last text := '';
+  v_seen text[];
 begin
-  insert into event_arrival (tx_id, event_domain, event_id)
-  select pg_current_xact_id(), i.event_domain, i.id from inserted i;
-  perform fn_wake('queue_wake_' || d.event_domain) from (select distinct i.event_domain from inserted i) d
-  where octet_length(d.event_domain) <= 41 -- no channel has a longer name; the poll finds the others
-    and fn_wake_mark('queue_wake_' || d.event_domain) <= fn_epoch_ms(clock_timestamp());
+  for v_domain in
+    insert into event_arrival (tx_id, event_domain, event_id)
+    select pg_catalog.pg_current_xact_id(), i.event_domain, i.id from inserted i
+    returning event_domain
+  loop
+    continue when pg_catalog.texteq(v_domain, v_last) or pg_catalog.array_position(v_seen, v_domain) is not null;
+    if pg_catalog.textne(v_last, '') then
+      v_seen := pg_catalog.array_append(v_seen, v_last);
+    end if;
+    v_last := v_domain;
+    if pg_catalog.int4le(pg_catalog.octet_length(v_domain), 41) -- no channel has a longer name; the poll finds the others
+      and pg_catalog.float8le(
+        coalesce(pg_catalog.pg_sequence_last_value(pg_catalog.to_regclass(
+          pg_catalog.textcat('', pg_catalog.quote_ident(pg_catalog.textcat('awake_queue_wake_', v_domain))))), 1),
+        pg_catalog.float8mul(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()), 1000))
+    then
+      perform fn_wake(pg_catalog.textcat('queue_wake_', v_domain));
+    end if;
+  end loop;
   return null;
 end
 $function$
@@ -1396,6 +1423,7 @@ declare
   v_missing jsonb;
   v_count int;
   v_alarm uuid;
+  v_trouble text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_event_sweep needs READ COMMITTED: an older snapshot would miss what another sweep appended'
@@ -1444,17 +1472,22 @@ begin
   end if;
   if v_count > 0 then
     perform fn_wake('queue_wake_' || d) from jsonb_object_keys(v_missing) d;
-    select fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
-    into v_alarm
-    from event_type_registry r
-    where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
-    -- while there is no trigger, the alarm itself would be the next sweep's gap, and so on for ever
-    insert into event_arrival (tx_id, event_domain, event_id)
-    select pg_current_xact_id(), 'system', v_alarm
-    where v_alarm is not null
-      and not exists (select from event_arrival a where a.event_id = v_alarm and a.tx_id = pg_current_xact_id());
+    begin
+      select fn_event_emit('system', 'queue_dispatch_gap', 'sweep', jsonb_build_object('missing', v_missing, 'swept_from', v_from))
+      into v_alarm
+      from event_type_registry r
+      where r.event_domain = 'system' and r.event_type = 'queue_dispatch_gap' and r.active;
+      -- while there is no trigger, the alarm itself would be the next sweep's gap, and so on for ever
+      insert into event_arrival (tx_id, event_domain, event_id)
+      select pg_current_xact_id(), 'system', v_alarm
+      where v_alarm is not null
+        and not exists (select from event_arrival a where a.event_id = v_alarm and a.tx_id = pg_current_xact_id());
+    exception when others then
+      v_trouble := sqlerrm; -- an outbox that takes no such row must not undo the repair
+    end;
   end if;
-  return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark);
+  return jsonb_build_object('refused', false, 'busy', false, 'missing', v_count, 'domains', v_missing, 'swept_from', v_from, 'watermark', v_watermark,
+    'alarm_error', v_trouble);
 end
 $function$
 
@@ -1476,13 +1509,13 @@ begin
   return query
   select
     case
-      when not fn_gate_is_open('queue.job_substrate.enabled') then 'job_substrate_disabled'
-      when not fn_gate_is_open('queue.worker.enabled') then 'worker_disabled'
+      when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
+      when coalesce((select c.value from dot_config c where c.key = 'queue.worker.enabled'), '') <> 'true' then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
       when not fn_executor_is_ours(h.owner_role) then 'not_owner'
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
-    h.executor_kind
+    h.executor_kind::text
   from (select 1) one
   left join queue_heartbeat h on h.executor_name = p_executor_name;
 end
@@ -1567,12 +1600,12 @@ begin
 end
 $function$
 
--- Whether an error would hit any event: connection, deadlock, resources, shutdown, corruption.
-CREATE OR REPLACE FUNCTION fn_is_servers_trouble(p_sqlstate text)
+-- Whether a payload is an object of at most 16 kB without a denied key at any depth.
+CREATE OR REPLACE FUNCTION fn_is_signal(p_payload jsonb)
  RETURNS boolean
  LANGUAGE sql
  IMMUTABLE
-RETURN ("left"(p_sqlstate, 2) = ANY (ARRAY['08'::text, '25'::text, '40'::text, '53'::text, '55'::text, '57'::text, '58'::text, 'XX'::text]))
+RETURN ((p_payload = '{}'::jsonb) OR ((jsonb_typeof(p_payload) = 'object'::text) AND (octet_length((p_payload)::text) <= 16384) AND ((p_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text)))
 
 -- The jittered delay before the next try, from dot_config.
 CREATE OR REPLACE FUNCTION fn_job_backoff(p_job_kind text, p_attempts integer)
@@ -1664,9 +1697,9 @@ begin
     where j.ctid = any (v_rows)
     returning j.*
   )
-  select false, null::text, c.job_id, c.job_kind, c.lease_token, c.lease_until, c.status, c.executor, c.event_domain, c.source_ref,
-    c.target_ref, c.payload_ref, c.safe_payload, c.priority, c.scheduled_at, c.attempts, c.max_attempts, c.idempotency_key, c.ordering_key,
-    c.actor, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
+  select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
+    c.source_ref, c.target_ref, c.payload_ref, c.safe_payload::jsonb, c.priority::int, c.scheduled_at, c.attempts::int, c.max_attempts::int,
+    c.idempotency_key::text, c.ordering_key, c.actor::text, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
   from claimed c
   order by c.priority, c.scheduled_at, c.job_id;
 end
@@ -1811,7 +1844,7 @@ CREATE OR REPLACE FUNCTION fn_job_has_succeeded(p_job_id uuid, p_lease_token big
  RETURNS boolean
  LANGUAGE sql
  STABLE
-RETURN (EXISTS (SELECT FROM job_queue j WHERE ((j.job_id = fn_job_has_succeeded.p_job_id) AND (j.lease_token = fn_job_has_succeeded.p_lease_token) AND (j.status = ANY (ARRAY['succeeded'::text, 'cleaned'::text])))))
+RETURN (EXISTS (SELECT FROM job_queue j WHERE ((j.job_id = fn_job_has_succeeded.p_job_id) AND (j.lease_token = fn_job_has_succeeded.p_lease_token) AND ((j.status)::text = ANY (ARRAY['succeeded'::text, 'cleaned'::text])))))
 
 -- The stored form of an idempotency key.
 CREATE OR REPLACE FUNCTION fn_job_key(p_key text)
@@ -1836,9 +1869,16 @@ $function$
 -- The refusal lease_lost, or not_found.
 CREATE OR REPLACE FUNCTION fn_job_lease_lost(p_job_id uuid)
  RETURNS jsonb
- LANGUAGE sql
- STABLE
-RETURN jsonb_build_object('refused', true, 'reason', CASE WHEN (EXISTS (SELECT FROM job_queue j WHERE (j.job_id = fn_job_lease_lost.p_job_id))) THEN 'lease_lost'::text ELSE 'not_found'::text END, 'job_id', p_job_id)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return jsonb_build_object('refused', true,
+    'reason', case when exists (select from job_queue j where j.job_id = p_job_id) then 'lease_lost' else 'not_found' end,
+    'job_id', p_job_id);
+end
+$function$
 
 -- max_attempts of a kind from dot_config.
 CREATE OR REPLACE FUNCTION fn_job_max_attempts(p_job_kind text)
@@ -2170,8 +2210,8 @@ begin
     r.id,
     r.reason = 'match',
     r.reason,
-    v_consumer.job_kind,
-    v_consumer.executor,
+    v_consumer.job_kind::text,
+    v_consumer.executor::text,
     case when r.reason = 'match' then fn_template_render(v_consumer.source_ref, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_template_render(v_consumer.target_ref, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_template_render(v_consumer.payload_ref, v_consumer.consumer_key, r.e) end,
@@ -2184,7 +2224,8 @@ begin
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
       when v_consumer.job_kind is null then 'terminal'
       when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
-        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null) then 'undigestible'
+        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null)
+        or not fn_is_signal((s.e).safe_payload) then 'undigestible'
       else 'match'
     end as reason
     from (
@@ -2243,9 +2284,10 @@ CREATE OR REPLACE FUNCTION fn_wake(p_channel text)
 AS $function$
 begin
   if fn_wake_mark(p_channel) <= fn_epoch_ms(clock_timestamp())
+    and to_regclass(quote_ident('awake_' || p_channel)) is not null -- a domain that is not dispatched: nobody listens
     and fn_gate_is_open('queue.notify.bridge_enabled')
     and coalesce(current_setting('reveille.notify', true), '') <> 'off'
-    and pg_notification_queue_usage() < 0.5
+    and pg_notification_queue_usage() < 0.5::float8
   then
     perform pg_notify(p_channel, '');
   end if;
@@ -2392,7 +2434,7 @@ grant EXECUTE on function fn_gate_list() to reveille_reader
 
 grant EXECUTE on function fn_gate_set(text,text,text,text) to reveille_operator
 
-grant EXECUTE on function fn_is_servers_trouble(text) to public
+grant EXECUTE on function fn_is_signal(jsonb) to public
 
 grant EXECUTE on function fn_job_backoff(text,integer) to public
 
@@ -2414,7 +2456,7 @@ grant EXECUTE on function fn_job_key(text) to public
 
 grant EXECUTE on function fn_job_kinds(text[]) to reveille_executor
 
-grant EXECUTE on function fn_job_lease_lost(uuid) to public
+grant EXECUTE on function fn_job_lease_lost(uuid) to reveille_executor
 
 grant EXECUTE on function fn_job_max_attempts(text) to public
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use reveille::model::pass::FoundBy;
+use reveille::postgres::Server;
+use reveille::postgres::migrator::Migrator;
 use reveille::store;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -34,7 +36,8 @@ async fn dispatch(client: &Client) {
 
 /// The subjects that became jobs, sorted.
 async fn jobs(client: &Client) -> Vec<String> {
-    let jobs = "select coalesce(array_agg(source_ref order by source_ref), '{}') from job_queue";
+    let jobs =
+        "select coalesce(array_agg(coalesce(source_ref, '') order by source_ref), '{}') from job_queue";
     client.query_one(jobs, &[]).await.unwrap().get(0)
 }
 
@@ -189,4 +192,25 @@ async fn the_newest_transaction_is_known_to_be_blind() {
         .await;
     let pass = store::dispatch::pass(&dispatcher, "iu", 10, FoundBy::Look).await.unwrap().unwrap();
     assert_eq!(pass.events, 1);
+}
+
+#[tokio::test]
+async fn a_job_that_is_about_to_commit_is_not_dropped_by_migrate_down() {
+    let database = database().await;
+    let (client, other) = (database.client().await, database.client().await);
+    client.batch_execute("delete from consumer_registry; delete from dispatch_error").await.unwrap();
+    client.batch_execute("begin; select fn_job_enqueue('race', 'test')").await.unwrap();
+    let migrator = Migrator::new(Server::direct(&database.settings().database).unwrap());
+    let down = tokio::spawn(async move { migrator.down(Some(2), false).await });
+    wait_until("down waits for the producer", SOON, async || {
+        let blocked = "select exists (select from pg_locks l join pg_class c on c.oid = l.relation
+                     where c.relname = 'job_queue' and not l.granted
+                       and l.database = (select oid from pg_database where datname = current_database()))";
+        other.query_one(blocked, &[]).await.unwrap().get(0)
+    })
+    .await;
+    client.batch_execute("commit").await.unwrap();
+    let refused = down.await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("job_queue holds jobs that would be lost"), "{refused}");
+    assert_eq!(jobs(&client).await.len(), 1);
 }

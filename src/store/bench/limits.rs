@@ -58,7 +58,7 @@ pub async fn insert_rows(client: &impl GenericClient) -> Result<u64> {
 pub async fn fill_jobs(client: &impl GenericClient, job_kind: &str, count: i64) -> Result<()> {
     const SQL: &str = "
         insert into job_queue (job_kind, actor, idempotency_key, source_ref, safe_payload)
-        select $1, 'bench', n.n::text, 'subject-' || n.n, jsonb_build_object('n', n.n)
+        select $1::text, 'bench', n.n::text, 'subject-' || n.n, jsonb_build_object('n', n.n)
         from generate_series(1, $2::bigint) as n (n)";
     script(client, "emptying job_queue", "truncate job_queue").await?;
     row_count(client, "inserting jobs", SQL, &[&job_kind, &count]).await?;

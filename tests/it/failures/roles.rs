@@ -136,6 +136,14 @@ async fn an_executor_can_work_and_emit_and_nothing_else() {
     .await;
     assert!(worker.lines_with("WARN").is_empty(), "{:?}", worker.lines_with("WARN"));
     worker.stops().await;
+    let (executor, connection) = tokio_postgres::connect(&login.url, tokio_postgres::NoTls).await.unwrap();
+    let driven = tokio::spawn(connection);
+    let late = "select fn_job_run($1::text::uuid, 1)";
+    let job: String = client.query_one("select max(job_id::text) from job_queue", &[]).await.unwrap().get(0);
+    let answer: Value = executor.query_one(late, &[&job]).await.unwrap().get(0);
+    assert_eq!(answer["reason"], "lease_lost", "{answer}");
+    drop(executor);
+    driven.await.unwrap().unwrap();
     login.can(&["events", "emit", "system.queue_worker_silent", "1"]).await;
     login.can(&["health"]).await;
     login.cannot(&["tick"]).await;

@@ -12,10 +12,10 @@ const KINDS: [&str; 7] =
 async fn accepted(client: &Client, kind: &str) -> [bool; 3] {
     let statements = [
         "insert into job_queue (job_kind, actor, idempotency_key, executor)
-         values ('test', 'test', gen_random_uuid()::text, $1)",
+         values ('test', 'test', gen_random_uuid()::text, $1::text)",
         "insert into consumer_registry (consumer_key, event_domain, job_kind, executor)
-         values (gen_random_uuid()::text, 'iu', 'test', $1)",
-        "insert into queue_heartbeat (executor_name, executor_kind) values (gen_random_uuid()::text, $1)",
+         values (gen_random_uuid()::text, 'iu', 'test', $1::text)",
+        "insert into queue_heartbeat (executor_name, executor_kind) values (gen_random_uuid()::text, $1::text)",
     ];
     let mut accepted = [false; 3];
     for (statement, accepted) in statements.into_iter().zip(&mut accepted) {

@@ -51,7 +51,7 @@ async fn answer(client: &Client, call: &str) -> Value {
 
 /// Moves a job as the table's owner would, by hand, with what belongs to the new status.
 async fn move_to(client: &Client, job: Uuid, status: &str) -> Result<(), String> {
-    let update = "update job_queue set status = $2,
+    let update = "update job_queue set status = $2::text,
         lease_until = case when $2 in ('leased', 'in_progress') then now() + interval '1 hour' end,
         finished_at = case when $2 in ('succeeded', 'failed', 'dead_letter', 'cancelled', 'cleaned') then now() end
         where job_id = $1";

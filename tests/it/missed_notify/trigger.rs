@@ -170,3 +170,18 @@ async fn tick_does_it_all_once_and_one_broken_domain_does_not_stop_the_others() 
     assert_eq!((tick.pass.events, tick.pass.jobs), (4, 8));
     outbox.assert_exactly_once().await;
 }
+
+#[tokio::test]
+async fn an_alarm_that_the_outbox_refuses_does_not_undo_the_repair() {
+    let outbox = Outbox::with_two_consumers().await;
+    let refuses = "alter table event_outbox add constraint none check (event_domain <> 'system')";
+    outbox.client.batch_execute(refuses).await.unwrap();
+    let replica = outbox.db.client().await;
+    replica.batch_execute("set session_replication_role = replica").await.unwrap();
+    emit(&replica, "iu", 2).await;
+    let answer = outbox.answer("fn_event_sweep('0 seconds')").await;
+    assert_eq!(answer["missing"], json!(2), "{answer}");
+    assert!(answer["alarm_error"].as_str().unwrap().contains("\"none\""), "{answer}");
+    assert_eq!(outbox.drain(10).await, 2);
+    outbox.assert_exactly_once().await;
+}

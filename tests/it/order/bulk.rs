@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Outbox, emit};
+use crate::support::{Outbox, SOON, Sidecar, emit, polling, wait_until};
 
 /// Passes of `iu` in one call, each in a transaction of its own.
 fn passes(limit: i32) -> String {
@@ -115,4 +115,61 @@ async fn pruning_meanwhile_takes_nothing_that_is_still_to_be_read() {
     assert_eq!(outbox.count("select coalesce(sum(missing), 0)::bigint from dispatch_sweep").await, 0);
     assert_eq!(outbox.count("select coalesce(sum(duplicates), 0)::bigint from dispatch_pass").await, 0);
     outbox.assert_exactly_once().await;
+}
+
+#[tokio::test]
+async fn arrivals_of_a_domain_that_nobody_dispatches_are_pruned_and_announced_to_nobody() {
+    let outbox = Outbox::open().await;
+    let foreign = "alter table event_outbox drop constraint event_outbox_event_domain_check";
+    outbox.client.batch_execute(foreign).await.unwrap();
+    outbox.gate("queue.notify.bridge_enabled", true).await;
+    emit(&outbox.client, "customer", 3).await;
+    assert_eq!(outbox.count("select count(*) from event_arrival").await, 3);
+    let announced = "select case when pg_notification_queue_usage() > 0 then 1 else 0 end::bigint";
+    assert_eq!(outbox.count(announced).await, 0);
+    // transactions of other databases hold the horizon back for a while
+    wait_until("nothing is left", SOON, async || {
+        outbox.answer("fn_event_sweep('0 seconds')").await;
+        outbox.answer("fn_dispatch_prune('0 seconds')").await;
+        outbox.count("select count(*) from event_arrival").await == 0
+    })
+    .await;
+    outbox.answer("fn_event_sweep('0 seconds')").await;
+    assert_eq!(outbox.count("select coalesce(sum(missing), 0)::bigint from dispatch_sweep").await, 0);
+}
+
+#[tokio::test]
+async fn pruning_keeps_young_passes_and_the_newest() {
+    let outbox = Outbox::open().await;
+    for _ in 0..5 {
+        outbox.emit(1).await;
+        outbox.drain(10).await;
+    }
+    let passes = "select count(*) from dispatch_pass where event_domain = 'iu'";
+    let before = outbox.count(passes).await;
+    outbox.answer("fn_dispatch_prune('1 hour')").await;
+    assert_eq!(outbox.count(passes).await, before);
+    let old = "update dispatch_pass set finished_at = now() - interval '2 hours'
+               where event_domain = 'iu' and pass_id <= (select min(pass_id) + 20 from dispatch_pass where event_domain = 'iu')";
+    outbox.client.batch_execute(old).await.unwrap();
+    outbox.answer("fn_dispatch_prune('1 hour')").await;
+    let kept = outbox.count(passes).await;
+    assert!((1..before).contains(&kept), "{kept} of {before}");
+    outbox.answer("fn_dispatch_prune('0 seconds')").await;
+    assert_eq!(outbox.count(passes).await, 1, "the newest is the position");
+}
+
+#[tokio::test]
+async fn a_pass_that_takes_the_server_too_long_is_tried_again_with_fewer_events() {
+    let outbox = Outbox::with_two_consumers().await;
+    let slow = "create function slow() returns trigger language plpgsql as
+                  $$ begin perform pg_sleep(0.02); return new; end $$;
+                create trigger slow before insert on job_queue for each row execute function slow()";
+    outbox.client.batch_execute(slow).await.unwrap();
+    outbox.emit(80).await; // 3.2 s in one pass
+    let mut settings = polling(&outbox.db);
+    settings.database.statement_timeout = Duration::from_secs(1);
+    let sidecar = Sidecar::start(settings);
+    outbox.exactly_once_soon().await;
+    sidecar.stop().await;
 }

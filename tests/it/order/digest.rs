@@ -148,3 +148,89 @@ async fn a_gate_that_is_closed_refuses_and_changes_nothing() {
     assert_eq!(outbox.drain(100).await, 4);
     outbox.assert_exactly_once().await;
 }
+
+#[tokio::test]
+async fn a_filter_with_a_variable_is_refused_and_an_old_one_does_not_stop_the_domain() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({})).await;
+    let put = "select fn_consumer_put($1, 'test', 'sql', true)";
+    let of = |filter: &str| json!({"consumer_key": "v", "event_domain": "iu", "job_kind": "v", "enabled": true, "filter": filter});
+    for filter in [
+        "$.payload.amount > 100 && $.payload.region == $region", // never reached by a sample
+        "exists($.payload.items[*] ? (@.sku == $sku))",
+        "$.payload.a == \"\\\"\" && $.payload.b == $\"two words\"",
+    ] {
+        let error = outbox.client.execute(put, &[&of(filter)]).await.unwrap_err();
+        let message = error.as_db_error().unwrap().message().to_owned();
+        assert!(message.contains("filter has a variable"), "{filter}: {message}");
+    }
+    let plain = r#"$.payload.a == "$region \" $x" && $.payload."b$" like_regex "x$""#;
+    outbox.client.execute(put, &[&of(plain)]).await.unwrap();
+
+    // written before that was checked
+    let old = "set session_replication_role = replica;
+               update consumer_registry set filter = '$.payload.n > 1 && $.payload.r == $r' where consumer_key = 'v';
+               reset session_replication_role";
+    outbox.client.batch_execute(old).await.unwrap();
+    emit_payloads(&outbox, "jsonb_build_object('n', n)", 4).await;
+    assert_eq!(outbox.drain(1000).await, 4);
+    assert_eq!(outbox.count("select count(*) from job_queue where consumer_key = 'one'").await, 4);
+    assert_eq!(errors(&outbox).await, vec![("v".to_owned(), "42704".to_owned(), 1); 3]);
+}
+
+#[tokio::test]
+async fn one_bad_event_late_in_a_batch_costs_a_few_passes_only() {
+    let outbox = Outbox::with_two_consumers().await;
+    emit_payloads(&outbox, "case when n = 990 then '[]'::jsonb else '{}' end", 1000).await;
+    assert_eq!(outbox.drain(1000).await, 1000);
+    assert_eq!(outbox.jobs().await, 2 * 999);
+    assert_eq!(errors(&outbox).await.len(), 2);
+    let passes = outbox.count("select count(*) from dispatch_pass where events > 0").await;
+    assert!(passes <= 12, "{passes} passes");
+}
+
+#[tokio::test]
+async fn an_error_stays_while_its_consumer_only_counts() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("picky", "iu", json!({"idempotency_key": "{payload.order}"})).await;
+    outbox.emit(1).await;
+    outbox.drain(10).await;
+    outbox.consumer("picky", "iu", json!({"idempotency_key": "{event_id}", "dry_run": true})).await;
+    let id: String = outbox.client.query_one("select id::text from event_outbox", &[]).await.unwrap().get(0);
+    let again = format!("fn_consumer_dispatch('{id}')");
+    outbox.answer(&again).await;
+    assert_eq!(errors(&outbox).await.len(), 1, "nothing has become of the event yet");
+    outbox.consumer("picky", "iu", json!({"idempotency_key": "{event_id}", "dry_run": false})).await;
+    outbox.answer(&again).await;
+    assert_eq!((errors(&outbox).await.len(), outbox.jobs().await), (0, 1));
+}
+
+#[tokio::test]
+async fn a_preview_foresees_what_no_job_can_take() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({})).await;
+    emit_payloads(&outbox, NO_OBJECT, 1).await;
+    emit_payloads(&outbox, TOO_LARGE, 1).await;
+    emit_payloads(&outbox, "'{}'::jsonb", 1).await;
+    let foreseen = "select count(*) from fn_route_consumer_dry_run('one') where reason = 'undigestible'";
+    assert_eq!(outbox.count(foreseen).await, 2);
+    outbox.drain(10).await;
+    assert_eq!(errors(&outbox).await.len(), 2, "same events, same numbers");
+}
+
+#[tokio::test]
+async fn jobs_of_events_and_jobs_of_hand_have_the_same_max_attempts() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({})).await;
+    for (value, wanted) in [("0", 1), ("2.0", 2), ("7", 7), ("plenty", 5)] {
+        let set = "insert into dot_config (key, value) values ('queue.retry.max_attempts.test.one', $1)
+                   on conflict (key) do update set value = excluded.value";
+        outbox.client.execute(set, &[&value]).await.unwrap();
+        outbox.emit(1).await;
+        outbox.drain(10).await;
+        outbox.answer("fn_job_enqueue('test.one', 'test')").await;
+        let same = format!("select count(*) from job_queue where max_attempts = {wanted}");
+        assert_eq!(outbox.count(&same).await, 2, "{value}");
+        outbox.client.batch_execute("truncate job_queue").await.unwrap();
+    }
+}

@@ -84,7 +84,7 @@ fn is_legal(from: &str, to: &str) -> bool {
 async fn an_illegal_move_is_refused_also_for_the_tables_owner() {
     let shop = Shop::open().await;
     let id = shop.enqueue("any").await;
-    let become_ = "update job_queue set status = $2,
+    let become_ = "update job_queue set status = $2::text,
         lease_until = case when $2 in ('leased', 'in_progress') then clock_timestamp() end,
         finished_at = case when $2 in ('succeeded', 'failed', 'dead_letter', 'cancelled', 'cleaned') then clock_timestamp() end
         where job_id = $1";
@@ -113,7 +113,7 @@ async fn a_job_begins_as_queued_and_as_nothing_else() {
     for status in STATUSES {
         let insert =
             "insert into job_queue (job_kind, actor, idempotency_key, status, lease_until, finished_at)
-            values ('any', 'test', $1, $1, case when $1 in ('leased', 'in_progress') then now() end,
+            values ('any', 'test', $1::text, $1, case when $1 in ('leased', 'in_progress') then now() end,
               case when $1 in ('succeeded', 'failed', 'dead_letter', 'cancelled', 'cleaned') then now() end)";
         let inserted = shop.client.execute(insert, &[&status]).await;
         assert_eq!(inserted.is_ok(), status == "queued", "{status}: {inserted:?}");
