@@ -126,7 +126,10 @@ impl From<Problems> for Error {
 /// # Errors
 /// Kind Usage: every problem of every file at once; also when the folder holds no consumer at all.
 pub fn read_folder(folder: &Path) -> Result<Vec<ConsumerFile>> {
-    let unreadable = |error| Error::io(format!("the folder of consumers {}", folder.display()), error);
+    let unreadable = |error| {
+        Error::io(format!("the folder of consumer files `{}`", folder.display()), error)
+            .hint("name it with --dir DIR; reveille comes with an example in consumers/")
+    };
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         paths.push(entry.map_err(unreadable)?.path());

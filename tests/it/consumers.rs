@@ -9,7 +9,7 @@ use reveille::store::consumers::{self, Subject};
 use serde_json::{Value, json};
 
 use crate::commands::{json as command, words};
-use crate::support::{Folder, TestDb};
+use crate::support::{Folder, Program, TestDb};
 
 fn of_this_project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("consumers")
@@ -46,6 +46,18 @@ fn actions(plan: &Plan) -> Vec<(&str, &Action)> {
 async fn row(db: &TestDb, key: &str) -> Value {
     let client = db.pool(1).get().await.unwrap();
     Value::Object(consumers::show(&client, key).await.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_named_and_what_to_do() {
+    let db = TestDb::new().await;
+    let ended = Program::start(&db.url(), &["consumers", "sync", "--dir", "nowhere"], &[]).ends().await;
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.err.contains("`nowhere`") && ended.err.contains("hint: name it with --dir"),
+        "{}",
+        ended.err
+    );
 }
 
 #[tokio::test]

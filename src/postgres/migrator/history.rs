@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::SHORT;
 use super::phase::Phase;
@@ -39,6 +39,13 @@ impl Entry {
             binary_version: super::VERSION.to_owned(),
         }
     }
+}
+
+/// Whether every login may create objects in the schema: before Postgres 15 the rule in `public`.
+pub(super) async fn is_open_to_all(client: &Client, schema: &str) -> Result<bool> {
+    let parameter: [(&(dyn ToSql + Sync), Type); 1] = [(&schema, Type::TEXT)];
+    let asked = client.query_typed_one("select has_schema_privilege('public', $1, 'create')", &parameter);
+    Ok(explain::within(SHORT, "looking at the rights on the schema", asked).await?.get(0))
 }
 
 /// What a schema says about itself.

@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 
 use self::history::History;
 use self::script::Script;
-use super::{Server, Session, explain};
+use super::{Server, Session, explain, quote};
 use crate::error::Result;
 
 pub use phase::{PHASES, Phase};
@@ -180,7 +180,23 @@ impl Migrator {
             let step = &steps[index];
             tracing::debug!(phase = step.phase.folder(), action = ?step.action, "migration step done");
         }
+        self.warn_of_open_schema(client, &steps).await?;
         Ok(report(false, history, steps))
+    }
+
+    /// Our functions run with their owner's rights and look for names in this schema: whoever may create there may
+    /// put something in their way.
+    async fn warn_of_open_schema(&self, client: &Client, steps: &[Step]) -> Result<()> {
+        let schema = self.server.schema();
+        let applied = steps.iter().any(|step| step.action == Action::Apply);
+        if applied && history::is_open_to_all(client, schema).await? {
+            let schema = quote::identifier(schema);
+            tracing::warn!(
+                "every login may create objects in schema {schema}, and so take the place of what functions with the \
+                 rights of their owner call: revoke create on schema {schema} from public"
+            );
+        }
+        Ok(())
     }
 
     /// All steps in one transaction, which is taken back.

@@ -8,13 +8,15 @@ use super::stage::row_count;
 use crate::error::Result;
 use crate::store::{get, rows};
 
-/// Keeps what was dispatched as `bench_rows`: the columns that a pass writes, in the order in which it wrote them.
+/// Keeps what was dispatched as `bench_rows`: the columns that a pass writes, in the order in which it wrote them. As
+/// plain types: a value of a domain is not checked again when it is copied, and those of a pass are.
 pub async fn keep_rows(client: &impl GenericClient) -> Result<()> {
     const SQL: &str = "
         drop table if exists bench_rows;
         create table bench_rows as
-        select job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-               max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id
+        select job_kind::text, executor::text, event_domain, source_ref, target_ref, payload_ref, safe_payload::jsonb,
+               priority::int, scheduled_at, max_attempts::int, idempotency_key::text, ordering_key, actor::text,
+               causation_event_id, consumer_key, correlation_id
         from job_queue";
     script(client, "keeping the jobs", SQL).await?;
     script(client, "settling the kept jobs", "vacuum (analyze) bench_rows").await

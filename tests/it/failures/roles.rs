@@ -129,9 +129,9 @@ async fn an_executor_can_work_and_emit_and_nothing_else() {
     worker.says(&["listening"]).await;
     client.execute(enqueue, &[&"second"]).await.unwrap();
     wait_until("both are handled", SOON, async || {
-        let handled =
+        let done =
             "select count(*) from handled h join job_queue j using (source_ref) where j.status = 'succeeded'";
-        client.query_one(handled, &[]).await.unwrap().get::<_, i64>(0) == 2
+        client.query_one(done, &[]).await.unwrap().get::<_, i64>(0) == 2
     })
     .await;
     assert!(worker.lines_with("WARN").is_empty(), "{:?}", worker.lines_with("WARN"));

@@ -134,3 +134,16 @@ async fn a_function_dropped_under_a_running_sidecar_ends_it_and_loses_nothing() 
     assert!(ended.err.contains(MIGRATE), "{}", ended.err);
     migrate_up_mends_it(&db, &client).await;
 }
+
+#[tokio::test]
+async fn a_schema_that_anybody_may_write_to_is_warned_of() {
+    let db = TestDb::empty().await;
+    let client = db.client().await;
+    client.batch_execute("grant create on schema public to public").await.unwrap();
+    let up = async || Program::start(&db.url(), &["migrate", "up"], &[]).ends().await;
+    let told = up().await;
+    assert!(told.err.contains("revoke create on schema \"public\" from public"), "{}", told.err);
+    assert_eq!(told.code, Some(0));
+    let again = up().await;
+    assert!(!again.err.contains("revoke create"), "nothing was applied: {}", again.err);
+}
