@@ -18,7 +18,7 @@ as $$
 begin
   if fn_wake_mark(p_channel) <= fn_epoch_ms(clock_timestamp())
     and to_regclass(quote_ident('awake_' || p_channel)) is not null -- a domain that is not dispatched: nobody listens
-    and fn_gate_is_open('queue.notify.bridge_enabled')
+    and coalesce((select c.value from dot_config c where c.key = 'queue.notify.bridge_enabled'), '') = 'true'
     and coalesce(current_setting('reveille.notify', true), '') <> 'off'
     and pg_notification_queue_usage() < 0.5::float8
   then

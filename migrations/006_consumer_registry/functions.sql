@@ -397,7 +397,7 @@ begin
     raise exception 'fn_consumer_dispatch_batch needs READ COMMITTED: an older snapshot would miss another sidecar''s last pass'
       using errcode = '25001';
   end if;
-  if not fn_gate_is_open('queue.job_substrate.enabled') then
+  if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
   perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
@@ -425,7 +425,10 @@ begin
     v_resumed := v_place_tx is not null;
     if not v_resumed then
       v_old := v_new;
-      v_new := fn_dispatch_snapshot();
+      v_new := pg_current_snapshot();
+      if pg_current_xact_id() < pg_snapshot_xmax(v_new) then -- seldom; see there
+        v_new := fn_dispatch_snapshot();
+      end if;
     end if;
     for v_range in select * from fn_arrival_ranges(v_old, v_new, v_place_tx, v_place_seq) loop
       select array_agg(s.event_id) as ids, array_agg(s.tx_id) as txs, array_agg(s.arrival_seq) as seqs into v_part
