@@ -257,9 +257,7 @@ comment on function iu_core.fn_iu_manifest_digest(text, bigint, jsonb) is
 -- is divided by its own headings and paragraphs.
 create or replace function fn_iu_mark_create_manifest(p_source_text text, p_pieces jsonb default null) returns jsonb
 language sql immutable set search_path from current as $$
-  with source as materialized (
-    select convert_to(p_source_text, getdatabaseencoding()) as bytes
-  ), piece as (
+  with piece as (
     select t.piece_no, t.byte_start, t.byte_len, to_jsonb(t.heading_path) as heading_path, null::text as content_hash
       from iu_core.fn_iu_text_pieces(p_source_text) t
      where p_pieces is null
@@ -278,9 +276,11 @@ language sql immutable set search_path from current as $$
            'byte_len', p.byte_len,
            'heading_path', p.heading_path,
            'content_hash', coalesce(p.content_hash,
-             encode(sha256(substring(s.bytes from greatest(p.byte_start, 0)::int + 1 for greatest(p.byte_len, 0)::int)), 'hex')))
+             encode(sha256(substring(
+               (select convert_to(p_source_text, getdatabaseencoding())) -- once, and not carried from row to row
+               from greatest(p.byte_start, 0)::int + 1 for greatest(p.byte_len, 0)::int)), 'hex')))
          order by p.piece_no), '[]')
-    from piece p cross join source s
+    from piece p
 $$;
 comment on function fn_iu_mark_create_manifest(text, jsonb) is
   'Pilot host: the pieces of a text with place, hash and headings; given ones are completed, not trusted';

@@ -76,6 +76,13 @@ async fn sql(direction: Direction, to: Option<u32>, context: &Context) -> Result
 }
 
 fn told(report: &Report, context: &Context) -> Result<Outcome> {
+    if report.is_open {
+        let schema = &context.settings.database.schema;
+        tracing::warn!(
+            "every login may create objects in schema {schema}, and so take the place of what functions with the \
+             rights of their owner call: revoke create on schema {schema} from public"
+        );
+    }
     let document = json!({
         "dry_run": report.dry_run,
         "from": report.from,

@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 
 use self::history::History;
 use self::script::Script;
-use super::{Server, Session, explain, quote};
+use super::{Server, Session, explain};
 use crate::error::Result;
 
 pub use phase::{PHASES, Phase};
@@ -57,6 +57,9 @@ pub struct Report {
     pub to: u32,
     /// What was done, in order.
     pub steps: Vec<Step>,
+    /// Phases were applied, and every login may create objects in their schema. Our functions run with the rights of
+    /// their owner and look for names there: whoever may create may put something in their way.
+    pub is_open: bool,
 }
 
 /// How a phase stands in the schema.
@@ -180,23 +183,9 @@ impl Migrator {
             let step = &steps[index];
             tracing::debug!(phase = step.phase.folder(), action = ?step.action, "migration step done");
         }
-        self.warn_of_open_schema(client, &steps).await?;
-        Ok(report(false, history, steps))
-    }
-
-    /// Our functions run with their owner's rights and look for names in this schema: whoever may create there may
-    /// put something in their way.
-    async fn warn_of_open_schema(&self, client: &Client, steps: &[Step]) -> Result<()> {
-        let schema = self.server.schema();
         let applied = steps.iter().any(|step| step.action == Action::Apply);
-        if applied && history::is_open_to_all(client, schema).await? {
-            let schema = quote::identifier(schema);
-            tracing::warn!(
-                "every login may create objects in schema {schema}, and so take the place of what functions with the \
-                 rights of their owner call: revoke create on schema {schema} from public"
-            );
-        }
-        Ok(())
+        let is_open = applied && history::is_open_to_all(client, self.server.schema()).await?;
+        Ok(Report { is_open, ..report(false, history, steps) })
     }
 
     /// All steps in one transaction, which is taken back.
@@ -246,7 +235,7 @@ fn report(dry_run: bool, history: &History, steps: Vec<Step>) -> Report {
         Action::RefreshFunctions => from,
         Action::Undo => last.phase.number - 1,
     });
-    Report { dry_run, from, to, steps }
+    Report { dry_run, from, to, steps, is_open: false }
 }
 
 impl PhaseStatus {
