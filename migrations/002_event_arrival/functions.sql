@@ -115,7 +115,7 @@ $$;
 -- if it sleeps. Recorded first: an xid is then held while the mark is read, which is what makes arming safe. All rows
 -- are recorded before the first turn of the loop. Every producer pays for this, so it is made to be cheap: the mark is
 -- read in line, and names carry their schema instead of a path that would be set and taken back at each call (a
--- quarter of the whole). With the caller's path, operators must be named as functions of pg_catalog.
+-- quarter of the whole). With the caller's path, types too need their schema, and operators are named as functions.
 do $do$
 begin
   execute format($format$
@@ -123,9 +123,9 @@ create or replace function fn_event_arrival_record() returns trigger
 language plpgsql security definer
 as $function$
 declare
-  v_domain text;
-  v_last text := '';
-  v_seen text[];
+  v_domain pg_catalog.text;
+  v_last pg_catalog.text := '';
+  v_seen pg_catalog.text[];
 begin
   for v_domain in
     insert into %1$I.event_arrival (tx_id, event_domain, event_id)

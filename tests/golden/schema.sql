@@ -1328,9 +1328,9 @@ CREATE OR REPLACE FUNCTION fn_event_arrival_record()
  SECURITY DEFINER
 AS $function$
 declare
-  v_domain text;
-  v_last text := '';
-  v_seen text[];
+  v_domain pg_catalog.text;
+  v_last pg_catalog.text := '';
+  v_seen pg_catalog.text[];
 begin
   for v_domain in
     insert into event_arrival (tx_id, event_domain, event_id)

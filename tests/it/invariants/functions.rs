@@ -103,3 +103,39 @@ async fn plpgsql_check_finds_nothing() {
     }
     assert!(found.is_empty(), "{found:#?}");
 }
+
+/// What a producer may put before `pg_catalog` in his own path: whoever reaches it raises an error.
+const TRAPS: &str = "
+    create schema trap;
+    create function trap.spring(anyelement) returns boolean language plpgsql as
+      $$ begin raise exception 'reached as %', current_user; end $$;
+    create function trap.spring(anyelement, anyelement) returns boolean language plpgsql as
+      $$ begin raise exception 'reached as %', current_user; end $$;
+    create domain trap.text as pg_catalog.text check (trap.spring(value));
+    create function trap.texts(pg_catalog.text, pg_catalog.text) returns boolean language plpgsql as
+      $$ begin raise exception 'reached as %', current_user; end $$;
+    create function trap.numbers(float8, float8) returns boolean language plpgsql as
+      $$ begin raise exception 'reached as %', current_user; end $$;
+    create operator trap.= (leftarg = pg_catalog.text, rightarg = pg_catalog.text, function = trap.texts);
+    create operator trap.<= (leftarg = float8, rightarg = float8, function = trap.numbers);
+    create function trap.textcat(pg_catalog.text, pg_catalog.text) returns pg_catalog.text language plpgsql as
+      $$ begin raise exception 'reached as %', current_user; end $$;
+    create table trap.event_arrival (tx_id xid8, event_domain pg_catalog.text, event_id uuid);";
+
+#[tokio::test]
+async fn the_path_of_a_producer_leads_the_arrivals_trigger_nowhere() {
+    let database = TestDb::new().await;
+    database.open_gates().await;
+    let client = database.client().await;
+    client.batch_execute(TRAPS).await.unwrap();
+    let insert = "
+        set search_path = trap, pg_catalog, public;
+        insert into event_outbox (event_domain, event_type, event_stream, delivery_lane)
+        values ('iu', 'changed', 'update', 'delayed'), ('tac', 'changed', 'update', 'delayed'),
+               ('iu', 'changed', 'update', 'delayed')";
+    client.batch_execute(insert).await.unwrap();
+    let arrivals = client.query_one("select count(*) from public.event_arrival", &[]).await.unwrap();
+    assert_eq!(arrivals.get::<_, i64>(0), 3);
+    let sprung = client.batch_execute("select 'x' :: text").await.unwrap_err();
+    assert!(sprung.as_db_error().unwrap().message().contains("reached as"), "the traps are set");
+}
