@@ -112,6 +112,10 @@ async fn events_behind_half_open_links_of_everything_are_found_when_the_network_
         proxy.set(Mode::Pass).await;
         outbox.exactly_once_soon().await;
         sidecar.stop().await;
+        // the server may not have noticed yet that the other end of a link is gone
+        let end = "select pg_terminate_backend(pid) from pg_stat_activity
+                    where application_name like 'reveille/%' and datname = current_database()";
+        outbox.client.batch_execute(end).await.unwrap();
     }
 }
 
