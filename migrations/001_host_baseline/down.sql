@@ -20,6 +20,7 @@ drop function fn_config(text, text);
 drop procedure pr_grant(text, text[]);
 drop function fn_is_signal(jsonb);
 drop function fn_epoch_ms(timestamptz);
+drop function fn_uuid_v7_nth(uuid, int);
 drop function fn_uuid_v7();
 drop table dot_config_audit;
 

@@ -13,7 +13,7 @@ begin
           set_bit(
             overlay(
               uuid_send(gen_random_uuid())
-              placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+              placing substring(int8send((date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3)
               from 1 for 6),
             52, 1),
           53, 1),
@@ -23,6 +23,13 @@ begin
 end
 $$;
 comment on function fn_uuid_v7() is 'A time-ordered uuid, version 7, milliseconds first.';
+
+-- For statements that need many: a counter in the last 32 bits costs a fifth of fresh random ones, keeps the order
+-- within the millisecond, and fills the primary key from its right end (RFC 9562, 6.2, method 1).
+create or replace function fn_uuid_v7_nth(p_first uuid, p_n int) returns uuid
+language sql immutable
+return encode(overlay(uuid_send(p_first) placing int4send(p_n) from 13), 'hex')::uuid;
+comment on function fn_uuid_v7_nth(uuid, int) is 'The uuid of a series that begins at p_first: its last 32 bits are p_n.';
 
 -- Milliseconds since 1970 by the server's clock; the unit of the awake marks. Stable and not immutable, because
 -- extract is no more than that, and the planner would not inline the function.

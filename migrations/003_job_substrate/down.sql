@@ -15,6 +15,8 @@ $$;
 
 drop function fn_job_run(uuid, bigint);
 drop function fn_job_handler_of(uuid, bigint);
+drop function fn_job_release_unknown(text, interval, uuid[]);
+drop function fn_job_busy(uuid[], bigint[]);
 drop function fn_job_release(uuid, bigint);
 drop function fn_job_succeed_many(uuid[], bigint[], text[]);
 drop function fn_job_succeed(uuid, bigint, text);

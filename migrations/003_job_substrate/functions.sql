@@ -143,6 +143,9 @@ begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
   end if;
+  if not isfinite(p_scheduled_at) then
+    raise exception 'fn_job_enqueue: p_scheduled_at is %; name a moment, or leave it out for now', p_scheduled_at using errcode = '22008';
+  end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
     scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
@@ -336,10 +339,11 @@ $$;
 comment on function fn_job_succeed(uuid, bigint, text)
   is 'Ends a job well. Refused lease_lost for an old token, and nothing is changed; the same token may ask again.';
 
--- Many completions in one statement. Each job is judged alone; the lost ones are named.
+-- Many completions in one statement. Each job is judged alone; the lost ones are named. The jobs are found by their
+-- keys and then met with their tokens: a join planned while the table was small would later walk over all of it.
 create or replace function fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[], p_result_refs text[] default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -356,7 +360,8 @@ begin
     set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
         result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
-    where j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    where j.job_id = any (p_job_ids)
+      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     returning j.job_id
   )
   select coalesce(array_agg(d.job_id), '{}') into v_done from done d;
@@ -391,6 +396,62 @@ begin
 end
 $$;
 comment on function fn_job_release(uuid, bigint) is 'Puts a leased job back to queued; attempts stay as they are.';
+
+-- Of the jobs with these leases, those whose rows somebody else has locked; the others stay locked by the caller's
+-- transaction. Statements over many jobs ask here first: one row that is held on to must not keep the others waiting
+-- until their leases have ended.
+create or replace function fn_job_busy(p_job_ids uuid[], p_lease_tokens bigint[]) returns setof uuid
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_free uuid[] := array(
+    select j.job_id from job_queue j
+    where j.job_id = any (p_job_ids) and j.lease_token = any (p_lease_tokens)
+    order by j.job_id
+    for update skip locked);
+begin
+  return query
+  select j.job_id from job_queue j
+  where j.job_id = any (p_job_ids) and j.lease_token = any (p_lease_tokens) and j.job_id <> all (v_free);
+end
+$$;
+comment on function fn_job_busy(uuid[], bigint[]) is 'Which of these leased jobs are locked by another session; locks the others until the transaction ends.';
+
+-- Gives back what was leased under a name within the last p_within and is none of p_known: a claim that was committed,
+-- but whose answer never reached its worker. Called by a worker after a claim failed, with the jobs that it knows of.
+create or replace function fn_job_release_unknown(p_executor_name text, p_within interval, p_known uuid[]) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_released bigint;
+  v_executor record;
+begin
+  select h.executor_kind, fn_executor_is_ours(h.owner_role) as is_ours into v_executor
+  from queue_heartbeat h where h.executor_name = p_executor_name;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'executor_not_registered', 'executor_name', p_executor_name);
+  elsif not v_executor.is_ours then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name);
+  end if;
+  update job_queue j
+  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
+  where j.ctid = any (array(
+    select f.ctid from job_queue f
+    where f.lease_until is not null and f.lease_owner = p_executor_name and f.status = 'leased'
+      and f.picked_at >= v_now - p_within and f.job_id <> all (p_known)
+    for update skip locked));
+  get diagnostics v_released = row_count;
+  if v_released > 0 then
+    perform fn_wake('job_wake_' || lower(v_executor.executor_kind));
+  end if;
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'released', v_released);
+end
+$$;
+comment on function fn_job_release_unknown(text, interval, uuid[])
+  is 'Gives back what an executor leased lately without knowing it: {released}. Refused executor_not_registered or not_owner.';
 
 -- The job as its handler sees it, with the handler's name. Called by fn_job_run.
 create or replace function fn_job_handler_of(p_job_id uuid, p_lease_token bigint) returns table (job jsonb, handler text)
@@ -449,6 +510,7 @@ begin
   foreach v_function in array array[
     'fn_job_claim(text, int, int, text[])', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
     'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
+    'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])',
     'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);

@@ -181,14 +181,15 @@ after insert or update or delete on consumer_registry
 for each statement execute function fn_queue_control_announce();
 
 -- The jobs that some events call for, in the order of the events: one row for each (event, consumer) that matches.
--- No settings and no path of its own, so that the planner inlines it into the INSERT that reads it. The outer join
--- (whose condition below makes it an inner one again) keeps events outside and consumers inside: each event is
--- fetched once, in order.
+-- No settings and no path of its own, so that the planner inlines it into the INSERT that reads it. Each event is
+-- fetched once, by its key, in order: OFFSET 0 keeps the planner from joining the other way round, which reads the whole
+-- outbox at every pass once the plan was made while it was small; and the outer join (whose condition below makes
+-- it an inner one again) keeps events outside and consumers inside.
 create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null, p_event_domain text default null)
 returns table (
-  n bigint, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind text, executor text,
-  priority int, max_attempts int, delay interval, dry_run boolean, actor text, source_ref text, target_ref text, payload_ref text,
-  is_ordered boolean, ordering_key text, idempotency_key text)
+  n int, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind,
+  executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor,
+  source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
 language sql stable
 begin atomic
   with consumers as materialized (
@@ -201,7 +202,9 @@ begin atomic
          where d.key = 'queue.retry.max_attempts.' || c.job_kind and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'),
         (select greatest(1, d.value::numeric)::int from dot_config d
          where d.key = 'queue.retry.default.max_attempts' and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'),
-        5) as max_attempts
+        5)::job_limit as max_attempts,
+      row_number() over (order by c.consumer_key) as n,
+      count(*) over () as of
     from consumer_registry c
     where c.enabled
       and c.job_kind is not null
@@ -209,7 +212,7 @@ begin atomic
       and (p_event_domain is null or c.event_domain = p_event_domain)
   )
   select
-    u.n,
+    (u.n * k.of + k.n)::int,
     e.id,
     e.event_domain,
     e.safe_payload,
@@ -222,15 +225,16 @@ begin atomic
     k.delay,
     k.dry_run,
     k.actor,
-    fn_template_render(k.source_ref, k.consumer_key, e),
-    fn_template_render(k.target_ref, k.consumer_key, e),
-    fn_template_render(k.payload_ref, k.consumer_key, e),
+    fn_template_render(k.source_ref, k.consumer_key, row(e.*)::event_outbox),
+    fn_template_render(k.target_ref, k.consumer_key, row(e.*)::event_outbox),
+    fn_template_render(k.payload_ref, k.consumer_key, row(e.*)::event_outbox),
     k.ordering_key is not null,
-    fn_template_render(k.ordering_key, k.consumer_key, e),
-    fn_template_render(k.idempotency_key, k.consumer_key, e)
+    fn_template_render(k.ordering_key, k.consumer_key, row(e.*)::event_outbox),
+    fn_template_render(k.idempotency_key, k.consumer_key, row(e.*)::event_outbox)
   from unnest(p_event_ids) with ordinality as u (id, n)
-  join event_outbox e on e.id = u.id
-  left join consumers k on fn_event_verdict(e, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter) = 'match'
+  cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
+  left join consumers k on 'match' = fn_event_verdict(
+    row(e.*)::event_outbox, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter)
   where coalesce(k.consumer_key, '') <> '';
 end;
 comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.';
@@ -242,14 +246,15 @@ create or replace function fn_dispatch_events_plain(p_event_ids uuid[], p_event_
 language plpgsql volatile set search_path from current
 as $$
 declare
+  v_first uuid := fn_uuid_v7();
   v_jobs int;
 begin
   insert into job_queue (
-    job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
-    idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+    max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
   select
-    r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref, r.safe_payload, r.priority,
-    clock_timestamp() + r.delay, r.max_attempts,
+    fn_uuid_v7_nth(v_first, r.n), r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref,
+    r.safe_payload, r.priority, clock_timestamp() + r.delay, r.max_attempts,
     case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
     r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
@@ -271,6 +276,8 @@ create or replace function fn_dispatch_events(
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
+declare
+  v_first uuid := fn_uuid_v7();
 begin
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
@@ -278,11 +285,11 @@ begin
   ),
   made as (
     insert into job_queue (
-      job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
-      idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+      job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
     select
-      w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref, w.safe_payload, w.priority,
-      clock_timestamp() + w.delay, w.max_attempts,
+      fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
+      w.safe_payload, w.priority, clock_timestamp() + w.delay, w.max_attempts,
       case when length(w.idempotency_key) <= 512 then w.idempotency_key else fn_job_key(w.idempotency_key) end,
       w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id
     from wanted w
@@ -329,7 +336,7 @@ begin
   for v_pair in
     select e.id, e.event_domain, c.consumer_key
     from unnest(p_event_ids) with ordinality as u (id, n)
-    join event_outbox e on e.id = u.id
+    cross join lateral (select o.id, o.event_domain, o.event_type from event_outbox o where o.id = u.id offset 0) e
     join consumer_registry c on c.enabled and c.event_domain = e.event_domain and e.event_type like c.event_type_like
     order by u.n, c.consumer_key
   loop

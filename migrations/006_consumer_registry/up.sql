@@ -13,7 +13,7 @@ create table consumer_registry (
   priority job_priority not null default 100,
   max_attempts job_limit,
   delay interval not null default interval '0'
-    constraint consumer_registry_delay_check check (delay >= interval '0'),
+    constraint consumer_registry_delay_check check (delay between interval '0' and interval '100 years'),
   source_ref text default '{event_subject_ref}',
   target_ref text,
   payload_ref text,
@@ -25,7 +25,7 @@ create table consumer_registry (
   description text,
   source text not null default 'sql'
     constraint consumer_registry_source_check check (source in ('sql', 'file')),
-  actor text not null default session_user,
+  actor job_actor not null default session_user,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   event_type_like text generated always as (replace(replace(event_type, '_', '\_'), '*', '%')) stored

@@ -19,11 +19,11 @@ table consumer_registry
   starts_at timestamp with time zone not null default clock_timestamp()
   description text
   source text not null default 'sql'::text
-  actor text not null default SESSION_USER
+  actor job_actor not null default SESSION_USER
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
   event_type_like text generated always as (replace(replace(event_type, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
-  consumer_registry_delay_check CHECK ((delay >= '00:00:00'::interval))
+  consumer_registry_delay_check CHECK (((delay >= '00:00:00'::interval) AND (delay <= '100 years'::interval)))
   consumer_registry_event_type_check CHECK ((event_type ~ '^[a-z0-9_.*]{1,200}$'::text))
   consumer_registry_key_check CHECK ((consumer_key ~ '^[a-z0-9][a-z0-9_.-]{0,119}$'::text))
   consumer_registry_pkey PRIMARY KEY (consumer_key)
@@ -988,6 +988,8 @@ CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
 AS $function$
+declare
+  v_first uuid := fn_uuid_v7();
 begin
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
@@ -995,11 +997,11 @@ begin
   ),
   made as (
     insert into job_queue (
-      job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
-      idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+      job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
     select
-      w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref, w.safe_payload, w.priority,
-      clock_timestamp() + w.delay, w.max_attempts,
+      fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
+      w.safe_payload, w.priority, clock_timestamp() + w.delay, w.max_attempts,
       case when length(w.idempotency_key) <= 512 then w.idempotency_key else fn_job_key(w.idempotency_key) end,
       w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id
     from wanted w
@@ -1036,14 +1038,15 @@ CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
+  v_first uuid := fn_uuid_v7();
   v_jobs int;
 begin
   insert into job_queue (
-    job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at, max_attempts,
-    idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+    max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
   select
-    r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref, r.safe_payload, r.priority,
-    clock_timestamp() + r.delay, r.max_attempts,
+    fn_uuid_v7_nth(v_first, r.n), r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref,
+    r.safe_payload, r.priority, clock_timestamp() + r.delay, r.max_attempts,
     case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
     r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
@@ -1069,7 +1072,7 @@ begin
   for v_pair in
     select e.id, e.event_domain, c.consumer_key
     from unnest(p_event_ids) with ordinality as u (id, n)
-    join event_outbox e on e.id = u.id
+    cross join lateral (select o.id, o.event_domain, o.event_type from event_outbox o where o.id = u.id offset 0) e
     join consumer_registry c on c.enabled and c.event_domain = e.event_domain and e.event_type like c.event_type_like
     order by u.n, c.consumer_key
   loop
@@ -1204,7 +1207,7 @@ $function$
 
 -- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.
 CREATE OR REPLACE FUNCTION fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text)
- RETURNS TABLE(n bigint, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind text, executor text, priority integer, max_attempts integer, delay interval, dry_run boolean, actor text, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
+ RETURNS TABLE(n integer, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind, executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
  LANGUAGE sql
  STABLE
 BEGIN ATOMIC
@@ -1226,15 +1229,17 @@ BEGIN ATOMIC
              c.payload_ref,
              c.ordering_key,
              c.idempotency_key,
-             COALESCE((c.max_attempts)::integer, ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
+             (COALESCE((c.max_attempts)::integer, ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
                     FROM dot_config d
                    WHERE ((d.key = ('queue.retry.max_attempts.'::text || (c.job_kind)::text)) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
                     FROM dot_config d
-                   WHERE ((d.key = 'queue.retry.default.max_attempts'::text) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), 5) AS max_attempts
+                   WHERE ((d.key = 'queue.retry.default.max_attempts'::text) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), 5))::job_limit AS max_attempts,
+             row_number() OVER (ORDER BY c.consumer_key) AS n,
+             count(*) OVER () AS of
             FROM consumer_registry c
            WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
          )
-  SELECT u.n,
+  SELECT (((u.n * k.of) + k.n))::integer AS int4,
      e.id,
      e.event_domain,
      e.safe_payload,
@@ -1247,15 +1252,33 @@ BEGIN ATOMIC
      k.delay,
      k.dry_run,
      k.actor,
-     fn_template_render(k.source_ref, k.consumer_key, e.*) AS fn_template_render,
-     fn_template_render(k.target_ref, k.consumer_key, e.*) AS fn_template_render,
-     fn_template_render(k.payload_ref, k.consumer_key, e.*) AS fn_template_render,
+     fn_template_render(k.source_ref, k.consumer_key, ROW(e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref, e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at)::event_outbox) AS fn_template_render,
+     fn_template_render(k.target_ref, k.consumer_key, ROW(e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref, e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at)::event_outbox) AS fn_template_render,
+     fn_template_render(k.payload_ref, k.consumer_key, ROW(e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref, e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at)::event_outbox) AS fn_template_render,
      (k.ordering_key IS NOT NULL),
-     fn_template_render(k.ordering_key, k.consumer_key, e.*) AS fn_template_render,
-     fn_template_render(k.idempotency_key, k.consumer_key, e.*) AS fn_template_render
+     fn_template_render(k.ordering_key, k.consumer_key, ROW(e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref, e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at)::event_outbox) AS fn_template_render,
+     fn_template_render(k.idempotency_key, k.consumer_key, ROW(e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref, e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at)::event_outbox) AS fn_template_render
     FROM ((unnest(fn_dispatch_rows.p_event_ids) WITH ORDINALITY u(id, n)
-      JOIN event_outbox e ON ((e.id = u.id)))
-      LEFT JOIN consumers k ON ((fn_event_verdict(e.*, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter) = 'match'::text)))
+      CROSS JOIN LATERAL ( SELECT o.id,
+             o.event_domain,
+             o.event_type,
+             o.event_stream,
+             o.delivery_lane,
+             o.event_severity,
+             o.event_subject_table,
+             o.event_subject_ref,
+             o.canonical_address,
+             o.actor_ref,
+             o.source_system,
+             o.correlation_id,
+             o.payload_classification,
+             o.safe_payload,
+             o.occurred_at,
+             o.created_at
+            FROM event_outbox o
+           WHERE (o.id = u.id)
+          OFFSET 0) e)
+      LEFT JOIN consumers k ON (('match'::text = fn_event_verdict(ROW(e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref, e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at)::event_outbox, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter))))
    WHERE (COALESCE(k.consumer_key, ''::text) <> ''::text);
 END
 
@@ -1631,6 +1654,29 @@ begin
 end
 $function$
 
+-- Which of these leased jobs are locked by another session; locks the others until the transaction ends.
+CREATE OR REPLACE FUNCTION fn_job_busy(p_job_ids uuid[], p_lease_tokens bigint[])
+ RETURNS SETOF uuid
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_free uuid[] := array(
+    select j.job_id from job_queue j
+    where j.job_id = any (p_job_ids) and j.lease_token = any (p_lease_tokens)
+    order by j.job_id
+    for update skip locked);
+begin
+  return query
+  select j.job_id from job_queue j
+  where j.job_id = any (p_job_ids) and j.lease_token = any (p_lease_tokens) and j.job_id <> all (v_free);
+end
+$function$
+
 -- Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.
 CREATE OR REPLACE FUNCTION fn_job_claim(p_executor_name text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT NULL::integer, p_job_kinds text[] DEFAULT NULL::text[])
  RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone)
@@ -1722,6 +1768,9 @@ declare
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
+  end if;
+  if not isfinite(p_scheduled_at) then
+    raise exception 'fn_job_enqueue: p_scheduled_at is %; name a moment, or leave it out for now', p_scheduled_at using errcode = '22008';
   end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -1950,6 +1999,43 @@ begin
 end
 $function$
 
+-- Gives back what an executor leased lately without knowing it: {released}. Refused executor_not_registered or not_owner.
+CREATE OR REPLACE FUNCTION fn_job_release_unknown(p_executor_name text, p_within interval, p_known uuid[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_released bigint;
+  v_executor record;
+begin
+  select h.executor_kind, fn_executor_is_ours(h.owner_role) as is_ours into v_executor
+  from queue_heartbeat h where h.executor_name = p_executor_name;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'executor_not_registered', 'executor_name', p_executor_name);
+  elsif not v_executor.is_ours then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name);
+  end if;
+  update job_queue j
+  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
+  where j.ctid = any (array(
+    select f.ctid from job_queue f
+    where f.lease_until is not null and f.lease_owner = p_executor_name and f.status = 'leased'
+      and f.picked_at >= v_now - p_within and f.job_id <> all (p_known)
+    for update skip locked));
+  get diagnostics v_released = row_count;
+  if v_released > 0 then
+    perform fn_wake('job_wake_' || lower(v_executor.executor_kind));
+  end if;
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'released', v_released);
+end
+$function$
+
 -- Makes a lease longer and tells whether cancellation was asked for.
 CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds integer DEFAULT NULL::integer)
  RETURNS jsonb
@@ -2065,6 +2151,8 @@ CREATE OR REPLACE FUNCTION fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens 
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET enable_nestloop TO 'off'
+ SET enable_mergejoin TO 'off'
  SET jit TO 'off'
 AS $function$
 declare
@@ -2082,7 +2170,8 @@ begin
     set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
         result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
-    where j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    where j.job_id = any (p_job_ids)
+      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     returning j.job_id
   )
   select coalesce(array_agg(d.job_id), '{}') into v_done from done d;
@@ -2277,7 +2366,14 @@ RETURN CASE WHEN (p_template IS NULL) THEN NULL::text WHEN (p_template = '{event
 CREATE OR REPLACE FUNCTION fn_uuid_v7()
  RETURNS uuid
  LANGUAGE sql
-RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid
+RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((date_part('epoch'::text, clock_timestamp()) * (1000)::double precision))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid
+
+-- The uuid of a series that begins at p_first: its last 32 bits are p_n.
+CREATE OR REPLACE FUNCTION fn_uuid_v7_nth(p_first uuid, p_n integer)
+ RETURNS uuid
+ LANGUAGE sql
+ IMMUTABLE
+RETURN (encode(OVERLAY(uuid_send(p_first) PLACING int4send(p_n) FROM 13), 'hex'::text))::uuid
 
 -- NOTIFY with an empty payload, only when the listener of the channel sleeps and queue.notify.bridge_enabled is open.
 CREATE OR REPLACE FUNCTION fn_wake(p_channel text)
@@ -2441,6 +2537,8 @@ grant EXECUTE on function fn_is_signal(jsonb) to public
 
 grant EXECUTE on function fn_job_backoff(text,integer) to public
 
+grant EXECUTE on function fn_job_busy(uuid[],bigint[]) to reveille_executor
+
 grant EXECUTE on function fn_job_claim(text,integer,integer,text[]) to reveille_executor
 
 grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_executor
@@ -2466,6 +2564,8 @@ grant EXECUTE on function fn_job_max_attempts(text) to public
 grant EXECUTE on function fn_job_move_is_legal(text,text) to public
 
 grant EXECUTE on function fn_job_release(uuid,bigint) to reveille_executor
+
+grant EXECUTE on function fn_job_release_unknown(text,interval,uuid[]) to reveille_executor
 
 grant EXECUTE on function fn_job_renew(uuid,bigint,integer) to reveille_executor
 
@@ -2504,6 +2604,8 @@ grant EXECUTE on function fn_template_expand(text,text,jsonb) to public
 grant EXECUTE on function fn_template_render(text,text,event_outbox) to public
 
 grant EXECUTE on function fn_uuid_v7() to public
+
+grant EXECUTE on function fn_uuid_v7_nth(uuid,integer) to public
 
 grant EXECUTE on function fn_wake_arm(text) to reveille_dispatcher
 

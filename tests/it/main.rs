@@ -21,6 +21,7 @@ mod migrate;
 mod missed_notify;
 mod order;
 mod pilot_host;
+mod plans;
 mod property;
 mod races;
 mod readme;

@@ -1,0 +1,90 @@
+//! Plans that were made while the tables were small serve when they are large.
+
+use serde_json::{Value, json};
+
+use crate::support::Outbox;
+
+/// How many rows of a table's indexes this transaction has fetched.
+async fn fetched(outbox: &Outbox, table: &str) -> i64 {
+    let count =
+        format!("select coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = '{table}'");
+    outbox.count(&count).await
+}
+
+/// The same database with a new session, after all its tables were full, analyzed, and emptied: the worst that the
+/// planner can be told.
+async fn emptied(outbox: Outbox) -> Outbox {
+    outbox.emit(5000).await;
+    outbox.drain(1000).await;
+    for sql in ["vacuum analyze", "truncate event_outbox, event_arrival, job_queue", "vacuum analyze"] {
+        outbox.client.batch_execute(sql).await.unwrap();
+    }
+    Outbox { client: outbox.db.client().await, ..outbox }
+}
+
+#[tokio::test]
+async fn a_pass_planned_while_the_outbox_was_small_reads_no_more_of_it_later() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({})).await;
+    let outbox = emptied(outbox).await;
+    for _ in 0..10 {
+        outbox.emit(1).await;
+        assert_eq!(outbox.drain(1000).await, 1, "the first time, plans are made, and kept by the session");
+    }
+    outbox.emit(2000).await;
+    outbox.client.batch_execute("begin").await.unwrap();
+    let before = fetched(&outbox, "event_outbox").await;
+    assert_eq!(outbox.pass(10).await, (10, true));
+    assert_eq!(fetched(&outbox, "event_outbox").await - before, 10);
+    outbox.client.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
+async fn one_by_one_reads_no_more_than_that_one() {
+    let outbox = Outbox::with_two_consumers().await;
+    outbox.consumer("picky", "iu", json!({"idempotency_key": "{payload.order}"})).await;
+    outbox.client.batch_execute("vacuum analyze event_outbox").await.unwrap();
+    let dispatch = async || {
+        let id: String =
+            outbox.client.query_one("select min(id::text) from event_outbox", &[]).await.unwrap().get(0);
+        outbox.client.batch_execute("begin").await.unwrap();
+        let before = fetched(&outbox, "event_outbox").await;
+        let answer: Value = outbox.answer(&format!("fn_consumer_dispatch('{id}')")).await;
+        assert_eq!((&answer["jobs"], &answer["errors"]), (&json!(2), &json!(1)), "{answer}");
+        let rows = fetched(&outbox, "event_outbox").await - before;
+        outbox.client.batch_execute("rollback").await.unwrap();
+        rows
+    };
+    outbox.emit(1).await;
+    dispatch().await;
+    outbox.emit(2000).await;
+    let read = dispatch().await;
+    assert!(read <= 10, "{read} rows of the outbox were read");
+}
+
+#[tokio::test]
+async fn completions_planned_while_the_queue_was_small_read_no_more_of_it_later() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({})).await;
+    let outbox = emptied(outbox).await;
+    outbox.client.batch_execute("select fn_queue_heartbeat_register('one', 'PG_worker')").await.unwrap();
+    let enqueue = async |jobs: i32| {
+        let enqueue = format!("select fn_job_enqueue('any', 'test') from generate_series(1, {jobs})");
+        outbox.client.batch_execute(&enqueue).await.unwrap();
+    };
+    let finish = async || {
+        let claim = "select array_agg(job_id), array_agg(lease_token) from fn_job_claim('one', 3)";
+        let row = outbox.client.query_one(claim, &[]).await.unwrap();
+        let (ids, tokens): (Vec<uuid::Uuid>, Vec<i64>) = (row.get(0), row.get(1));
+        outbox.client.batch_execute("begin").await.unwrap();
+        let before = fetched(&outbox, "job_queue").await;
+        outbox.client.execute("select fn_job_succeed_many($1, $2)", &[&ids, &tokens]).await.unwrap();
+        let rows = fetched(&outbox, "job_queue").await - before;
+        outbox.client.batch_execute("commit").await.unwrap();
+        rows
+    };
+    enqueue(3).await;
+    assert_eq!(finish().await, 3);
+    enqueue(2000).await;
+    assert_eq!(finish().await, 3);
+}
