@@ -75,6 +75,13 @@ impl Error {
         Self { kind, message, hint, sqlstate, source: Some(Box::new(source)) }
     }
 
+    /// A value that the database gave and this program cannot hold: `what` says which.
+    pub fn unreadable(what: impl fmt::Display, source: tokio_postgres::Error) -> Self {
+        Self::new(Kind::Database, format!("{what}: {}", chain(&source)))
+            .hint("this program cannot hold what is stored there: a time before the year -9999 or after 9999, a number beyond 1.8e308, or JSON nested deeper than 127")
+            .because(source)
+    }
+
     /// An error of the connection pool: `what` says which action failed.
     pub fn pool(what: impl fmt::Display, source: deadpool_postgres::PoolError) -> Self {
         match source {

@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// Claim these kinds alone, separated by commas
     #[arg(long, value_name = "KINDS")]
     job_kinds: Option<String>,
-    /// Run everything that is ready, then exit
+    /// Run everything that is ready, then exit; no heartbeat is expected until the next run
     #[arg(long)]
     once: bool,
     /// Hear no notifications, only poll: for poolers and for closed gates

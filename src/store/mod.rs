@@ -4,6 +4,7 @@
 //! what it was about to do. Functions of the contract are called by named notation.
 
 pub mod bench;
+pub mod claims;
 pub mod consumers;
 pub mod dispatch;
 pub mod events;
@@ -46,5 +47,5 @@ async fn row(client: &impl GenericClient, what: &str, sql: &str, parameters: Par
 
 /// A column of a row.
 fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> Result<T> {
-    row.try_get(column).map_err(|error| Error::postgres(format!("column {column}"), error))
+    row.try_get(column).map_err(|error| Error::unreadable(format!("column {column}"), error))
 }

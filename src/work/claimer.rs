@@ -17,8 +17,8 @@ use crate::postgres::listener::{Canary, ListenerStatus};
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::store::claims::Claim;
 use crate::store::wakes::Armed;
-use crate::store::work::Claim;
 
 /// Claims for one worker.
 pub(super) struct Claimer {
@@ -162,6 +162,9 @@ impl Claimer {
                 Err(error) => return hand_back(client, Err(error)),
             }
         }
+        if let Err(error) = shared.release_unknown(&client).await {
+            return hand_back(client, Err(error));
+        }
         let canary = self.listener.as_ref().and_then(|listener| listener.canary_due());
         let token = canary.as_ref().map(Canary::token);
         let kinds = shared.kinds.names();
@@ -173,7 +176,8 @@ impl Claimer {
             canary: canary.as_ref().map(Canary::channel).zip(token.as_deref()),
         };
         let begun = Instant::now();
-        let outcome = shared.server.in_time(1, "claiming jobs", store::work::claim(&client, &claim)).await;
+        shared.becomes_unsure();
+        let outcome = shared.server.in_time(1, "claiming jobs", store::claims::claim(&client, &claim)).await;
         let claimed = hand_back(client, outcome)?;
         if let (Some(listener), Some(canary)) = (&self.listener, &canary) {
             listener.canary_sent(canary);
@@ -181,11 +185,13 @@ impl Claimer {
         shared.outage.passed();
         self.backoff.reset();
         if let Some(reason) = claimed.refused {
+            shared.is_sure();
             return Ok(Look::Refused(reason));
         }
         stats::add(&shared.stats.claims, 1);
-        let found = claimed.jobs.len();
-        shared.board.add(claimed.jobs, claimed.lease, begun);
+        let found = claimed.jobs.len() + claimed.unreadable.len();
+        shared.board.add(claimed, begun);
+        shared.is_sure();
         Ok(if found > 0 { Look::Found(found) } else { Look::Empty })
     }
 

@@ -51,17 +51,13 @@ pub(super) async fn run(shared: Arc<Shared>, waker: Arc<Waker>) {
     }
 }
 
-/// What is due now, if anything. Kinds are read at every beat, and when a change was announced.
+/// What is due now, if anything: leases first, as the rest can wait longer; an error of one step does not keep the
+/// others from their turn. Kinds are read at every beat, and when a change was announced.
 async fn keep(shared: &Shared, waker: &Waker, due: Due, beats: bool, changed: bool) -> Result<()> {
-    if !due.start.is_empty() {
-        start(shared, due.start).await?;
-    }
-    if !due.renew.is_empty() {
-        renew(shared, due.renew).await?;
-    }
-    if beats {
-        beat(shared).await?;
-    }
+    let renewed = if due.renew.is_empty() { Ok(()) } else { renew(shared, due.renew).await };
+    let started = if due.start.is_empty() { Ok(()) } else { start(shared, due.start).await };
+    let beaten = if beats { beat(shared).await } else { Ok(()) };
+    renewed.and(started).and(beaten)?;
     if (beats || changed) && shared.read_kinds().await? {
         waker.look();
     }
@@ -74,9 +70,10 @@ async fn start(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {
     let start = store::work::start(&client, &leases);
     let outcome = shared.server.in_time(1, "starting jobs", start).await;
     let answers = hand_back(client, outcome)?;
-    let (done, lost, _) = told(answers);
-    shared.board.told(done);
-    shared.board.lost(&lost);
+    let told = Told::of(answers);
+    shared.board.told(told.done);
+    shared.board.lost(&told.lost);
+    shared.board.busy(told.busy);
     Ok(())
 }
 
@@ -87,28 +84,43 @@ async fn renew(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {
     let renew = store::work::renew(&client, &leases, shared.lease());
     let outcome = shared.server.in_time(1, "renewing leases", renew).await;
     let (answers, lease) = hand_back(client, outcome)?;
-    let (done, lost, cancelled) = told(answers);
-    shared.board.renewed(done, lease, begun);
-    shared.board.lost(&lost);
-    shared.board.stop(Some(&cancelled), StopReason::CancelRequested);
+    let told = Told::of(answers);
+    shared.board.renewed(told.done, lease, begun);
+    shared.board.lost(&told.lost);
+    shared.board.stop(Some(&told.cancelled), StopReason::CancelRequested);
+    shared.board.busy(told.busy);
     Ok(())
 }
 
-/// Ids: done, lease lost, and done with a wish to cancel.
-fn told(answers: Answers) -> (Vec<Uuid>, Vec<Uuid>, Vec<Uuid>) {
-    let (mut done, mut lost, mut cancelled) = (Vec::new(), Vec::new(), Vec::new());
-    for (id, answer) in answers {
-        match answer {
-            Answer::Refused(_) => lost.push(id),
-            Answer::Done(answer) => {
-                done.push(id);
-                if answer.get("cancel_requested").and_then(Value::as_bool) == Some(true) {
-                    cancelled.push(id);
+/// Which jobs got which answer.
+#[derive(Default)]
+struct Told {
+    done: Vec<Uuid>,
+    /// Their leases are somebody else's.
+    lost: Vec<Uuid>,
+    /// Of those done: somebody wishes them to end.
+    cancelled: Vec<Uuid>,
+    /// Somebody else has locked their rows.
+    busy: Vec<Uuid>,
+}
+
+impl Told {
+    fn of(answers: Answers) -> Self {
+        let mut told = Self::default();
+        for (id, answer) in answers {
+            match answer {
+                None => told.busy.push(id),
+                Some(Answer::Refused(_)) => told.lost.push(id),
+                Some(Answer::Done(answer)) => {
+                    told.done.push(id);
+                    if answer.get("cancel_requested").and_then(Value::as_bool) == Some(true) {
+                        told.cancelled.push(id);
+                    }
                 }
             }
         }
+        told
     }
-    (done, lost, cancelled)
 }
 
 /// One beat; a name that is not known any more is registered anew.

@@ -13,11 +13,11 @@ use super::runner::tell_success;
 use super::shared::Shared;
 use super::stats;
 use crate::backoff::Backoff;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::refusal::Answer;
 use crate::postgres::pool::hand_back;
 use crate::store;
-use crate::store::work::Leases;
+use crate::store::work::{Leases, Unfinished};
 
 /// How long a batch may be filled while more runs are about to end.
 const LINGER: Duration = Duration::from_millis(2);
@@ -25,10 +25,14 @@ const LINGER: Duration = Duration::from_millis(2);
 /// Reports until it is aborted.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut carefully = false;
     loop {
         linger(&shared).await;
         let reports = shared.board.reports().await;
-        match report(&shared, reports).await {
+        let reported = report(&shared, reports, carefully).await;
+        // a row that somebody holds on to must not fail its whole batch a second time
+        carefully = reported.is_err();
+        match reported {
             Ok(()) => {
                 shared.outage.passed();
                 backoff.reset();
@@ -54,7 +58,7 @@ async fn linger(shared: &Shared) {
 }
 
 /// Reports a batch. What remains unsaid goes back to the board.
-async fn report(shared: &Shared, mut reports: Vec<Report>) -> Result<()> {
+async fn report(shared: &Shared, mut reports: Vec<Report>, carefully: bool) -> Result<()> {
     give_up_late(shared, &mut reports);
     let (client, sorted) = match shared.server.take(&shared.reports).await {
         Ok(client) => (client, Sorted::of(reports)),
@@ -65,7 +69,7 @@ async fn report(shared: &Shared, mut reports: Vec<Report>) -> Result<()> {
     };
     let Sorted { successes, returns, failures } = sorted;
     let (one, two, three) = tokio::join!(
-        successful(shared, &client, successes),
+        successful(shared, &client, successes, carefully),
         given_back(shared, &client, returns),
         failed(shared, &client, failures),
     );
@@ -110,7 +114,12 @@ fn give_up_late(shared: &Shared, reports: &mut Vec<Report>) {
     shared.board.settled(late.iter().map(|report| report.id));
 }
 
-async fn successful(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
+async fn successful(
+    shared: &Shared,
+    client: &Object,
+    mut reports: Vec<Report>,
+    carefully: bool,
+) -> Result<()> {
     if reports.is_empty() {
         return Ok(());
     }
@@ -122,11 +131,12 @@ async fn successful(shared: &Shared, client: &Object, reports: Vec<Report>) -> R
         })
         .collect();
     let leases = leases(&reports);
-    let succeed = store::work::succeed(client, &leases, &refs);
-    let lost = match shared.server.in_time(1, "finishing jobs", succeed).await {
-        Ok(lost) => lost,
+    let succeed = store::work::succeed(client, &leases, &refs, carefully);
+    let Unfinished { lost, busy } = match shared.server.in_time(1, "finishing jobs", succeed).await {
+        Ok(unfinished) => unfinished,
         Err(error) => return unsaid(shared, reports, error),
     };
+    let busy = reports.extract_if(.., |report| busy.contains(&report.id)).collect();
     stats::add(&shared.stats.succeeded, reports.len() - lost.len());
     for report in &reports {
         if lost.contains(&report.id) {
@@ -136,10 +146,10 @@ async fn successful(shared: &Shared, client: &Object, reports: Vec<Report>) -> R
         }
     }
     shared.board.settled(reports.iter().map(|report| report.id));
-    Ok(())
+    still_busy(shared, busy)
 }
 
-async fn given_back(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
+async fn given_back(shared: &Shared, client: &Object, mut reports: Vec<Report>) -> Result<()> {
     if reports.is_empty() {
         return Ok(());
     }
@@ -149,11 +159,14 @@ async fn given_back(shared: &Shared, client: &Object, reports: Vec<Report>) -> R
         Ok(answers) => answers,
         Err(error) => return unsaid(shared, reports, error),
     };
-    let done = answers.iter().filter(|(_, answer)| matches!(answer, Answer::Done(_))).count();
+    let done = answers.iter().filter(|(_, answer)| matches!(answer, Some(Answer::Done(_)))).count();
+    let is_busy =
+        |report: &mut Report| answers.iter().any(|(id, answer)| *id == report.id && answer.is_none());
+    let busy = reports.extract_if(.., is_busy).collect();
     stats::add(&shared.stats.released, done);
     tracing::info!("gave {done} of {} jobs back", reports.len());
     shared.board.settled(reports.iter().map(|report| report.id));
-    Ok(())
+    still_busy(shared, busy)
 }
 
 /// Failures go one by one, but all at once over the line: an error of one is not an error of the others.
@@ -193,6 +206,18 @@ async fn one_failure(shared: &Shared, client: &Object, report: Report) -> Result
 fn tell_lost(shared: &Shared, report: &Report) {
     stats::add(&shared.stats.lease_lost, 1);
     tracing::warn!(job.id = %report.id, "{}: the lease was lost; its outcome is dropped", report.job_kind);
+}
+
+/// Reports on jobs whose rows somebody else has locked are tried again.
+fn still_busy(shared: &Shared, reports: Vec<Report>) -> Result<()> {
+    if reports.is_empty() {
+        return Ok(());
+    }
+    let jobs = reports.len();
+    let error =
+        Error::new(Kind::Transient, format!("reporting jobs: another session has locked the rows of {jobs}"))
+            .hint("pg_stat_activity shows who waits for whom");
+    unsaid(shared, reports, error)
 }
 
 fn unsaid(shared: &Shared, reports: Vec<Report>, error: Error) -> Result<()> {

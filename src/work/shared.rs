@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Object, Pool};
+use serde_json::Value;
+use tokio::time::Instant;
 
 use super::board::Board;
 use super::handler::Handlers;
@@ -13,6 +15,7 @@ use super::sql::SqlRunner;
 use super::stats::{self, WorkerStats};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::model::refusal::Answer;
 use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::store;
@@ -35,6 +38,8 @@ pub(super) struct Shared {
     pub(super) sql: Option<SqlRunner>,
     pub(super) kinds: Kinds,
     pub(super) outage: Outage,
+    /// Since when a claim may have leased jobs that we have not heard of.
+    pub(super) unsure: Mutex<Option<Instant>>,
     pub(super) stats: Arc<WorkerStats>,
 }
 
@@ -42,6 +47,38 @@ impl Shared {
     /// The lease to ask for; none leaves it to the database.
     pub(super) fn lease(&self) -> Option<Duration> {
         (!self.settings.lease.is_zero()).then_some(self.settings.lease)
+    }
+
+    /// A claim begins: until its answer is here, jobs may be ours that we do not know.
+    pub(super) fn becomes_unsure(&self) {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
+    /// All that is leased under our name is on the board.
+    pub(super) fn is_sure(&self) {
+        *self.unsure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How long ago that began; none when we are sure.
+    pub(super) fn unsure_for(&self) -> Option<Duration> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    /// Gives back what a claim leased whose answer never came.
+    pub(super) async fn release_unknown(&self, client: &Object) -> Result<()> {
+        let Some(unsure_for) = self.unsure_for() else { return Ok(()) };
+        let (within, known) = (unsure_for + Duration::from_secs(1), self.board.known());
+        let release = store::work::release_unknown(client, &self.name, within, &known);
+        let answer = self.server.in_time(1, "giving back unknown jobs", release).await?;
+        let released = match &answer {
+            Answer::Done(answer) => answer.get("released").and_then(Value::as_u64).unwrap_or_default(),
+            Answer::Refused(_) => 0,
+        };
+        if released > 0 {
+            tracing::info!("gave {released} jobs back whose claim was not answered");
+        }
+        self.is_sure();
+        Ok(())
     }
 
     /// Reads anew which kinds there are to claim, and their time limits. True when the kinds have changed.

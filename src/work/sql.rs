@@ -54,11 +54,11 @@ impl SqlRunner {
     /// Runs one job within `limit`.
     pub(super) async fn run(&self, job: &Job, limit: Duration, stop: &Stop) -> SqlEnding {
         let begun = Instant::now();
-        let lent = match self.connection(begun + limit, stop).await {
+        let mut lent = match self.connection(begun + limit, stop).await {
             Ok(client) => Lent(Some(client)),
             Err(ending) => return SqlEnding::Report(ending),
         };
-        let outcome = self.statement(&lent, job, limit, stop).await;
+        let outcome = self.statement(&mut lent, job, limit, stop).await;
         match lent.back(outcome) {
             Ok(Answer::Done(_)) => SqlEnding::Succeeded,
             Ok(Answer::Refused(_)) => SqlEnding::LeaseLost,
@@ -85,27 +85,46 @@ impl SqlRunner {
         }
     }
 
-    async fn statement(&self, lent: &Lent, job: &Job, limit: Duration, stop: &Stop) -> Result<Answer> {
+    /// Runs it. A connection that is not as it was afterwards does not go back to its pool: one with another time
+    /// limit, and one for which a cancellation is under way, which might hit the next job's statement.
+    async fn statement(&self, lent: &mut Lent, job: &Job, limit: Duration, stop: &Stop) -> Result<Answer> {
         let Some(client) = &lent.0 else { return Err(no_answer()) };
         let cancel = client.cancel_token();
         let run = async {
             if limit == self.limit {
-                return store::work::run(client, (job.job_id, job.lease_token)).await;
+                return (store::work::run(client, (job.job_id, job.lease_token)).await, true);
             }
-            store::work::limit_statements(client, Some(limit)).await?;
+            if let Err(error) = store::work::limit_statements(client, Some(limit)).await {
+                return (Err(error), false);
+            }
             let answer = store::work::run(client, (job.job_id, job.lease_token)).await;
-            let reset = store::work::limit_statements(client, None).await;
-            answer.and_then(|answer| reset.map(|()| answer))
+            (answer, store::work::limit_statements(client, None).await.is_ok())
         };
-        tokio::pin!(run);
-        tokio::select! {
-            biased;
-            answer = &mut run => return answer,
-            () = stop.asked() => {}
-            () = tokio::time::sleep(limit + SLACK) => stop.ask(StopReason::TimeLimit),
+        let (answer, is_as_it_was) = {
+            tokio::pin!(run);
+            let ended = tokio::select! {
+                biased;
+                ended = &mut run => Some(ended),
+                () = stop.asked() => None,
+                () = tokio::time::sleep(limit + SLACK) => {
+                    stop.ask(StopReason::TimeLimit);
+                    None
+                }
+            };
+            if let Some(ended) = ended {
+                ended
+            } else {
+                self.server.cancel(cancel).await;
+                match timeout(CANCELLED_ANSWERS_WITHIN, run).await {
+                    Ok((answer, _)) => (answer, false),
+                    Err(_) => (Err(no_answer()), false),
+                }
+            }
+        };
+        if !is_as_it_was {
+            lent.spoil();
         }
-        self.server.cancel(cancel).await;
-        timeout(CANCELLED_ANSWERS_WITHIN, run).await.unwrap_or_else(|_| Err(no_answer()))
+        answer
     }
 }
 
@@ -158,6 +177,13 @@ fn is_permanent(state: &str) -> bool {
 struct Lent(Option<Object>);
 
 impl Lent {
+    /// The connection is closed; somebody else gets a new one.
+    fn spoil(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
+
     fn back<T>(mut self, outcome: Result<T>) -> Result<T> {
         match self.0.take() {
             Some(client) => hand_back(client, outcome),
@@ -168,9 +194,7 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(client) = self.0.take() {
-            drop(Object::take(client));
-        }
+        self.spoil();
     }
 }
 

@@ -1,6 +1,6 @@
 //! A worker: starts its parts, lets them run, and stops them in two steps.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::{JoinError, JoinSet};
@@ -76,6 +76,7 @@ impl Worker {
             sql,
             kinds: Kinds::default(),
             outage: Outage::default(),
+            unsure: Mutex::default(),
             stats,
             settings: worker,
         };
@@ -116,10 +117,14 @@ impl Worker {
             () = shutdown.was_cut() => Ok(()),
         };
         self.stop(crew, &shutdown).await;
+        if self.shared.settings.executor_name.is_empty() {
+            self.forget().await;
+        }
         ended.map(|()| self.shared.stats.counts())
     }
 
     /// Runs everything that is ready, and what becomes ready meanwhile; answers what was done, or a closed gate.
+    /// Then the name is forgotten: nobody beats between two runs, and nobody is to be alarmed by it.
     ///
     /// # Errors
     /// As [`Self::run`]; further any failure to claim.
@@ -139,6 +144,7 @@ impl Worker {
             () = shutdown.was_cut() => Ok(Ok(())),
         };
         self.stop(crew, &shutdown).await;
+        self.forget().await;
         ended.map(|done| done.map(|()| self.shared.stats.counts()))
     }
 
@@ -213,11 +219,8 @@ impl Worker {
             () = shutdown.was_cut() => {}
         }
         crew.shutdown().await;
-        if board.held() > 0 {
+        if board.held() > 0 || self.shared.unsure_for().is_some() {
             self.abandon().await;
-        }
-        if self.shared.settings.executor_name.is_empty() {
-            self.forget().await;
         }
     }
 
@@ -231,7 +234,7 @@ impl Worker {
         }
     }
 
-    /// Nobody misses a name that was made up for this process.
+    /// Takes the name from the list of those that must beat.
     async fn forget(&self) {
         let unregister = async {
             let client = self.shared.server.take(&self.shared.control).await?;
@@ -242,18 +245,22 @@ impl Worker {
         }
     }
 
-    /// The last try to give jobs back, in a hurry. What is left stays leased until its lease ends.
+    /// The last try to give jobs back, in a hurry: those held, and those of a claim that was cut. What is left stays
+    /// leased until its lease ends.
     async fn abandon(&self) {
         let leases = self.shared.board.abandon();
         let release = async {
             let client = self.shared.server.take(&self.shared.reports).await?;
-            store::work::release(&client, &leases).await
+            store::work::release(&client, &leases).await?;
+            self.shared.release_unknown(&client).await
         };
         let how = match timeout(CUT, release).await {
-            Ok(Ok(_)) => "given back",
+            Ok(Ok(())) => "given back",
             _ => "they stay leased; `reveille health` shows them once their leases have ended",
         };
-        tracing::warn!("{} jobs were cut: {how}", leases.len());
+        if !leases.is_empty() {
+            tracing::warn!("{} jobs were cut: {how}", leases.len());
+        }
     }
 }
 

@@ -12,6 +12,9 @@ use crate::work::stop::StopReason;
 /// A run that lasts longer is reported as in progress; a shorter one never is, which spares it a statement.
 const START_IS_TOLD_AFTER: Duration = Duration::from_millis(50);
 
+/// How long a job is left alone whose row somebody else has locked.
+const BUSY_FOR: Duration = Duration::from_millis(500);
+
 /// What the keeper has to do for the jobs held.
 #[derive(Debug, Default)]
 pub(in crate::work) struct Due {
@@ -40,6 +43,10 @@ impl Board {
         let state = self.lock();
         let look_again = now + START_IS_TOLD_AFTER / 2;
         for (id, held) in &state.held {
+            if let Some(busy_until) = held.busy_until.filter(|until| *until > now && held.ends > now) {
+                due.look_at(busy_until.min(held.ends));
+                continue;
+            }
             match held.phase {
                 Phase::Ended => continue,
                 Phase::Running { told: true, .. } => {}
@@ -69,6 +76,17 @@ impl Board {
         for id in ids {
             if let Some(Held { phase: Phase::Running { told, .. }, .. }) = state.held.get_mut(&id) {
                 *told = true;
+            }
+        }
+    }
+
+    /// Somebody else has locked the rows of these: they are asked about a little later.
+    pub(in crate::work) fn busy(&self, ids: impl IntoIterator<Item = Uuid>) {
+        let until = Instant::now() + BUSY_FOR;
+        let mut state = self.lock();
+        for id in ids {
+            if let Some(held) = state.held.get_mut(&id) {
+                held.busy_until = Some(until);
             }
         }
     }

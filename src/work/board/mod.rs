@@ -1,8 +1,9 @@
 //! The jobs that a worker holds: waiting, running, or ended and not yet reported. One lock; nobody waits inside it.
 //!
-//! Here is what the claimer, the runners and the stop do with it; `outbox` is for the reporter, `leases` for the
-//! keeper.
+//! Here is what the runners and the stop do with it; `intake` is for the claimer, `outbox` for the reporter, `leases`
+//! for the keeper.
 
+mod intake;
 mod leases;
 mod outbox;
 
@@ -65,8 +66,16 @@ struct Held {
     token: i64,
     ends: Instant,
     renew_at: Instant,
+    /// Not to be asked about before: somebody else has locked its row.
+    busy_until: Option<Instant>,
     phase: Phase,
     stop: Stop,
+}
+
+impl Held {
+    fn new(token: i64, since: Instant, lease: Duration, phase: Phase, stop: Stop) -> Self {
+        Self { token, ends: since + lease, renew_at: since + lease / 3, busy_until: None, phase, stop }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,45 +128,6 @@ impl Board {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many jobs to claim now. None while enough wait: claims come in batches, not one for each run that ends.
-    pub(super) fn room(&self) -> usize {
-        let state = self.lock();
-        let Limits { concurrency, prefetch, batch } = self.limits;
-        let ahead = state.pace.ahead(concurrency, prefetch, Instant::now());
-        if state.closed
-            || state.waiting.len() > ahead / 2
-            || state.reports.len() + state.reporting >= 4 * batch.max(concurrency)
-        {
-            return 0;
-        }
-        (concurrency + ahead).saturating_sub(state.waiting.len() + state.running).min(batch)
-    }
-
-    /// Takes in claimed jobs, whose leases last for `lease` from `since` on.
-    pub(super) fn add(&self, jobs: Vec<Job>, lease: Duration, since: Instant) {
-        if jobs.is_empty() {
-            return;
-        }
-        stats::add(&self.stats.claimed, jobs.len());
-        let mut state = self.lock();
-        for job in jobs {
-            let stop = Stop::default();
-            let held = Held {
-                token: job.lease_token,
-                ends: since + lease,
-                renew_at: since + lease / 3,
-                phase: Phase::Waiting,
-                stop: stop.clone(),
-            };
-            state.held.insert(job.job_id, held);
-            state.waiting.push_back(Taken { job, stop });
-        }
-        stats::set(&self.stats.waiting, state.waiting.len());
-        drop(state);
-        self.ready.notify_one();
-        self.added.notify_one();
     }
 
     /// Ends when a run began or ended, or an outcome was reported.

@@ -20,6 +20,8 @@ pub(crate) enum Mode {
     /// Half-open: connections are accepted and stay open, nothing comes through. A connection that has
     /// lost bytes stays dead afterwards.
     BlackHole,
+    /// What clients say passes; what they are answered is lost, and their connections stay dead afterwards.
+    Mute,
     /// Bytes wait, and go on when the mode changes: a broken path that heals.
     Stall,
     /// New connections are refused, those that exist are closed.
@@ -158,8 +160,8 @@ async fn relay(client: TcpStream, target: u16, states: watch::Receiver<State>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        () = pump(from_client, to_server, states.clone()) => {}
-        () = pump(from_server, to_client, states) => {}
+        () = pump(from_client, to_server, &[Mode::BlackHole], states.clone()) => {}
+        () = pump(from_server, to_client, &[Mode::BlackHole, Mode::Mute], states) => {}
     }
 }
 
@@ -167,6 +169,7 @@ async fn relay(client: TcpStream, target: u16, states: watch::Receiver<State>) {
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    losing: &[Mode],
     mut states: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
@@ -177,7 +180,7 @@ async fn pump(
         }
         let mode = states.borrow().mode;
         match mode {
-            Mode::BlackHole => return swallow(from).await, // an end is not passed on either
+            mode if losing.contains(&mode) => return swallow(from).await, // an end is not passed on either
             Mode::Latency(delay) => tokio::time::sleep(delay).await,
             _ => {}
         }

@@ -125,3 +125,105 @@ async fn a_worker_started_before_its_database_can_be_reached_waits_for_it() {
     shop.wait_for_status(id, "succeeded").await;
     worker.stop().await;
 }
+
+#[tokio::test]
+async fn a_claim_whose_answer_never_came_is_given_back_and_run() {
+    let shop = Shop::open().await;
+    let proxy = Proxy::to(shop.db.server().port()).await;
+    let mut settings = shop.settings();
+    settings.database.url = shop.db.url_through(proxy.port());
+    settings.worker.poll_interval = std::time::Duration::from_millis(100);
+    let worker = shop.start(&settings, Handlers::new().on("held", Held::new(1))).await;
+    // the claim waits before it commits; when it goes on, its answer is lost
+    let hold = "create function hold() returns trigger language plpgsql as
+          'begin perform pg_advisory_xact_lock_shared(7); return new; end';
+        create trigger hold before update on job_queue for each row execute function hold();
+        select pg_advisory_lock(7)";
+    shop.client.batch_execute(hold).await.unwrap();
+    let id = shop.enqueue("held").await;
+    let waits = "select exists (select from pg_stat_activity
+        where datname = current_database() and wait_event = 'advisory' and query like '%fn_job_claim%')";
+    wait_until("a claim waits", SOON, async || shop.client.query_one(waits, &[]).await.unwrap().get(0)).await;
+    proxy.set(Mode::Mute).await;
+    shop.client.batch_execute("select pg_advisory_unlock(7)").await.unwrap();
+    let token = shop.wait_for_status(id, "leased").await["lease_token"].as_i64();
+    proxy.set(Mode::Refuse).await;
+    proxy.set(Mode::Pass).await;
+    let done = shop.wait_for_status(id, "succeeded").await;
+    assert!(done["lease_token"].as_i64() > token, "leased a second time");
+    assert_eq!(done["attempts"], 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_goes_to_the_dead_letters_and_its_neighbours_run() {
+    let shop = Shop::open().await;
+    let deep = format!("{{\"a\": {}1{}}}", "[".repeat(200), "]".repeat(200));
+    let enqueue = "insert into job_queue (job_kind, actor, idempotency_key, safe_payload)
+        values ('held', 'test', 'huge', '{\"n\": 1e400}'), ('held', 'test', 'deep', ($1::text)::jsonb), ('held', 'test', 'sound', '{}')";
+    shop.client.execute(enqueue, &[&deep]).await.unwrap();
+    let worker = shop.start(&shop.settings(), Handlers::new().on("held", Held::new(9))).await;
+    wait_until("all are settled", SOON, async || {
+        shop.count("succeeded").await == 1 && shop.count("dead_letter").await == 2
+    })
+    .await;
+    let errors = "select to_jsonb(array_agg(last_error order by idempotency_key)) from job_queue where status = 'dead_letter'";
+    let errors = shop.value(errors, &[]).await;
+    for (n, cause) in ["recursion limit", "number out of range"].iter().enumerate() {
+        let error = errors[n].as_str().unwrap();
+        assert!(error.contains("safe_payload of a claimed job") && error.contains(cause), "{error}");
+    }
+    assert_eq!(worker.stop().await.outages, 0);
+}
+
+#[tokio::test]
+async fn a_locked_row_keeps_no_other_lease_from_being_renewed() {
+    let shop = Shop::open().await;
+    let mut settings = shop.settings();
+    settings.worker.lease = std::time::Duration::from_secs(2);
+    settings.worker.concurrency = 2;
+    let held = Held::new(0);
+    let worker = shop.start(&settings, Handlers::new().on("held", held.clone())).await;
+    let (locked, other) = (shop.enqueue("held").await, shop.enqueue("held").await);
+    held.begun().await;
+    held.begun().await;
+    let lock = format!("begin; select from job_queue where job_id = '{locked}' for update");
+    shop.client.batch_execute(&lock).await.unwrap();
+    let looker = shop.db.client().await;
+    let renewed = "select lease_until > picked_at + interval '5 seconds' from job_queue where job_id = $1";
+    wait_until("the other lease was renewed twice", SOON, async || {
+        looker.query_one(renewed, &[&other]).await.unwrap().get(0)
+    })
+    .await;
+    shop.client.batch_execute("rollback").await.unwrap();
+    held.let_go();
+    held.let_go();
+    shop.wait_for_status(other, "succeeded").await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_locked_row_keeps_no_other_job_from_being_reported() {
+    let shop = Shop::open().await;
+    let mut settings = shop.settings();
+    settings.database.statement_timeout = std::time::Duration::from_millis(500);
+    settings.worker.concurrency = 2;
+    let held = Held::new(0);
+    let worker = shop.start(&settings, Handlers::new().on("held", held.clone())).await;
+    let (locked, other) = (shop.enqueue("held").await, shop.enqueue("held").await);
+    held.begun().await;
+    held.begun().await;
+    let lock = format!("begin; select from job_queue where job_id = '{locked}' for update");
+    shop.client.batch_execute(&lock).await.unwrap();
+    held.let_go();
+    held.let_go();
+    let looker = shop.db.client().await;
+    let status = async |id| -> String {
+        looker.query_one("select status from job_queue where job_id = $1", &[&id]).await.unwrap().get(0)
+    };
+    wait_until("the other is reported", SOON, async || status(other).await == "succeeded").await;
+    assert_ne!(status(locked).await, "succeeded");
+    shop.client.batch_execute("rollback").await.unwrap();
+    shop.wait_for_status(locked, "succeeded").await;
+    worker.stop().await;
+}

@@ -7,6 +7,7 @@ use reveille::config::Settings;
 use reveille::error::Result;
 use reveille::model::job::Job;
 use reveille::model::refusal::Refusal;
+use reveille::postgres::Server;
 use reveille::shutdown::Shutdown;
 use reveille::work::{Handler, Handlers, JobContext, Outcome, Worker, WorkerCounts, WorkerStats};
 use serde_json::Value;
@@ -84,7 +85,7 @@ impl Shop {
 
     /// Starts a worker.
     pub(super) fn launch(settings: &Settings, handlers: Handlers) -> Running {
-        let server = server_at(&settings.database.url);
+        let server = Server::from_settings(&settings.database).unwrap();
         let worker = Worker::new(&server, settings, handlers).unwrap();
         let (stats, shutdown) = (worker.stats(), Shutdown::new());
         Running { stats, task: tokio::spawn(worker.run(shutdown.clone())), shutdown }

@@ -164,6 +164,9 @@ async fn once_runs_everything_that_is_ready_and_ends() {
     let counts: Value = serde_json::from_str(&counts).unwrap();
     assert_eq!(counts["succeeded"], 40, "{counts}");
     assert_eq!(shop.count("succeeded").await, 40);
+    let expected = "select count(*) from queue_heartbeat";
+    let expected: i64 = shop.client.query_one(expected, &[]).await.unwrap().get(0);
+    assert_eq!(expected, 0, "nobody is expected to beat until the next run");
 }
 
 #[tokio::test]
@@ -183,4 +186,29 @@ async fn a_kind_of_executor_without_handlers_is_wrong_usage() {
     let (code, _, error) = json(&shop.db, &["work", "--kind", "Agent"]);
     assert_eq!(code, Some(2));
     assert!(error["error"]["hint"].as_str().unwrap().contains("PG_worker"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_whose_statement_was_cancelled_runs_no_other_job() {
+    let shop = Shop::open().await;
+    // a sequence keeps its value when the handler's transaction is undone
+    shop.client.batch_execute("create sequence cancelled_in").await.unwrap();
+    shop.handler("slow", "perform setval('cancelled_in', pg_backend_pid()), pg_sleep(60); return '{}';")
+        .await;
+    shop.handler("quick", "insert into effect values (null, pg_backend_pid()::text); return '{}';").await;
+    let mut settings = shop.settings();
+    settings.worker.concurrency = 1;
+    settings.worker.lease = std::time::Duration::from_secs(1);
+    let worker = shop.start(&settings, Handlers::new().with_sql()).await;
+    let slow = shop.enqueue("slow").await;
+    shop.wait_for_status(slow, "in_progress").await;
+    let cancel =
+        "update job_queue set status = 'cancelled', lease_until = null, finished_at = clock_timestamp()
+        where job_id = $1";
+    shop.client.execute(cancel, &[&slow]).await.unwrap();
+    let quick = shop.enqueue("quick").await;
+    shop.wait_for_status(quick, "succeeded").await;
+    let same = "select (select note from effect) = (select last_value::text from cancelled_in)";
+    assert!(!shop.client.query_one(same, &[]).await.unwrap().get::<_, bool>(0));
+    worker.stop().await;
 }
