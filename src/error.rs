@@ -86,10 +86,12 @@ impl Error {
     pub fn pool(what: impl fmt::Display, source: deadpool_postgres::PoolError) -> Self {
         match source {
             deadpool_postgres::PoolError::Backend(source) => Self::postgres(what, source),
-            deadpool_postgres::PoolError::Timeout(_) => {
-                Self::new(Kind::Unreachable, format!("{what}: no connection within the deadline"))
-                    .because(source)
-            }
+            deadpool_postgres::PoolError::Timeout(_) => Self::new(
+                Kind::Unreachable,
+                format!("{what}: no connection within the deadline"),
+            )
+            .hint("every connection is in use: raise [database] pool_size, or lower [dispatch] concurrency")
+            .because(source),
             other => Self::new(Kind::Database, format!("{what}: {other}")).because(other),
         }
     }

@@ -33,7 +33,7 @@ fn database(read: &mut Reader, settings: &mut Settings) {
     read.read("database.url", &mut it.url, address);
     read.read("database.listen_url", &mut it.listen_url, address);
     read.read("database.schema", &mut it.schema, schema);
-    read.read("database.pool_size", &mut it.pool_size, count(1..=200));
+    read.read("database.pool_size", &mut it.pool_size, count(2..=200));
     read.read("database.connect_timeout", &mut it.connect_timeout, duration(ms(100)..=minutes(5)));
     read.read("database.statement_timeout", &mut it.statement_timeout, duration(ms(100)..=hours(1)));
     read.read("database.tcp_user_timeout", &mut it.tcp_user_timeout, duration(Duration::ZERO..=minutes(10)));
@@ -55,8 +55,9 @@ fn dispatch(read: &mut Reader, settings: &mut Settings) {
     read.read("dispatch.stream_gap", &mut it.stream_gap, duration(Duration::ZERO..=s(1)));
     read.relate(
         ["dispatch.concurrency", "database.pool_size"],
-        settings.dispatch.concurrency <= settings.database.pool_size,
-        "each dispatched domain holds a connection: dispatch.concurrency must not exceed database.pool_size",
+        settings.dispatch.concurrency < settings.database.pool_size,
+        "each dispatched domain holds a connection, and the poll needs one more: dispatch.concurrency must be less \
+         than database.pool_size",
     );
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::domain::{Domain, Turn};
 use super::poll;
 use super::rhythm::Rhythm;
-use super::state::{Done, State};
+use super::state::{Asking, Done, State};
 use super::stats::DispatchStats;
 use super::trouble::Teller;
 use super::waker::Waker;
@@ -80,20 +80,14 @@ impl Dispatcher {
         let mut state = self.begin(&shutdown);
         let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(NO_WATCHDOG));
         loop {
-            let started = tokio::select! {
-                () = shutdown.requested() => break,
-                started = self.start_waiting(&mut state) => started,
-            };
-            if let Err(error) = started {
-                self.teller().failed(&mut state, None, error)?;
-            }
+            self.start_waiting(&mut state);
             tokio::select! {
                 biased;
                 () = shutdown.requested() => break,
                 Some(done) = state.running.next() => self.done(&mut state, done)?,
                 () = self.waker.woken() => self.take_wakes(&mut state),
                 _ = watchdog.tick() => systemd::alive(), // this loop turns, in an outage too
-                () = tokio::time::sleep_until(state.next_poll), if !state.polling => self.start_poll(&mut state),
+                () = tokio::time::sleep_until(state.next_poll), if state.asking.is_none() => self.start_poll(&mut state),
             }
         }
         self.latch.clear("stopping");
@@ -126,7 +120,7 @@ impl Dispatcher {
                     }
                     state.resting.insert(domain.name.clone(), domain);
                 }
-                Some(Done::Polled(_) | Done::Due(..)) => {}
+                Some(Done::Attached(_) | Done::Polled(_) | Done::Due(..)) => {}
                 None => break,
             }
         }
@@ -168,14 +162,17 @@ impl Dispatcher {
         }
     }
 
-    /// Starts turns of waiting domains while there is room. Nothing starts during an outage but the poll.
-    async fn start_waiting(&self, state: &mut State) -> Result<()> {
+    /// Starts turns of waiting domains while there is room: none before the positions are known, and nothing but the
+    /// poll during an outage.
+    fn start_waiting(&self, state: &mut State) {
         if state.waiting.is_empty() || (state.outage.is_some() && !state.probing) {
-            return Ok(());
+            return;
         }
-        if state.unattached {
-            poll::attach(&self.server, &self.pool).await?;
-            state.unattached = false;
+        match state.asking {
+            Some(Asking::Positions) => return,
+            Some(Asking::Poll) if state.unattached => return,
+            None if state.unattached => return self.start_attach(state),
+            _ => {}
         }
         while self.domains.len() - state.resting.len() < self.settings.concurrency
             && let Some((mut domain, found_by)) = state.next_at_rest()
@@ -185,11 +182,16 @@ impl Dispatcher {
                 Done::Turned(domain, outcome)
             }));
         }
-        Ok(())
+    }
+
+    fn start_attach(&self, state: &mut State) {
+        (state.asking, state.unattached) = (Some(Asking::Positions), false);
+        let (server, pool) = (self.server.clone(), self.pool.clone());
+        state.running.push(Box::pin(async move { Done::Attached(poll::attach(&server, &pool).await) }));
     }
 
     fn start_poll(&self, state: &mut State) {
-        state.polling = true;
+        state.asking = Some(Asking::Poll);
         let (server, pool) = (self.server.clone(), self.pool.clone());
         let (domains, listener) = (self.domains.clone(), self.listener.clone());
         state.running.push(Box::pin(async move {
@@ -205,8 +207,12 @@ impl Dispatcher {
                     state.wait(&name, FoundBy::Look);
                 }
             }
+            Done::Attached(outcome) => {
+                state.asking = None;
+                return outcome.or_else(|error| self.teller().failed(state, None, error));
+            }
             Done::Polled(outcome) => {
-                state.polling = false;
+                state.asking = None;
                 state.next_poll = Instant::now() + poll::pause(self.settings.poll_interval);
                 match outcome {
                     Ok(answer) => self.polled(state, answer),

@@ -16,7 +16,16 @@ pub(super) enum Done {
     Turned(Box<Domain>, Result<Turn>),
     /// The pause of a domain is over; the number says after which turn it began.
     Due(String, u64),
+    /// The positions were checked.
+    Attached(Result<()>),
     Polled(Result<Answer>),
+}
+
+/// A statement of no domain. One runs at a time: there is one connection for them all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    Poll,
+    Positions,
 }
 
 /// What the loop remembers.
@@ -26,7 +35,7 @@ pub(super) struct State {
     /// Domains to look at as soon as there is room, first come first served.
     pub(super) waiting: VecDeque<(String, FoundBy)>,
     pub(super) running: FuturesUnordered<BoxFuture<'static, Done>>,
-    pub(super) polling: bool,
+    pub(super) asking: Option<Asking>,
     pub(super) next_poll: Instant,
     /// Positions must be checked before the next look: at start, and after an outage.
     pub(super) unattached: bool,
@@ -46,7 +55,7 @@ impl State {
             waiting: resting.keys().map(|name| (name.clone(), FoundBy::Start)).collect(),
             resting,
             running: FuturesUnordered::new(),
-            polling: false,
+            asking: None,
             next_poll,
             unattached: true,
             outage: None,

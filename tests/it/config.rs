@@ -138,7 +138,7 @@ fn bounds_of_ranges_are_allowed_and_what_lies_beyond_is_not() {
     for (key, good, bad) in [
         ("DISPATCH__POLL_INTERVAL", ["50ms", "1h"], ["49ms", "3601s"]),
         ("DISPATCH__BATCH_SIZE", ["1", "20000"], ["0", "20001"]),
-        ("DATABASE__POOL_SIZE", ["2", "200"], ["0", "201"]),
+        ("DATABASE__POOL_SIZE", ["3", "200"], ["1", "201"]),
         ("DISPATCH__EMPTY_LOOKS_BEFORE_SLEEP", ["1", "10000"], ["-1", "99999999999999999999"]),
         ("WORKER__LEASE", ["0s", "1s"], ["1ms", "25h"]),
         ("DATABASE__SCHEMA", ["reveille", "Ünï \"quoted\""], ["", "pg_catalog"]),
@@ -159,10 +159,23 @@ fn bounds_of_ranges_are_allowed_and_what_lies_beyond_is_not() {
 
 #[test]
 fn rules_between_settings_name_the_one_that_was_typed() {
-    let all = problems(&environment(&[("REVEILLE__DATABASE__POOL_SIZE", "1")]));
+    let all = problems(&environment(&[("REVEILLE__DATABASE__POOL_SIZE", "2")]));
     assert_eq!(all.len(), 1);
     assert_eq!(all[0].key, "database.pool_size");
     assert_eq!(all[0].origin, Some(Origin::Environment("REVEILLE__DATABASE__POOL_SIZE".to_owned())));
+}
+
+#[test]
+fn domains_cannot_take_the_connection_of_the_poll() {
+    let size = |concurrency| {
+        environment(&[
+            ("REVEILLE__DATABASE__POOL_SIZE", "4"),
+            ("REVEILLE__DISPATCH__CONCURRENCY", concurrency),
+        ])
+    };
+    assert!(size("3").load().is_ok());
+    let rule = &problems(&size("4"))[0].rule;
+    assert!(rule.contains("must be less than database.pool_size"), "{rule}");
 }
 
 #[test]
