@@ -60,7 +60,12 @@ impl Housekeeper {
         let mut next_prune = Instant::now() + self.settings.interval;
         let mut pulse = Pulse::default();
         loop {
-            let pause = match self.round(&mut pulse, &mut next_prune).await {
+            let round = tokio::select! {
+                // a batch that is cut off leaves nothing behind, and the next one begins where it began
+                () = shutdown.requested() => return Ok(()),
+                round = self.round(&mut pulse, &mut next_prune) => round,
+            };
+            let pause = match round {
                 Ok(pause) => {
                     trouble = None;
                     pause
@@ -86,7 +91,10 @@ impl Housekeeper {
         self.beat(pulse).await?;
         if Instant::now() >= *next_prune {
             *next_prune = Instant::now() + self.settings.interval;
-            self.run_once().await?;
+            let mut pruned = Pruned::default();
+            while self.prune(&mut pruned).await? {
+                self.beat(pulse).await?; // days of arrivals take many batches
+            }
         }
         Ok(self.settings.heartbeat_interval.min(self.settings.interval))
     }
@@ -118,17 +126,19 @@ impl Housekeeper {
     /// One round of pruning, in batches until nothing is left.
     pub async fn run_once(&self) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        loop {
-            let client = self.server.take(&self.pool).await?;
-            let prune = store::dispatch::prune(&client, self.settings.keep_passes_for);
-            let outcome = self.server.in_time(1, "pruning arrivals", prune).await;
-            let answer = hand_back(client, outcome)?;
-            let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
-            pruned.arrivals += count("arrivals");
-            pruned.passes += count("passes");
-            if answer.get("more").and_then(Value::as_bool) != Some(true) {
-                return Ok(pruned);
-            }
-        }
+        while self.prune(&mut pruned).await? {}
+        Ok(pruned)
+    }
+
+    /// One batch; whether there is more.
+    async fn prune(&self, pruned: &mut Pruned) -> Result<bool> {
+        let client = self.server.take(&self.pool).await?;
+        let prune = store::dispatch::prune(&client, self.settings.keep_passes_for);
+        let outcome = self.server.in_time(1, "pruning arrivals", prune).await;
+        let answer = hand_back(client, outcome)?;
+        let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+        pruned.arrivals += count("arrivals");
+        pruned.passes += count("passes");
+        Ok(answer.get("more").and_then(Value::as_bool) == Some(true))
     }
 }

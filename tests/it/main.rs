@@ -14,6 +14,7 @@ mod embedded;
 mod failures;
 mod floors;
 mod harness;
+mod housekeeper;
 mod http;
 mod invariants;
 mod listener;

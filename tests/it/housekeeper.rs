@@ -1,0 +1,75 @@
+//! The housekeeper: it beats whatever it does, and stops when it is asked.
+
+use std::time::Duration;
+
+use reveille::config;
+use reveille::error::Result;
+use reveille::maintain::Housekeeper;
+use reveille::shutdown::Shutdown;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use crate::support::{NEVER, SOON, TestDb, server_at, wait_until};
+
+/// What a stop may take on a busy machine; a statement may take 30 s.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// A housekeeper at work, which prunes again and again.
+struct Keeping {
+    shutdown: Shutdown,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Keeping {
+    fn start(db: &TestDb) -> Self {
+        let settings = config::Maintenance {
+            interval: Duration::from_millis(1),
+            heartbeat_interval: NEVER,
+            ..Default::default()
+        };
+        let housekeeper = Housekeeper::new(server_at(&db.url()), db.pool(1), &settings);
+        let shutdown = Shutdown::new();
+        let stop = shutdown.clone();
+        Self { shutdown, task: tokio::spawn(async move { housekeeper.run(stop).await }) }
+    }
+
+    async fn stops_at_once(self) {
+        self.shutdown.request();
+        timeout(AT_ONCE, self.task).await.expect("it stops at once").unwrap().unwrap();
+    }
+}
+
+async fn beats(client: &Client) -> i64 {
+    let beats = "select coalesce(sum(beats_total), 0)::bigint from queue_heartbeat";
+    client.query_one(beats, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_the_housekeeper() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let lock = db.client().await;
+    lock.batch_execute("begin; lock table dispatch_pass in share mode").await.unwrap();
+    let keeping = Keeping::start(&db);
+    wait_until("the prune is held up", SOON, async || {
+        let waits =
+            "select exists (select from pg_locks where not granted and relation = 'dispatch_pass'::regclass)";
+        client.query_one(waits, &[]).await.unwrap().get(0)
+    })
+    .await;
+    keeping.stops_at_once().await;
+}
+
+#[tokio::test]
+async fn a_prune_without_end_neither_silences_the_sidecar_nor_delays_its_stop() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let endless = "create or replace function fn_dispatch_prune(
+          p_keep_passes interval default '24 hours', p_limit int default 50000) returns jsonb language sql
+        as $$ select jsonb_build_object('more', true) $$";
+    client.batch_execute(endless).await.unwrap();
+    let keeping = Keeping::start(&db);
+    wait_until("it beats between batches", SOON, async || beats(&client).await > 10).await;
+    keeping.stops_at_once().await;
+}
