@@ -4,11 +4,12 @@
 //! all of these are asked at once and finish their statement, then the face; at the deadline, or at the second
 //! signal, they are cut.
 
+mod tick;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Pool;
-use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::backoff::Trouble;
@@ -17,9 +18,7 @@ use crate::dispatch::{Dispatcher, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Face, FaceState, SharedRegistry};
 use crate::latch::{Latch, Readiness};
-use crate::maintain::{Housekeeper, Pruned};
-use crate::model::pass::Pass;
-use crate::model::refusal::Refusal;
+use crate::maintain::Housekeeper;
 use crate::model::spelling;
 use crate::postgres::Server;
 use crate::postgres::listener::Listener;
@@ -29,20 +28,7 @@ use crate::shutdown::Shutdown;
 use crate::store;
 use crate::systemd;
 
-/// How long `tick` dispatches at most, so that a cron job ends.
-const TICK_LIMIT: Duration = Duration::from_mins(1);
-
-/// What one `tick` did.
-#[derive(Debug, Clone, Serialize)]
-pub struct Tick {
-    /// Events without an arrival that the sweep repaired.
-    pub swept: u64,
-    /// What was dispatched.
-    #[serde(flatten)]
-    pub pass: Pass,
-    /// What was pruned.
-    pub pruned: Pruned,
-}
+pub use tick::{Tick, tick};
 
 /// The sidecar, until `shutdown`. Ends with an error only when trying again cannot help.
 pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
@@ -149,40 +135,6 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
     systemd::ready("dispatching");
     supervise(tasks, shutdown).await
-}
-
-/// One bounded pass of everything, for operators who allow no daemon; a closed gate is a refusal.
-pub async fn tick(settings: &Settings) -> Result<std::result::Result<Tick, Refusal>> {
-    let server = Server::from_settings(&settings.database)?;
-    let pool = server.pool("tick", 1, &server.session())?;
-    let domains = look(settings, &server, &pool).await?;
-    let waker = Arc::new(Waker::default());
-    let sweeper = Sweeper::new(&server, &settings.sweep, Arc::clone(&waker))?;
-    let dispatcher = Dispatcher::new(
-        server.clone(),
-        &settings.dispatch,
-        settings.database.pool_size,
-        domains,
-        waker,
-        None,
-    )?;
-    // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
-    let known = match dispatcher.run_once(TICK_LIMIT).await {
-        Ok(Ok(pass)) => Ok(pass),
-        Ok(Err(refusal)) => return Ok(Err(refusal)),
-        Err(error) if error.sqlstate().is_none() => return Err(error), // the server is gone
-        Err(error) => Err(error), // one domain fails; the rest of the tick does not depend on it
-    };
-    let swept = sweeper.run_once().await?;
-    let found = if swept.missing > 0 { Some(dispatcher.run_once(TICK_LIMIT).await) } else { None };
-    let pruned = Housekeeper::new(server, pool, &settings.maintenance).run_once().await?;
-    let mut pass = known?;
-    match found.transpose()? {
-        Some(Ok(more)) => pass.add(more),
-        Some(Err(refusal)) => return Ok(Err(refusal)),
-        None => {}
-    }
-    Ok(Ok(Tick { swept: swept.missing, pass, pruned }))
 }
 
 fn spawn<F>(tasks: &mut JoinSet<Result<()>>, shutdown: &Shutdown, task: impl FnOnce(Shutdown) -> F)

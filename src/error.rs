@@ -96,6 +96,15 @@ impl Error {
         }
     }
 
+    /// One more failure of the same task: all are told, the first decides what it means.
+    #[must_use]
+    pub fn and(earlier: Option<Self>, other: Self) -> Self {
+        let Some(mut first) = earlier else { return other };
+        first.message = format!("{first}; and {other}");
+        first.hint = first.hint.or(other.hint);
+        first
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -1,20 +1,34 @@
 //! `reveille tick`: one bounded pass of everything, for cron.
 
+use std::time::Duration;
+
 use super::context::{Context, Outcome};
 use super::output::pairs;
 use crate::app::{self, Tick};
 use crate::error::Result;
 
-/// Do one bounded pass of everything, then exit: sweep, dispatch, prune
+/// Do one bounded pass of everything, then exit: dispatch, sweep, prune
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  * * * * * DATABASE_URL=postgres://reveille@localhost/app reveille tick")]
-pub(super) struct Args {}
+  * * * * * DATABASE_URL=postgres://reveille@localhost/app reveille tick
 
-pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
-    match app::tick(&context.settings).await? {
-        Ok(tick) => context.out.answer(&tick, || as_text(&tick)).map(|()| Outcome::Done),
-        Err(refusal) => Ok(Outcome::Refused(refusal)),
+What the time limit cuts short is named and left for the next tick; the exit code is 1 then.")]
+pub(super) struct Args {
+    /// Longest time for everything together, such as 50s
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    time_limit: Duration,
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
+    let mut tick = app::tick(&context.settings, args.time_limit).await?;
+    if let Some(refusal) = tick.refusal.take() {
+        return Ok(Outcome::Refused(refusal));
+    }
+    context.out.answer(&tick, || as_text(&tick))?;
+    match tick.failed {
+        Some(error) => Err(error),
+        None if tick.left.is_empty() => Ok(Outcome::Done),
+        None => Ok(Outcome::Failed),
     }
 }
 
@@ -29,5 +43,6 @@ fn as_text(tick: &Tick) -> String {
         ("repaired by the sweep", number(tick.swept)),
         ("arrivals pruned", number(tick.pruned.arrivals)),
         ("passes pruned", number(tick.pruned.passes)),
+        ("not done in time", (!tick.left.is_empty()).then(|| tick.left.join(", "))),
     ])
 }

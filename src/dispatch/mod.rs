@@ -13,6 +13,7 @@ mod trouble;
 mod waker;
 
 pub use dispatcher::Dispatcher;
+pub use once::Once;
 pub use stats::{DispatchStats, SweepStats};
 pub use sweeper::{Sweeper, Swept};
 pub use waker::Waker;

@@ -123,11 +123,10 @@ impl Housekeeper {
         Ok(())
     }
 
-    /// One round of pruning, in batches until nothing is left.
-    pub async fn run_once(&self) -> Result<Pruned> {
-        let mut pruned = Pruned::default();
-        while self.prune(&mut pruned).await? {}
-        Ok(pruned)
+    /// One round of pruning, in batches until nothing is left; counted batch by batch, for who cuts it off.
+    pub async fn run_once(&self, pruned: &mut Pruned) -> Result<()> {
+        while self.prune(pruned).await? {}
+        Ok(())
     }
 
     /// One batch; whether there is more.

@@ -1,8 +1,10 @@
 //! `reveille tick`: one bounded pass of everything, as cron starts it.
 
-use serde_json::Value;
+use std::time::Instant;
 
-use crate::support::{Program, TestDb, all_became_jobs, emit_at_once, emit_each, flow};
+use serde_json::{Value, json};
+
+use crate::support::{Program, SOON, TestDb, all_became_jobs, emit_at_once, emit_each, flow, wait_until};
 
 #[tokio::test]
 async fn tick_dispatches_what_is_there_and_says_how_much() {
@@ -60,4 +62,55 @@ async fn tick_beside_a_running_sidecar_does_no_harm() {
     }
     all_became_jobs(&client).await;
     sidecar.stops().await;
+}
+
+#[tokio::test]
+async fn a_tick_ends_in_its_time_and_says_what_it_left() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let lock = db.client().await;
+    lock.batch_execute("begin; lock table event_arrival in share mode").await.unwrap(); // the sweep appends to it
+    client.execute("alter table event_outbox disable trigger reveille_event_arrival", &[]).await.unwrap();
+    emit_each(&client, 1).await;
+    let begun = Instant::now();
+    let ended = Program::start(&db.url(), &["tick", "--time-limit", "2s", "--json"], &[]).ends().await;
+    assert!(begun.elapsed() < SOON / 2, "{:?}", begun.elapsed());
+    assert_eq!((ended.code, ended.err.as_str()), (Some(1), ""));
+    let tick: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&tick["left"], &tick["swept"]), (&json!(["sweep", "prune"]), &json!(0)), "{tick}");
+    let sweep = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and application_name = 'reveille/sweep'";
+    wait_until("the sweep that was cut off is gone", SOON, async || {
+        client.query(sweep, &[]).await.unwrap().is_empty()
+    })
+    .await;
+    let ended = Program::start(&db.url(), &["tick", "--time-limit", "2s"], &[]).ends().await;
+    assert_eq!((ended.code, ended.err.as_str()), (Some(1), ""));
+    assert!(ended.out.ends_with("not done in time       sweep, prune\n"), "{}", ended.out);
+    drop(lock);
+    wait_until("the sweep that was cut off is over", SOON, async || {
+        let ended = Program::start(&db.url(), &["tick"], &[]).ends().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        client.query_one("select count(*) from job_queue", &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_domain_that_fails_is_told_though_the_sweep_fails_too() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let broken = "create function broken() returns trigger language plpgsql as
+          $$ begin raise exception 'the host refuses' using errcode = '55000'; end $$;
+        create trigger broken before insert on job_queue for each row execute function broken();
+        create or replace function fn_event_sweep(
+          p_margin interval default interval '60 seconds', p_now timestamptz default null) returns jsonb
+        language plpgsql as $$ begin raise exception 'no sweep today' using errcode = '55000'; end $$";
+    client.batch_execute(broken).await.unwrap();
+    emit_each(&client, 1).await;
+    let ended = Program::start(&db.url(), &["tick"], &[]).ends().await;
+    assert_eq!(ended.code, Some(1));
+    let told: Vec<_> =
+        ["the host refuses", "; and ", "no sweep today"].map(|words| ended.err.find(words)).into();
+    assert!(told.iter().all(Option::is_some) && told.is_sorted(), "{}", ended.err);
 }

@@ -1,0 +1,104 @@
+//! `tick`: everything once, within one time limit, for operators who allow no daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+
+use super::look;
+use crate::config::Settings;
+use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
+use crate::error::{Error, Kind, Result};
+use crate::maintain::{Housekeeper, Pruned};
+use crate::model::pass::Pass;
+use crate::model::refusal::Refusal;
+use crate::postgres::Server;
+
+/// What one `tick` did.
+#[derive(Debug, Default, Serialize)]
+pub struct Tick {
+    /// Events without an arrival that the sweep repaired.
+    pub swept: u64,
+    /// What was dispatched.
+    #[serde(flatten)]
+    pub pass: Pass,
+    /// What was pruned.
+    pub pruned: Pruned,
+    /// What the time limit cut short: dispatch, sweep, prune. The next tick goes on there.
+    pub left: Vec<&'static str>,
+    /// A gate is closed; nothing more was tried.
+    #[serde(skip)]
+    pub refusal: Option<Refusal>,
+    /// What failed; a part that fails does not stop the others, unless the server is gone.
+    #[serde(skip)]
+    pub failed: Option<Error>,
+}
+
+/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, prune. Ends within `limit`.
+///
+/// # Errors
+/// Nothing could be begun.
+pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
+    let end = Instant::now() + limit;
+    let server = Server::from_settings(&settings.database)?;
+    let pool = server.pool("tick", 1, &server.session())?;
+    let domains =
+        timeout_at(end, look(settings, &server, &pool)).await.map_err(|_| silent(&server, limit))??;
+    let waker = Arc::new(Waker::default());
+    let sweeper = Sweeper::new(&server, &settings.sweep, Arc::clone(&waker))?;
+    let connections = settings.database.pool_size;
+    let dispatcher = Dispatcher::new(server.clone(), &settings.dispatch, connections, domains, waker, None)?;
+    let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
+    let mut tick = Tick::default();
+    // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
+    if !tick.dispatched(dispatcher.run_once(end).await) {
+        return Ok(tick);
+    }
+    let swept = tick.part("sweep", timeout_at(end, sweeper.run_once()).await);
+    tick.swept = swept.map_or(0, |swept| swept.missing);
+    if tick.swept > 0 && !tick.dispatched(dispatcher.run_once(end).await) {
+        return Ok(tick);
+    }
+    let mut pruned = Pruned::default();
+    tick.part("prune", timeout_at(end, housekeeper.run_once(&mut pruned)).await);
+    Ok(Tick { pruned, ..tick })
+}
+
+fn silent(server: &Server, limit: Duration) -> Error {
+    let (place, limit) = (server.describe(), humantime::format_duration(limit));
+    Error::new(Kind::Timeout, format!("{place} has not said within {limit} what there is to dispatch"))
+        .hint("is the server still there, and does somebody hold a lock on dispatch_cursor?")
+}
+
+impl Tick {
+    /// Takes note of a round over the domains; whether the rest of the tick can go on.
+    fn dispatched(&mut self, once: Once) -> bool {
+        self.pass.add(once.pass);
+        self.leave("dispatch", once.left);
+        self.refusal = once.refusal;
+        let is_gone = once.failed.as_ref().is_some_and(|error| error.sqlstate().is_none());
+        if let Some(error) = once.failed {
+            self.failed = Some(Error::and(self.failed.take(), error));
+        }
+        self.refusal.is_none() && !is_gone
+    }
+
+    /// Takes note of how a part ended: well, with an error, or not in time.
+    fn part<T, L>(&mut self, name: &'static str, ended: Result<Result<T>, L>) -> Option<T> {
+        self.leave(name, ended.is_err());
+        match ended.ok()? {
+            Ok(done) => Some(done),
+            Err(error) => {
+                self.failed = Some(Error::and(self.failed.take(), error));
+                None
+            }
+        }
+    }
+
+    fn leave(&mut self, name: &'static str, left: bool) {
+        if left && !self.left.contains(&name) {
+            self.left.push(name);
+        }
+    }
+}
