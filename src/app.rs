@@ -127,14 +127,17 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     )?
     .latched(latch);
     let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
-    let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
+    let housekeeper = Arc::new(Housekeeper::new(server, pool, &settings.maintenance));
+    let keeper = Arc::clone(&housekeeper);
     registry.add(|registry| dispatcher.stats().register(registry));
     registry.add(|registry| sweeper.stats().register(registry));
     spawn(&mut tasks, shutdown, async move |shutdown| dispatcher.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| sweeper.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
     systemd::ready("dispatching");
-    supervise(tasks, shutdown).await
+    supervise(tasks, shutdown).await?;
+    keeper.forget().await;
+    Ok(())
 }
 
 fn spawn<F>(tasks: &mut JoinSet<Result<()>>, shutdown: &Shutdown, task: impl FnOnce(Shutdown) -> F)

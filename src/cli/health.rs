@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 
-use jiff::SignedDuration;
-
 use super::context::{Context, Outcome};
-use super::output::{duration, table};
+use super::output::{seconds, table};
 use crate::error::Result;
 use crate::store::gates::{self, Gate, KNOWN};
 use crate::store::health::{self, Component};
@@ -41,7 +39,7 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
             component.status_hint.clone(),
             component.component.clone(),
             component.name.clone(),
-            component.age_seconds.filter(|age| *age > 0.0).map(age).unwrap_or_default(),
+            component.age_seconds.filter(|age| *age > 0.0).map(seconds).unwrap_or_default(),
             component.value.map(|value| value.to_string()).unwrap_or_default(),
         ]
     };
@@ -53,7 +51,7 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
 /// One sentence about a component that somebody must look at.
 fn complaint(ill: &Component) -> String {
     let Component { component, name, .. } = ill;
-    let age = ill.age_seconds.map_or_else(|| "an unknown time".to_owned(), age);
+    let age = ill.age_seconds.map_or_else(|| "an unknown time".to_owned(), seconds);
     match (component.as_str(), ill.status_hint.as_str()) {
         ("executor", "never") => format!("executor {name} is registered and has never beaten"),
         ("executor", _) => format!("executor {name} has been silent for {age}"),
@@ -68,8 +66,4 @@ fn complaint(ill: &Component) -> String {
         }
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
     }
-}
-
-fn age(seconds: f64) -> String {
-    duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::ZERO))
 }

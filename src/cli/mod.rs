@@ -11,6 +11,7 @@ mod consumers;
 pub mod context;
 mod demo;
 mod events;
+mod executors;
 mod gate;
 mod health;
 mod jobs;
@@ -68,6 +69,7 @@ enum Command {
     Events(events::Args),
     Consumers(consumers::Args),
     Jobs(jobs::Args),
+    Executors(executors::Args),
     Gate(gate::Args),
     Health(health::Args),
     Bench(bench::Args),
@@ -86,6 +88,7 @@ impl Command {
             | Self::Events(_)
             | Self::Consumers(_)
             | Self::Jobs(_)
+            | Self::Executors(_)
             | Self::Gate(_)
             | Self::Health(_)
             | Self::Bench(_)
@@ -103,6 +106,7 @@ impl Command {
             Self::Events(args) => events::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
+            Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,

@@ -115,6 +115,11 @@ pub fn fields(object: &Value, first: &[&str]) -> String {
     pairs(first.iter().copied().chain(others).map(|name| (name, object.get(name).and_then(shown))))
 }
 
+/// A length of time in seconds, as the database gives it.
+pub fn seconds(seconds: f64) -> String {
+    duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::ZERO))
+}
+
 /// A length of time, with at most two units: `4d 3h`, `2m 5s`, `350ms`.
 pub fn duration(duration: SignedDuration) -> String {
     let length = duration.unsigned_abs();

@@ -87,11 +87,12 @@ fn sweep_and_maintenance(read: &mut Reader, settings: &mut Settings) {
     read.read("maintenance.interval", &mut it.interval, duration(s(1)..=hours(1)));
     read.read("maintenance.keep_passes_for", &mut it.keep_passes_for, duration(minutes(1)..=hours(24 * 365)));
     read.read("maintenance.heartbeat_interval", &mut it.heartbeat_interval, duration(s(1)..=hours(1)));
+    read.read("maintenance.executor_name", &mut it.executor_name, executor_name);
 }
 
 fn worker(read: &mut Reader, settings: &mut Settings) {
     let it = &mut settings.worker;
-    read.read("worker.executor_name", &mut it.executor_name, text);
+    read.read("worker.executor_name", &mut it.executor_name, executor_name);
     read.read("worker.kind", &mut it.kind, executor_kind);
     read.read("worker.concurrency", &mut it.concurrency, count(1..=1000));
     read.read("worker.prefetch", &mut it.prefetch, count(0..=10_000));
@@ -160,6 +161,15 @@ fn existing_file(value: &Value) -> Checked<String> {
 
 fn domain(word: &str) -> Checked<()> {
     if DOMAINS.contains(&word) { Ok(()) } else { Err(Fault::not_one_of(word, DOMAINS)) }
+}
+
+/// The form that `queue_heartbeat` takes; empty stands for a name made up for each process.
+fn executor_name(value: &Value) -> Checked<String> {
+    let name = text(value)?;
+    if name.starts_with(char::is_whitespace) || name.chars().count() > 120 {
+        return Err(Fault::rule("must be a name of at most 120 characters that begins with a visible one"));
+    }
+    Ok(name)
 }
 
 fn executor_kind(value: &Value) -> Checked<ExecutorKind> {

@@ -140,6 +140,8 @@ pub struct Maintenance {
     pub keep_passes_for: Duration,
     /// Time between two heartbeats of this process.
     pub heartbeat_interval: Duration,
+    /// The registered name that the sidecar beats under; empty: one made up for each process.
+    pub executor_name: String,
 }
 
 impl Default for Maintenance {
@@ -148,6 +150,7 @@ impl Default for Maintenance {
             interval: Duration::from_mins(1),
             keep_passes_for: Duration::from_hours(24),
             heartbeat_interval: Duration::from_mins(1),
+            executor_name: String::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::backoff::Trouble;
 use crate::config;
@@ -22,6 +22,9 @@ use crate::store;
 /// Pauses between tries, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long forgetting the name may delay the end.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Beats and prunes.
 #[derive(Debug)]
@@ -49,9 +52,14 @@ pub struct Pruned {
 }
 
 impl Housekeeper {
-    /// Beats as `dispatcher@<host>`.
+    /// Beats under the name of the settings, else under one of its own: two processes of one name would hide each
+    /// other's silence.
     pub fn new(server: Server, pool: Pool, settings: &config::Maintenance) -> Self {
-        Self { server, pool, settings: settings.clone(), name: format!("dispatcher@{}", host::name()) }
+        let name = match settings.executor_name.as_str() {
+            "" => host::unique_name("dispatcher"),
+            given => given.to_owned(),
+        };
+        Self { server, pool, settings: settings.clone(), name }
     }
 
     /// Keeps house until told to stop.
@@ -84,6 +92,23 @@ impl Housekeeper {
             if !shutdown.pause(pause).await {
                 return Ok(());
             }
+        }
+    }
+
+    /// Forgets a name that was made up, when the sidecar has ended well; whoever is killed stays, and goes stale.
+    pub async fn forget(&self) {
+        if !self.settings.executor_name.is_empty() {
+            return;
+        }
+        let unregister = async {
+            self.pool.retain(|_, _| false); // it may be busy with a statement that was cut off
+            let client = self.server.take(&self.pool).await?;
+            store::heartbeats::unregister(&client, &self.name).await
+        };
+        match timeout(FAREWELL, unregister).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!("{} stays registered: {error}", self.name),
+            Err(_) => tracing::debug!("{} stays registered: no answer within {FAREWELL:?}", self.name),
         }
     }
 

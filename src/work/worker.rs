@@ -19,7 +19,6 @@ use super::{keeper, reporter, runner};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::host;
-use crate::model::executor::ExecutorKind;
 use crate::model::refusal::Refusal;
 use crate::postgres::listener::{Listener, ListenerStatus};
 use crate::postgres::{Server, Session};
@@ -66,7 +65,10 @@ impl Worker {
         let sql = handlers.has_sql().then(sql).transpose()?;
         let forgetful = Session { synchronous_commit: false, ..server.session() };
         let shared = Shared {
-            name: name(&worker.executor_name, worker.kind),
+            name: match worker.executor_name.as_str() {
+                "" => host::unique_name(worker.kind.as_str()),
+                given => given.to_owned(),
+            },
             cadence: settings.maintenance.heartbeat_interval,
             server: server.clone(),
             control: server.pool("worker", 2, &forgetful)?,
@@ -277,15 +279,4 @@ async fn failure(crew: &mut JoinSet<()>) -> Error {
 
 fn broken(panic: JoinError) -> Error {
     Error::new(Kind::Io, format!("a part of the worker failed: {panic}")).because(panic)
-}
-
-/// The given name, or one that nobody else has.
-fn name(given: &str, kind: ExecutorKind) -> String {
-    if !given.is_empty() {
-        return given.to_owned();
-    }
-    let mut random = uuid::Uuid::new_v4().simple().to_string();
-    random.truncate(8);
-    let host: String = host::name().chars().take(60).collect();
-    format!("{host}-{kind}-{random}")
 }

@@ -213,6 +213,23 @@ async fn health_names_what_is_silent_first_and_exits_with_1() {
 }
 
 #[tokio::test]
+async fn an_executor_that_is_gone_for_good_can_be_forgotten() {
+    let db = TestDb::new().await;
+    let silent = "insert into queue_heartbeat (executor_name, executor_kind, last_beat_at, last_beat_status)
+        values ('quiet one', 'Agent', clock_timestamp() - interval '4 days', 'ok')";
+    db.client().await.execute(silent, &[]).await.unwrap();
+    let (_, text, _) = words(&db, &["executors", "list"]);
+    let line: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
+    assert_eq!(line, ["stale", "quiet", "one", "Agent", "4d", "postgres"]);
+    let (code, text, _) = words(&db, &["executors", "forget", "quiet one"]);
+    assert_eq!((code, text.as_str()), (Some(0), "quiet one is forgotten\n"));
+    assert_eq!(words(&db, &["health"]).0, Some(0));
+    let (code, _, err) = words(&db, &["executors", "forget", "quiet one"]);
+    assert_eq!(code, Some(3));
+    assert!(err.contains("executor_not_registered") && err.contains("`reveille executors list`"), "{err}");
+}
+
+#[tokio::test]
 async fn a_database_without_our_schema_says_what_to_do() {
     let db = TestDb::empty().await;
     for arguments in [&["health"][..], &["gate", "list"], &["jobs", "list"]] {

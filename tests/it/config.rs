@@ -144,6 +144,7 @@ fn bounds_of_ranges_are_allowed_and_what_lies_beyond_is_not() {
         ("DATABASE__SCHEMA", ["reveille", "Ünï \"quoted\""], ["", "pg_catalog"]),
         ("HTTP__ENABLED", ["true", "false"], ["yes", ""]),
         ("DISPATCH__DOMAINS", ["", "iu, staging"], ["iu,nowhere", "*"]),
+        ("MAINTENANCE__EXECUTOR_NAME", ["", "db1 dispatcher"], [" db1", "\tdb1"]),
         ("HTTP__LISTEN", ["[::1]:0", "0.0.0.0:80"], ["7045", "127.0.0.1:70450"]),
     ] {
         let name = format!("REVEILLE__{key}");

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use crate::support::{NEVER, SOON, TestDb, server_at, wait_until};
+use crate::support::{NEVER, SOON, Sidecar, TestDb, polling, server_at, wait_until, woken};
 
 /// What a stop may take on a busy machine; a statement may take 30 s.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -43,6 +43,56 @@ impl Keeping {
 async fn beats(client: &Client) -> i64 {
     let beats = "select coalesce(sum(beats_total), 0)::bigint from queue_heartbeat";
     client.query_one(beats, &[]).await.unwrap().get(0)
+}
+
+/// Who is registered, in order.
+async fn names(client: &Client) -> Vec<String> {
+    let names = "select coalesce(array_agg(executor_name order by executor_name), '{}') from queue_heartbeat";
+    client.query_one(names, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn two_sidecars_of_one_host_beat_under_two_names_and_a_clean_stop_forgets_one() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let one = Sidecar::start(woken(&db));
+    wait_until("the first beats", SOON, async || names(&client).await.len() == 1).await;
+    let first = names(&client).await;
+    let two = Sidecar::start(woken(&db));
+    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 2).await;
+    two.stop().await;
+    assert_eq!(names(&client).await, first);
+    drop(one);
+    wait_until("the first is gone", SOON, async || {
+        let sessions = "select count(*) from pg_stat_activity
+            where datname = current_database() and application_name like 'reveille/%'";
+        client.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    assert_eq!(names(&client).await, first, "whoever is killed will be seen to be silent");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_fails_will_be_seen_to_be_silent() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let sidecar = Sidecar::start(polling(&db));
+    wait_until("it beats", SOON, async || names(&client).await.len() == 1).await;
+    client.batch_execute("drop function fn_dispatch_poll").await.unwrap();
+    sidecar.ended().await.unwrap_err();
+    assert_eq!(names(&client).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_name_that_was_given_stays() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let mut settings = woken(&db);
+    settings.maintenance.executor_name = "the one sidecar".to_owned();
+    let sidecar = Sidecar::start(settings);
+    wait_until("it beats", SOON, async || beats(&client).await > 0).await;
+    sidecar.stop().await;
+    assert_eq!(names(&client).await, ["the one sidecar"]);
 }
 
 #[tokio::test]

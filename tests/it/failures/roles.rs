@@ -60,12 +60,15 @@ async fn a_dispatcher_can_run_and_tick_and_see_health() {
     emit_each(&client, 3).await;
     all_became_jobs(&client).await;
     assert!(sidecar.lines_with("WARN").is_empty(), "{:?}", sidecar.lines_with("WARN"));
-    sidecar.stops().await;
+    let executors: Value = serde_json::from_str(&login.can(&["executors", "list", "--json"]).await).unwrap();
+    let name = executors[0]["name"].as_str().unwrap();
+    assert!(name.contains("-dispatcher-") && executors[0]["status_hint"] == "fresh", "{executors}");
+    drop(sidecar); // killed
+    login.can(&["executors", "forget", name]).await;
     emit_each(&client, 3).await;
     login.can(&["tick"]).await;
     all_became_jobs(&client).await;
-    let health: Value = serde_json::from_str(&login.can(&["health", "--json"]).await).unwrap();
-    assert!(health.as_array().unwrap().iter().any(|one| one["component"] == "executor"), "{health}");
+    assert_eq!(login.can(&["executors", "list", "--json"]).await.trim(), "[]");
     login.cannot(&["gate", "close", "queue.worker.enabled"]).await;
     login.cannot(&["jobs", "list"]).await;
     login.goes(&client).await;
