@@ -243,7 +243,10 @@ fn domains(settings: &Settings, known: Vec<String>) -> Result<Vec<String>> {
                 Error::usage(format!("[dispatch] domains names `{name}`, which is not dispatched here"));
             return Err(match guess {
                 Some(guess) => error.hint(format!("did you mean `{guess}`?")),
-                None => error.hint(format!("known are {}", known.join(", "))),
+                None => error.hint(format!(
+                    "known are {}; `select fn_dispatch_domain_add('{name}')` adds it",
+                    known.join(", ")
+                )),
             });
         }
     }

@@ -2,7 +2,6 @@
 
 pub mod consumer;
 pub mod consumer_file;
-pub mod domain;
 pub mod executor;
 pub mod job;
 pub mod pass;

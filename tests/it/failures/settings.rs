@@ -40,6 +40,19 @@ async fn a_domain_that_is_not_dispatched_is_named_with_a_guess() {
 }
 
 #[tokio::test]
+async fn a_domain_that_an_operator_added_can_be_named() {
+    let db = TestDb::new().await;
+    let named = [("REVEILLE__DISPATCH__DOMAINS", "customer")];
+    let ended = Program::run(&db.url(), &named).ends().await;
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("`select fn_dispatch_domain_add('customer')` adds it"), "{}", ended.err);
+    db.client().await.execute("select fn_dispatch_domain_add('customer')", &[]).await.unwrap();
+    let mut sidecar = Program::run(&db.url(), &named);
+    sidecar.says(&["is running", "domains=customer"]).await;
+    sidecar.stops().await;
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_ends_it_before_the_database_is_asked() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
