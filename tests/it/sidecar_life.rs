@@ -1,5 +1,6 @@
 //! The life of `reveille run` and `reveille work` as their operator sees it: start, work, stop, and what they say.
 
+mod connections;
 mod log;
 mod stop;
 mod tick;
