@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall panic")]
 
 mod adoption;
+mod architecture;
 mod bench;
 mod cli;
 mod commands;
