@@ -264,3 +264,15 @@ fn without_options(body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len() + 4).unwrap().to_be_bytes();
     [&length[..], &message].concat()
 }
+
+#[tokio::test]
+async fn a_pool_without_a_free_connection_names_the_setting_that_makes_it_larger() {
+    let database = TestDb::empty().await;
+    let settings = Database { connect_timeout: Duration::from_secs(2), ..database_at(&database.url()) };
+    let server = Server::from_settings(&settings).unwrap();
+    let pool = server.pool("test", 1, &server.session()).unwrap();
+    let taken = server.take(&pool).await.unwrap();
+    let error = server.take(&pool).await.map(|_| ()).unwrap_err();
+    assert!(error.hint_text().unwrap().contains("[database] pool_size"), "{error:?}");
+    drop(taken);
+}

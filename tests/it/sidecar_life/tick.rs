@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{Program, SOON, TestDb, all_became_jobs, emit_at_once, emit_each, flow, wait_until};
+use crate::support::{
+    Outbox, Program, SOON, TestDb, all_became_jobs, emit, emit_at_once, emit_each, flow, wait_until, woken,
+};
 
 #[tokio::test]
 async fn tick_dispatches_what_is_there_and_says_how_much() {
@@ -62,6 +64,21 @@ async fn tick_beside_a_running_sidecar_does_no_harm() {
     }
     all_became_jobs(&client).await;
     sidecar.stops().await;
+}
+
+#[tokio::test]
+async fn the_backlog_of_one_domain_does_not_use_up_the_time_of_the_others() {
+    let outbox = Outbox::with_two_consumers().await;
+    outbox.consumer("three", "tac", json!({})).await;
+    emit(&outbox.client, "iu", 3).await;
+    emit(&outbox.client, "tac", 2).await;
+    let mut settings = woken(&outbox.db);
+    (settings.dispatch.batch_size, settings.dispatch.domains) = (1, vec!["iu".to_owned(), "tac".to_owned()]);
+    let tick = reveille::app::tick(&settings, SOON).await.unwrap();
+    assert_eq!((tick.pass.events, tick.left.len()), (5, 0), "{tick:?}");
+    let order = "select array_agg(event_domain order by finished_at) from dispatch_pass where events > 0";
+    let order: Vec<String> = outbox.client.query_one(order, &[]).await.unwrap().get(0);
+    assert_eq!(order, ["iu", "tac", "iu", "tac", "iu"]);
 }
 
 #[tokio::test]
