@@ -1,7 +1,8 @@
 //! Whom the server runs as: Postgres refuses root, so root hands it to an unprivileged user.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::chown;
+use std::io::PipeReader;
+use std::os::unix::fs::{chown, fchown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -64,6 +65,14 @@ impl Account {
     pub(super) fn own(&self, path: &Path) -> Result<()> {
         let Some((uid, gid)) = self.other else { return Ok(()) };
         chown(path, Some(uid), Some(gid)).map_err(|e| Error::io(format_args!("chown {}", path.display()), e))
+    }
+
+    /// Lets the account open the pipe by a name such as `/dev/stdin`, which on Linux asks for its owner.
+    pub(super) fn own_pipe(&self, pipe: &PipeReader) -> std::io::Result<()> {
+        match self.other {
+            Some((uid, gid)) if cfg!(target_os = "linux") => fchown(pipe, Some(uid), Some(gid)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the account may enter this folder (`/root` is closed to others).

@@ -1,8 +1,9 @@
 //! A throw-away Postgres server for `reveille demo`, `reveille bench` and the tests.
 //!
-//! It lives in one directory below the temporary directory, listens on 127.0.0.1 alone, trusts every
-//! local user, and goes with the process that started it: by drop, by the kernel's parent-death
-//! signal, by a small watching shell, and, where all of these were killed too, by the next start.
+//! It lives in one directory below the temporary directory, listens on 127.0.0.1 alone, lets in who
+//! has its random password, and goes with the process that started it: by drop, by the kernel's
+//! parent-death signal, by a small watching shell, and, where all of these were killed too, by the
+//! next start.
 
 mod account;
 mod binaries;
@@ -10,6 +11,7 @@ mod conf;
 mod directory;
 mod keeper;
 mod npm;
+mod password;
 mod port;
 mod server;
 mod table;
@@ -49,7 +51,8 @@ impl Options {
 /// A running (or stopped) server of our own. Dropping it stops the server at once and deletes it.
 ///
 /// All methods but the plain getters are async and need a tokio runtime; the server itself belongs to
-/// no runtime and may be shared between several. Its superuser is `postgres`, without a password.
+/// no runtime and may be shared between several. Its superuser is `postgres`; only [`Self::url`] has the
+/// password.
 #[derive(Debug)]
 pub struct Throwaway {
     server: Arc<Server>,
@@ -65,7 +68,7 @@ impl Throwaway {
         Ok(Self { server: Arc::new(server) })
     }
 
-    /// The address of one of its databases; `postgres` exists from the beginning.
+    /// The address of one of its databases, with the password; `postgres` exists from the beginning.
     pub fn url(&self, database: &str) -> String {
         self.server.url(database)
     }

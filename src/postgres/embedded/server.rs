@@ -13,6 +13,7 @@ use super::account::Account;
 use super::binaries::Binaries;
 use super::directory::{Directory, postmaster_line};
 use super::keeper::{self, Kept};
+use super::password::Password;
 use super::{Options, conf, port, table};
 use crate::error::{Error, Kind, Result};
 
@@ -28,6 +29,7 @@ const LOG_TAIL: usize = 8 * 1024;
 pub(super) struct Server {
     state: Mutex<State>,
     options: Options,
+    password: Password,
     binaries: Binaries,
     account: Account,
     directory: Directory,
@@ -55,7 +57,8 @@ impl Server {
         let binaries = options.search.find_for(&account)?;
         let directory = Directory::create(options.parent.as_deref(), &account)?;
         let state = State { port: port::free()?, more: Vec::new(), running: None };
-        let server = Self { state: Mutex::new(state), options, binaries, account, directory };
+        let password = Password::random();
+        let server = Self { state: Mutex::new(state), options, password, binaries, account, directory };
         server.init()?;
         let mut state = server.state();
         while server.try_start(&mut state)?.is_none() {
@@ -73,7 +76,7 @@ impl Server {
                 other => drop(write!(name, "%{other:02X}")), // writing to a String cannot fail
             }
         }
-        format!("postgresql://postgres@127.0.0.1:{}/{name}", self.port())
+        format!("postgresql://postgres:{}@127.0.0.1:{}/{name}", self.password.value(), self.port())
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -146,8 +149,9 @@ impl Server {
     fn init(&self) -> Result<()> {
         let mut command = self.account.mortal_command("KILL", &self.binaries.program("initdb"));
         command.arg("-D").arg(self.directory.data()).current_dir(self.directory.path());
-        command.args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
-        command.args(["--no-sync", "--no-instructions"]);
+        command.args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]);
+        command.args(["--pwfile=/dev/stdin", "--no-sync", "--no-instructions"]);
+        command.stdin(self.password.piped(&self.account)?);
         keeper::run(command, "initdb", INITDB_DEADLINE)?;
         let include = format!("include {}\n", conf::quoted(&self.directory.conf().to_string_lossy()));
         let conf = self.directory.data().join("postgresql.conf");

@@ -58,8 +58,8 @@ impl Secured {
     }
 
     fn settings(&self, host: &str, query: &str, root: Option<&Path>) -> Database {
-        let url =
-            format!("postgres://postgres@{host}:{}/postgres?hostaddr=127.0.0.1&{query}", self.server.port());
+        let url = self.server.url("postgres").replacen("@127.0.0.1:", &format!("@{host}:"), 1);
+        let url = format!("{url}?hostaddr=127.0.0.1&{query}");
         let tls_root_cert = root.map(|path| path.display().to_string()).unwrap_or_default();
         Database { tls_root_cert, ..database_at(&url) }
     }

@@ -1,12 +1,13 @@
 //! One server's life: start, stop, crash, another life as a standby.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use reveille::error::Kind;
 use reveille::postgres::embedded::{Options, Throwaway};
 
-use crate::support::{connect, own_server, quiet_options};
+use crate::support::{connect, own_server, password, quiet_options, server_at};
 
 async fn number(server: &Throwaway, query: &str) -> i32 {
     connect(&server.url("postgres")).await.query_one(query, &[]).await.unwrap().get(0)
@@ -25,6 +26,21 @@ async fn it_starts_answers_and_leaves_nothing() {
     assert!(directory.join("data/PG_VERSION").exists());
     drop(server);
     assert!(!directory.exists(), "{}", directory.display());
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_the_password_and_only_the_address_has_it() {
+    let server = own_server(quiet_options()).await;
+    let url = server.url("postgres");
+    let password = password(&url);
+    for wrong in [url.replacen(&format!(":{password}@"), "@", 1), url.replacen(password, "wrong", 1)] {
+        let refused = server_at(&wrong).connect("test").await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Denied, "{refused}");
+    }
+    assert_eq!(number(&server, "select 42").await, 42);
+    let found = Command::new("grep").args(["-rlF", password]).arg(server.directory()).output().unwrap();
+    assert_eq!((found.status.code(), found.stdout), (Some(1), Vec::new()), "a file with the password");
+    assert!(!format!("{server:?}").contains(password), "{server:?}");
 }
 
 #[tokio::test]

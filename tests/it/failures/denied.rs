@@ -1,12 +1,8 @@
 //! The server answers and does not let us: nothing is tried again, and the line says whom to ask for what.
 
-use crate::support::{Program, SECRET, TestDb, emit_each, flow, own_server, quiet_options, wait_until};
-use crate::support::{SOON, connect, server_at};
-
-/// The address as another user's.
-fn as_user(url: &str, user: &str) -> String {
-    url.replacen("://postgres@", &format!("://{user}@"), 1)
-}
+use crate::support::{
+    Program, SECRET, SOON, TestDb, connect, emit_each, flow, login, own_server, quiet_options, wait_until,
+};
 
 #[tokio::test]
 async fn a_wrong_password_ends_it_at_once_and_is_not_printed() {
@@ -16,15 +12,9 @@ async fn a_wrong_password_ends_it_at_once_and_is_not_printed() {
     for statement in make.split(';') {
         admin.batch_execute(statement).await.unwrap();
     }
-    std::fs::write(server.data_dir().join("pg_hba.conf"), "host all all all scram-sha-256\n").unwrap();
-    admin.batch_execute("select pg_reload_conf()").await.unwrap();
-    let url = server.url("app");
-    wait_until("the passwords count", SOON, async || {
-        server_at(&as_user(&url, "ann")).connect("test").await.is_err()
-    })
-    .await;
+    let url = |user: &str| format!("postgresql://{user}@127.0.0.1:{}/app", server.port());
     for command in ["run", "tick", "health"] {
-        let wrong = as_user(&url, &format!("ann:{SECRET}"));
+        let wrong = url(&format!("ann:{SECRET}"));
         let ended = Program::start(&wrong, &[command], &[]).ends().await;
         assert_eq!(ended.code, Some(1), "{}", ended.err);
         let told = ended.err.contains("password authentication failed for user \"ann\" (SQLSTATE 28P01)\n");
@@ -39,7 +29,7 @@ async fn a_wrong_password_ends_it_at_once_and_is_not_printed() {
                 .ends_with("hint: check user and password in DATABASE_URL, and pg_hba.conf on the server")
         );
     }
-    let ended = Program::start(&as_user(&url, "ann"), &["run"], &[]).ends().await;
+    let ended = Program::start(&url("ann"), &["run"], &[]).ends().await;
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.contains("the server asks for a password and there is none"), "{}", ended.err);
 }
@@ -49,9 +39,9 @@ async fn a_user_without_roles_is_told_which_to_ask_for() {
     let db = TestDb::new().await;
     let user = format!("weak_{}", db.name());
     let client = flow(&db).await;
-    client.batch_execute(&format!("create role {user} login")).await.unwrap();
+    let url = login(&client, &db.url(), &user, "").await;
     for command in ["run", "tick"] {
-        let ended = Program::start(&as_user(&db.url(), &user), &[command], &[]).ends().await;
+        let ended = Program::start(&url, &[command], &[]).ends().await;
         assert_eq!(ended.code, Some(1));
         assert!(
             ended.err.contains("permission denied for table dispatch_cursor (SQLSTATE 42501)\n"),
@@ -72,8 +62,8 @@ async fn a_right_that_is_taken_away_ends_a_running_sidecar() {
     let db = TestDb::new().await;
     let user = format!("fired_{}", db.name());
     let client = flow(&db).await;
-    client.batch_execute(&format!("create role {user} login in role reveille_dispatcher")).await.unwrap();
-    let mut sidecar = Program::run(&as_user(&db.url(), &user), &[]);
+    let url = login(&client, &db.url(), &user, "in role reveille_dispatcher").await;
+    let mut sidecar = Program::run(&url, &[]);
     sidecar.says(&["is running"]).await;
     client.batch_execute(&format!("revoke reveille_dispatcher from {user}")).await.unwrap();
     emit_each(&client, 1).await;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::support::{Ended, Program, SOON, TestDb, all_became_jobs, emit_each, flow, wait_until};
+use crate::support::{Ended, Program, SOON, TestDb, all_became_jobs, emit_each, flow, login, wait_until};
 
 const CONSUMERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumers");
 
@@ -16,8 +16,7 @@ struct Login {
 impl Login {
     async fn of(db: &TestDb, client: &Client, role: &str) -> Self {
         let name = format!("login_{}", uuid::Uuid::new_v4().simple());
-        client.batch_execute(&format!("create role {name} login in role {role}")).await.unwrap();
-        let url = db.url().replacen("://postgres@", &format!("://{name}@"), 1);
+        let url = login(client, &db.url(), &name, &format!("in role {role}")).await;
         Self { name, url }
     }
 

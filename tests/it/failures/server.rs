@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::wait_until;
 use crate::support::{
-    Program, SOON, TestDb, all_became_jobs, connect, emit_each, flow, own_server, quiet_options,
+    Program, SOON, TestDb, all_became_jobs, connect, emit_each, flow, login, own_server, quiet_options,
 };
 
 #[tokio::test]
@@ -110,12 +110,8 @@ async fn too_many_connections_are_waited_out_at_the_start_and_later() {
     let db = TestDb::new().await;
     let client = flow(&db).await;
     let user = format!("guest_{}", uuid::Uuid::new_v4().simple());
-    client
-        .batch_execute(&format!("create role {user} login connection limit 0 in role reveille_dispatcher"))
-        .await
-        .unwrap();
+    let url = login(&client, &db.url(), &user, "connection limit 0 in role reveille_dispatcher").await;
     emit_each(&client, 3).await;
-    let url = db.url().replacen("://postgres@", &format!("://{user}@"), 1);
     let mut sidecar = Program::run(&url, &[]);
     let line =
         sidecar.says(&["ERROR", "too many connections for role", "(SQLSTATE 53300); trying again ("]).await;

@@ -115,7 +115,7 @@ impl TestDb {
 
     /// Its address through something else that listens on 127.0.0.1, such as a proxy.
     pub(crate) fn url_through(&self, port: u16) -> String {
-        format!("postgresql://postgres@127.0.0.1:{port}/{}", self.name)
+        self.url().replacen(&format!(":{}/", self.server.port()), &format!(":{port}/"), 1)
     }
 
     /// A connection whose other half runs in the test's runtime.
@@ -200,6 +200,19 @@ async fn admin(url: &str, statement: &str) {
     if let Err(e) = client.batch_execute(statement).await {
         panic!("{statement}: {:?}", e.as_db_error());
     }
+}
+
+/// The password in the address of a throw-away server.
+pub(crate) fn password(url: &str) -> &str {
+    let (_, rest) = url.split_once("://postgres:").expect("an address with a password");
+    rest.split('@').next().unwrap_or_default()
+}
+
+/// Makes a user with the same password as `postgres` and `more` clauses, and answers the address as theirs.
+pub(crate) async fn login(client: &Client, url: &str, user: &str, more: &str) -> String {
+    let create = format!("create role {user} login password '{}' {more}", password(url));
+    client.batch_execute(&create).await.unwrap();
+    url.replacen("://postgres:", &format!("://{user}:"), 1)
 }
 
 /// A connection to any address, driven by the current runtime.

@@ -13,7 +13,9 @@ mod sidecar;
 mod small_disk;
 mod wait;
 
-pub(crate) use database::{TestDb, connect, open_gates, own_server, quiet_options, shared_server};
+pub(crate) use database::{
+    TestDb, connect, login, open_gates, own_server, password, quiet_options, shared_server,
+};
 pub(crate) use flow::{DOMAIN, all_became_jobs, emit_at_once, emit_each, flow, open_flow};
 pub(crate) use folder::{Folder, copy_program};
 pub(crate) use outbox::{Outbox, emit};

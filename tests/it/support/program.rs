@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio_postgres::Config;
+
 use super::wait::{SOON, wait_for};
 
-/// A password that every address of these tests has, and that no output may have.
+/// A password for addresses that have none; no output may have it.
 pub(crate) const SECRET: &str = "hush-hush-9";
 
-/// The address with [`SECRET`] as its password; servers of tests trust everybody and do not ask for it.
+/// The address with a password: its own, or [`SECRET`].
 pub(crate) fn with_secret(url: &str) -> String {
     url.replacen("://postgres@", &format!("://postgres:{SECRET}@"), 1)
 }
@@ -19,6 +21,8 @@ pub(crate) fn with_secret(url: &str) -> String {
 /// A running program. Dropping it kills it; it also goes with the test's process.
 pub(crate) struct Program {
     child: Child,
+    /// What it must not say.
+    secrets: Vec<String>,
     said: Arc<Mutex<Said>>,
     readers: Vec<JoinHandle<()>>,
     heard: usize,
@@ -55,13 +59,14 @@ impl Program {
                 command.env_remove(name);
             }
         }
-        command.env("DATABASE_URL", with_secret(url));
+        let url = with_secret(url);
+        command.env("DATABASE_URL", &url);
         command.env("REVEILLE__HTTP__ENABLED", "false");
         command.env("REVEILLE__DISPATCH__POLL_INTERVAL", "200ms");
         command.env("REVEILLE__DATABASE__CONNECT_TIMEOUT", "15s");
         command.env("REVEILLE__LISTENER__BACKOFF_CAP", "200ms");
         command.envs(more.iter().copied()).current_dir(env!("CARGO_TARGET_TMPDIR"));
-        Self::spawn(&mut command)
+        Self::spawn(&mut command, &url)
     }
 
     /// Starts `reveille run`.
@@ -69,7 +74,7 @@ impl Program {
         Self::start(url, &["run"], more)
     }
 
-    fn spawn(command: &mut Command) -> Self {
+    fn spawn(command: &mut Command, url: &str) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("setpriv starts the program");
         let said = Arc::<Mutex<Said>>::default();
@@ -87,7 +92,10 @@ impl Program {
                 }
             }),
         ];
-        Self { child, said, readers, heard: 0 }
+        let given = url.parse::<Config>().ok().and_then(|address| address.get_password().map(<[u8]>::to_vec));
+        let given = given.map(|password| String::from_utf8(password).unwrap());
+        let secrets = given.into_iter().chain([SECRET.to_owned()]).collect();
+        Self { child, secrets, said, readers, heard: 0 }
     }
 
     /// Waits for a line on standard error that holds all of `words`, after the last line so waited for.
@@ -152,7 +160,9 @@ impl Program {
         }
         let out = said.lock().unwrap().out.clone();
         let ended = Ended { code: status.code(), out, err: everything() };
-        assert!(!format!("{}{}", ended.out, ended.err).contains(SECRET), "a secret in {ended:?}");
+        for secret in &self.secrets {
+            assert!(!format!("{}{}", ended.out, ended.err).contains(secret), "a secret in {ended:?}");
+        }
         ended
     }
 

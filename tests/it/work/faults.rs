@@ -4,7 +4,7 @@ use reveille::error::Kind;
 use reveille::work::Handlers;
 
 use super::shop::{Held, Shop};
-use crate::support::{Mode, Proxy, SOON, wait_until};
+use crate::support::{Mode, Proxy, SOON, login, wait_until};
 
 #[tokio::test]
 async fn a_gate_closed_in_the_middle_of_a_run_strands_nothing() {
@@ -77,20 +77,20 @@ async fn a_success_during_an_outage_is_reported_after_it_and_the_job_runs_once()
 async fn a_name_that_another_role_owns_ends_the_worker_with_a_clear_error() {
     let shop = Shop::open().await;
     let role = format!("other_{}", uuid::Uuid::new_v4().simple());
+    let mut settings = shop.settings();
+    let user = format!("worker_of_{role}");
+    settings.database.url = login(&shop.client, &shop.db.url(), &user, "").await;
     let begin = format!(
         "create role {role};
          insert into queue_heartbeat (executor_name, executor_kind, owner_role) values ('worker-1', 'PG_worker', '{role}');
-         create role worker_of_{role} login;
-         grant execute on all functions in schema public to worker_of_{role}"
+         grant execute on all functions in schema public to {user}"
     );
     shop.client.batch_execute(&begin).await.unwrap();
-    let mut settings = shop.settings();
-    settings.database.url = settings.database.url.replacen("//postgres@", &format!("//worker_of_{role}@"), 1);
     let worker = Shop::launch(&settings, Handlers::new().on("held", Held::new(0)));
     let error = worker.end().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("not_owner"), "{error}");
-    let end = format!("drop owned by worker_of_{role}; drop role worker_of_{role}; drop role {role}");
+    let end = format!("drop owned by {user}; drop role {user}; drop role {role}");
     shop.client.batch_execute(&end).await.unwrap();
 }
 
