@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use super::Options;
 
+/// What `initdb` found out about this machine. A path without `/` in front begins where this file lies.
+const FOUND: &str = "include 'data/postgresql.conf'\n";
+
 /// What every throw-away server gets.
 const COMMON: &[(&str, &str)] = &[
     ("listen_addresses", "127.0.0.1"),
@@ -22,9 +25,9 @@ const FORGETFUL: &[(&str, &str)] = &[
     ("dynamic_shared_memory_type", "mmap"),
 ];
 
-/// The whole file: ours, then those of the options, then `more`.
+/// The whole file: what was found, ours, then those of the options, then `more`.
 pub(super) fn text(options: &Options, more: &[(String, String)]) -> String {
-    let mut text = String::new();
+    let mut text = FOUND.to_owned();
     let forgetful = if options.durable { &[] } else { FORGETFUL };
     for (name, value) in COMMON.iter().chain(forgetful) {
         line(&mut text, name, value);
@@ -40,7 +43,7 @@ fn line(text: &mut String, name: &str, value: &str) {
 }
 
 /// A string as the server's configuration files have it: backslash and quote are doubled.
-pub(super) fn quoted(value: &str) -> String {
+fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
 use super::account::Account;
+use super::file::OwnFile;
 use super::{keeper, table};
 use crate::error::{Error, Kind, Result};
 
@@ -46,6 +47,10 @@ while rm -rf "$1" 2>/dev/null; [ -e "$1" ] && [ "$tries" -lt 50 ]; do sleep 0.1;
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
+    /// The server's settings.
+    pub(super) conf: OwnFile,
+    /// The server's output.
+    pub(super) log: OwnFile,
     _lock: File,
     watcher: Child,
 }
@@ -61,9 +66,11 @@ impl Directory {
         DirBuilder::new().mode(0o700).create(&path).map_err(named)?;
         let lock = File::create_new(path.join(LOCK)).map_err(named)?;
         lock.try_lock().map_err(|e| named(e.into()))?;
-        account.own(&path)?;
+        let (conf, log) =
+            (OwnFile::create(path.join("server.conf"))?, OwnFile::create(path.join("server.log"))?);
+        account.own(&path)?; // from here on, nothing below it is opened for writing by its path
         let watcher = watch(&path, account)?;
-        Ok(Self { path, _lock: lock, watcher })
+        Ok(Self { path, conf, log, _lock: lock, watcher })
     }
 
     /// Where it is.
@@ -74,16 +81,6 @@ impl Directory {
     /// The cluster's data directory.
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("data")
-    }
-
-    /// The file that takes the server's output.
-    pub(super) fn log(&self) -> PathBuf {
-        self.path.join("server.log")
-    }
-
-    /// The file with the server's settings.
-    pub(super) fn conf(&self) -> PathBuf {
-        self.path.join("server.conf")
     }
 }
 
@@ -134,7 +131,12 @@ fn sweep(parent: &Path, account: &Account) {
 }
 
 fn sweep_one(path: &Path, metadata: &Metadata, account: &Account) {
-    let lock = match OpenOptions::new().read(true).write(true).open(path.join(LOCK)) {
+    let lock = path.join(LOCK);
+    let lock = match lock.symlink_metadata() {
+        Ok(file) if !file.is_file() => return remove(path), // not ours: whatever it leads to stays closed
+        _ => OpenOptions::new().read(true).write(true).open(lock),
+    };
+    let lock = match lock {
         Ok(lock) => lock,
         Err(_) if metadata.modified().ok().and_then(|m| m.elapsed().ok()) < Some(UNLOCKED_GRACE) => return,
         Err(_) => return remove(path),

@@ -9,6 +9,7 @@ mod account;
 mod binaries;
 mod conf;
 mod directory;
+mod file;
 mod keeper;
 mod npm;
 mod password;

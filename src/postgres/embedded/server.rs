@@ -1,8 +1,6 @@
 //! One cluster: made, started, stopped, killed. Everything here blocks.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +20,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(30);
 const INITDB_DEADLINE: Duration = Duration::from_mins(1);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(3);
-const LOG_TAIL: usize = 8 * 1024;
+const LOG_TAIL: u64 = 8 * 1024;
 
 /// A cluster in its directory. Dropping it stops it at once; the directory goes after it.
 #[derive(Debug)]
@@ -152,23 +150,13 @@ impl Server {
         command.args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]);
         command.args(["--pwfile=/dev/stdin", "--no-sync", "--no-instructions"]);
         command.stdin(self.password.piped(&self.account)?);
-        keeper::run(command, "initdb", INITDB_DEADLINE)?;
-        let include = format!("include {}\n", conf::quoted(&self.directory.conf().to_string_lossy()));
-        let conf = self.directory.data().join("postgresql.conf");
-        let named = |e| Error::io(conf.display(), e);
-        let text = fs::read_to_string(&conf).map_err(named)?;
-        fs::write(&conf, text + &include).map_err(named)
+        keeper::run(command, "initdb", INITDB_DEADLINE).map(drop)
     }
 
     /// Starts once and waits until it is ready; `None` when it is worth another try.
     fn try_start(&self, state: &mut State) -> Result<Option<()>> {
-        let conf = self.directory.conf();
-        let text = conf::text(&self.options, &state.more);
-        let readable = fs::Permissions::from_mode(0o644);
-        fs::write(&conf, text)
-            .and_then(|()| fs::set_permissions(&conf, readable))
-            .map_err(|e| Error::io(conf.display(), e))?;
-        let log_start = fs::metadata(self.directory.log()).map_or(0, |log| log.len());
+        self.directory.conf.replace(&conf::text(&self.options, &state.more))?;
+        let log_start = self.directory.log.len();
         let kept = Kept::spawn(self.command(state.port)?, "postgres")?;
         let ready = self.wait_ready(&kept, log_start);
         state.running = Some(kept);
@@ -183,13 +171,12 @@ impl Server {
     }
 
     fn command(&self, port: u16) -> Result<Command> {
-        let log = self.directory.log();
-        let open = OpenOptions::new().create(true).append(true).open(&log);
-        let output = open.map_err(|e| Error::io(log.display(), e))?;
-        let errors = output.try_clone().map_err(|e| Error::io(log.display(), e))?;
+        let (log, conf) = (&self.directory.log, self.directory.conf.path());
+        let appender = || log.appender().map_err(|e| Error::io(log.path().display(), e));
         let mut command = self.account.mortal_command("QUIT", &self.binaries.program("postgres"));
         command.arg("-D").arg(self.directory.data()).args(["-p", &port.to_string()]);
-        command.current_dir(self.directory.path()).stdout(output).stderr(errors);
+        command.arg("-c").arg(format!("config_file={}", conf.display()));
+        command.current_dir(self.directory.path()).stdout(appender()?).stderr(appender()?);
         Ok(command)
     }
 
@@ -232,9 +219,8 @@ impl Server {
     }
 
     fn log_from(&self, start: u64) -> String {
-        let bytes = fs::read(self.directory.log()).unwrap_or_default();
-        let start = usize::try_from(start).unwrap_or(0).max(bytes.len().saturating_sub(LOG_TAIL));
-        String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).trim_end().to_owned()
+        let log = &self.directory.log;
+        log.text_from(start.max(log.len().saturating_sub(LOG_TAIL))).trim_end().to_owned()
     }
 
     fn end(&self, state: &mut State, signal: &str, deadline: Duration) -> Result<()> {

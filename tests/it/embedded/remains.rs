@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -167,6 +167,40 @@ async fn an_ordinary_user_can_own_one() {
     assert_eq!(uid, fs::metadata(&owner.directory).unwrap().uid());
     assert_ne!(uid, 0);
     owner.end();
+}
+
+/// Run as root this is about another user, who owns that directory; else about files of our own.
+#[tokio::test]
+async fn links_in_the_servers_directory_lead_no_start_to_other_files() {
+    let folder = Folder::open_to_all();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, "# hands off\n").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+    let server = own_server(quiet_options()).await;
+    server.stop().await.unwrap();
+    for name in ["server.conf", "server.log", "data/postgresql.conf"] {
+        let path = server.directory().join(name);
+        fs::remove_file(&path).unwrap();
+        symlink(&victim, path).unwrap();
+    }
+    server.start_again().await.ok(); // its user may not be able to read what the links lead to
+    assert!(!server.log_tail().contains("hands off"), "{}", server.log_tail());
+    drop(server);
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "# hands off\n");
+    assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// The same for the sweep, which opens the lock of a directory that it finds.
+#[tokio::test]
+async fn a_lock_that_is_a_link_is_removed_and_not_followed() {
+    let parent = Folder::open_to_all();
+    let (fake, locked) = (parent.path().join("reveille-pg-1-fake"), parent.path().join("locked"));
+    let lock = fs::File::create(&locked).unwrap();
+    lock.lock().unwrap();
+    fs::create_dir(&fake).unwrap();
+    symlink(&locked, fake.join("owner.lock")).unwrap();
+    drop(own_server(Options { parent: Some(parent.path().into()), ..quiet_options() }).await);
+    assert!(!fake.exists() && locked.exists());
 }
 
 #[tokio::test]
