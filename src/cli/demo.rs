@@ -36,8 +36,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     let mut first = None;
     let out = context.out;
     let mut tell = move |step: Step| out.line(&line(&step, &mut first));
-    let playing = demo::run(&args.document, shutdown.clone(), &mut tell);
-    tokio::pin!(playing);
+    let mut playing = Box::pin(demo::run(&args.document, &shutdown, &mut tell));
     let report = tokio::select! {
         report = &mut playing => report,
         () = signals.two_steps(&shutdown, context.settings.shutdown.deadline) => playing.await,

@@ -7,7 +7,7 @@ use crate::store::pilot_host::LARGEST_DOCUMENT;
 
 /// A document, read.
 #[derive(Debug)]
-pub(super) struct Document {
+pub struct Document {
     pub(super) name: String,
     pub(super) text: String,
     /// How its bytes were read, when not as UTF-8.
@@ -16,10 +16,10 @@ pub(super) struct Document {
 
 impl Document {
     /// Reads a file. UTF-16 is known by its mark; what is not UTF-8 either is read as ISO-8859-1, which gives every
-    /// byte a character.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    /// byte a character. Errors: Io when it cannot be read, Usage when it is too long or no text.
+    pub async fn read(path: &Path) -> Result<Self> {
         let place = path.display();
-        let bytes = std::fs::read(path).map_err(|error| {
+        let bytes = tokio::fs::read(path).await.map_err(|error| {
             Error::io(format!("reading {place}"), error).hint("name a text file that exists")
         })?;
         let name =

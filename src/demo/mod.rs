@@ -26,8 +26,11 @@ use crate::store::timeline::{EventLine, JobLine};
 use crate::store::{gates, timeline};
 use crate::work::{Handlers, Worker};
 
-use document::Document;
+pub use document::Document;
 pub use watch::Step;
+
+/// Is told every step as it happens.
+pub type Tell<'a> = &'a mut (dyn FnMut(Step) -> Result<()> + Send);
 
 const GATES: [&str; 3] =
     ["queue.job_substrate.enabled", "queue.worker.enabled", "queue.notify.bridge_enabled"];
@@ -61,20 +64,20 @@ impl Report {
     }
 }
 
-/// Runs the demo on a file. `tell` is called for every step as it happens.
-pub async fn run(
-    path: &Path,
-    shutdown: Shutdown,
-    tell: &mut (dyn FnMut(Step) -> Result<()> + Send),
-) -> Result<Report> {
-    let document = Document::read(path)?;
+/// Runs the demo on a file and a throw-away Postgres, of which nothing is left at the end or when told to stop.
+pub async fn run(path: &Path, shutdown: &Shutdown, tell: Tell<'_>) -> Result<Report> {
+    let document = unless_stopped(shutdown, Document::read(path)).await?;
     tell(Step::note("starting", "a throw-away Postgres (durable: every commit waits for the disk)"))?;
-    let postgres = Throwaway::start(Options { durable: true, ..Options::default() }).await?;
+    // not given up half-way: it sees the request itself, and takes away what it has begun
+    let options = Options { durable: true, shutdown: shutdown.clone(), ..Options::default() };
+    let postgres = Throwaway::start(options)
+        .await
+        .map_err(|error| if shutdown.is_requested() { stopped().because(error) } else { error })?;
     tell(Step::note("started", postgres.binaries().version.to_string()))?;
-    let settings = settings(&postgres);
-    let report = play(&settings, &document, shutdown, tell).await;
-    postgres.stop().await?;
-    report
+    let report = play(&settings(&postgres), &document, shutdown, tell).await;
+    let ended = postgres.stop().await;
+    let report = report?; // what went wrong first
+    ended.map(|()| report)
 }
 
 fn settings(postgres: &Throwaway) -> Settings {
@@ -85,29 +88,50 @@ fn settings(postgres: &Throwaway) -> Settings {
     settings
 }
 
-async fn play(
+/// Plays the story in the empty database of these settings, under which sidecar and worker run.
+///
+/// # Errors
+/// The first of: a step that failed, a part that ended, the request to stop.
+pub async fn play(
     settings: &Settings,
     document: &Document,
-    shutdown: Shutdown,
-    tell: &mut (dyn FnMut(Step) -> Result<()> + Send),
+    shutdown: &Shutdown,
+    tell: Tell<'_>,
 ) -> Result<Report> {
     let server = Server::from_settings(&settings.database)?;
-    let client = install(&server, tell).await?;
+    let client = unless_stopped(shutdown, install(&server, tell)).await?;
     let parts = Shutdown::new();
     let mut tasks = start(settings, &server, &parts)?;
-    let record = mark_and_approve(&client, document, tell).await?;
-    let watched = tokio::select! {
-        watched = tokio::time::timeout(PATIENCE, watch::until_done(&client, record, tell)) => watched
-            .unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the demo did not end in time"))),
+    let story = async {
+        let record = mark_and_approve(&client, document, tell).await?;
+        let watched = tokio::time::timeout(PATIENCE, watch::until_done(&client, record, tell)).await;
+        watched.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the demo did not end in time")))?;
+        Ok(record)
+    };
+    let told = tokio::select! {
+        told = unless_stopped(shutdown, story) => told,
         Some(ended) = tasks.join_next() => Err(ended_early(ended)),
-        () = shutdown.requested() => Err(Error::new(Kind::Io, "stopped before the end")),
     };
     parts.request();
-    if tokio::time::timeout(STOP, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
-        parts.cut();
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    tokio::select! {
+        () = ended => {}
+        () = tokio::time::sleep(STOP) => parts.cut(),
+        () = shutdown.was_cut() => parts.cut(),
     }
-    watched?;
-    report(&client, record).await
+    unless_stopped(shutdown, report(&client, told?)).await
+}
+
+/// The outcome of the work, which is dropped when the request to stop comes first.
+async fn unless_stopped<T>(shutdown: &Shutdown, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = shutdown.requested() => Err(stopped()),
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Io, "stopped before the end")
 }
 
 fn ended_early(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> Error {
@@ -119,7 +143,7 @@ fn ended_early(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -
 }
 
 /// Schema, host, consumers, open gates.
-async fn install(server: &Server, tell: &mut (dyn FnMut(Step) -> Result<()> + Send)) -> Result<Object> {
+async fn install(server: &Server, tell: Tell<'_>) -> Result<Object> {
     let migrated = Migrator::new(server.clone()).up(None, false).await?;
     tell(Step::note("migrated", format!("{} phases", migrated.steps.len())))?;
     let pool = server.pool("demo", 1, &server.session())?;
@@ -150,11 +174,7 @@ fn start(settings: &Settings, server: &Server, parts: &Shutdown) -> Result<JoinS
 }
 
 /// What stays with the operator: MARK, a look, and the approval that commits the first fact.
-async fn mark_and_approve(
-    client: &Object,
-    document: &Document,
-    tell: &mut (dyn FnMut(Step) -> Result<()> + Send),
-) -> Result<Uuid> {
+async fn mark_and_approve(client: &Object, document: &Document, tell: Tell<'_>) -> Result<Uuid> {
     if let Some(encoding) = document.encoding {
         tell(Step::note("encoding", format!("not UTF-8: read as {encoding}")))?;
     }

@@ -7,6 +7,7 @@ use deadpool_postgres::Object;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::Tell;
 use crate::error::{Error, Kind, Result};
 use crate::store::timeline::{self, EventLine, JobLine};
 
@@ -47,11 +48,7 @@ impl Step {
 }
 
 /// Tells every step until the fact that ends the story has been seen by its consumer and no job is left.
-pub(super) async fn until_done(
-    client: &Object,
-    record: Uuid,
-    tell: &mut (dyn FnMut(Step) -> Result<()> + Send),
-) -> Result<()> {
+pub(super) async fn until_done(client: &Object, record: Uuid, tell: Tell<'_>) -> Result<()> {
     let mut told = HashSet::new();
     loop {
         // in this order: what is dispatched has its jobs in the next look

@@ -1,10 +1,19 @@
 //! `reveille demo`: the main job end to end, as a stranger types it.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use reveille::demo::{Document, play};
+use reveille::error::Kind;
+use reveille::shutdown::Shutdown;
 use serde_json::Value;
 
-use crate::support::Folder;
+use crate::support::{Folder, Program, TestDb, script, wait_until};
+
+/// What "at once" may take on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// Runs the demo on a document of these bytes; the exit code, standard output and standard error.
 fn demo(bytes: &[u8], json: bool) -> (Option<i32>, String, String) {
@@ -105,4 +114,61 @@ fn what_is_no_text_is_refused_before_anything_starts() {
         Command::new(env!("CARGO_BIN_EXE_reveille")).args(["demo", "/no/such/file"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/file"));
+}
+
+/// Starts the demo of a document of some megabytes, with its throw-away server below `parent`.
+fn begin(parent: &Path, document: &Path, more: &[(&str, &str)]) -> Program {
+    fs::write(document, "Nothing is lost.\n\n".repeat(400_000)).unwrap();
+    let settings = [&[("TMPDIR", parent.to_str().unwrap())], more].concat();
+    Program::start("", &["demo", document.to_str().unwrap()], &settings)
+}
+
+#[tokio::test]
+async fn a_stop_while_the_server_is_being_made_ends_the_demo_at_once_and_leaves_nothing() {
+    let (parent, folder) = (Folder::open_to_all(), Folder::open_to_all());
+    let (programs, began) = (folder.path().join("bin"), folder.path().join("began"));
+    script(&programs.join("postgres"), "echo 'postgres (PostgreSQL) 15.18'");
+    // a child of its own, as the real one has
+    script(&programs.join("initdb"), &format!("sleep 600 & echo $! > '{}'; wait", began.display()));
+    let more = [("REVEILLE_PG_BIN", programs.to_str().unwrap())];
+    let demo = begin(parent.path(), &folder.path().join("document"), &more);
+    let child = || fs::read_to_string(&began).unwrap_or_default().trim().to_owned();
+    wait_until("it is being made", AT_ONCE, async || !child().is_empty()).await;
+    demo.signal("INT");
+    let ended = demo.ends_within(AT_ONCE).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("stopped before the end"), "{}", ended.err);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing is left");
+    let lives = Path::new("/proc").join(child());
+    wait_until("its child has ended", AT_ONCE, async || !lives.join("exe").exists()).await;
+}
+
+#[tokio::test]
+async fn a_stop_while_the_document_is_being_marked_ends_the_demo_at_once_and_leaves_nothing() {
+    let (parent, folder) = (Folder::open_to_all(), Folder::open_to_all());
+    let demo = begin(parent.path(), &folder.path().join("document"), &[]);
+    let is_ready = || {
+        let made = fs::read_dir(parent.path()).unwrap().next()?.ok()?.path();
+        let text = fs::read_to_string(made.join("data/postmaster.pid")).ok()?;
+        Some(text.lines().nth(7)?.trim() == "ready")
+    };
+    wait_until("the server is ready", AT_ONCE, async || is_ready() == Some(true)).await;
+    demo.signal("TERM");
+    let ended = demo.ends_within(AT_ONCE).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("stopped before the end"), "{}", ended.err);
+    assert!(!ended.out.contains("approved"), "it went on:\n{}", ended.out);
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[tokio::test]
+async fn a_sidecar_that_dies_before_the_first_event_is_the_error_of_the_demo() {
+    let database = TestDb::empty().await;
+    let mut settings = database.settings();
+    settings.http.enabled = false;
+    settings.dispatch.domains = vec!["nowhere".to_owned()]; // which ends a sidecar at its start
+    let document = Document::read(Path::new("LICENSE")).await.unwrap();
+    let error = play(&settings, &document, &Shutdown::new(), &mut |_| Ok(())).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+    assert!(error.to_string().contains("`nowhere`, which is not dispatched here"), "{error}");
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use super::account::Account;
 use super::npm;
 use crate::error::{Error, Kind, Result};
+use crate::shutdown::Shutdown;
 
 const OLDEST: u32 = 14;
 
@@ -87,10 +88,10 @@ impl Search {
     /// Waits on the programs it asks, and on a download if it comes to that. Errors: Usage when the given
     /// folder is unusable; Io when there is none, with a hint that says what to install.
     pub fn find(&self) -> Result<Binaries> {
-        self.find_for(&Account::choose()?)
+        self.find_for(&Account::choose()?, &Shutdown::new())
     }
 
-    pub(super) fn find_for(&self, account: &Account) -> Result<Binaries> {
+    pub(super) fn find_for(&self, account: &Account, shutdown: &Shutdown) -> Result<Binaries> {
         if let Some(folder) = &self.given {
             return Binaries::of(folder, account).map_err(|problem| {
                 Error::usage(format!("REVEILLE_PG_BIN names no Postgres server: {problem}"))
@@ -111,7 +112,7 @@ impl Search {
             return Ok(newest);
         }
         problems.extend(more.into_iter().filter_map(Result::err));
-        match npm::fetch(self, account) {
+        match npm::fetch(self, account, shutdown) {
             Some(Ok(fetched)) => Ok(fetched),
             Some(Err(error)) => {
                 problems.push(format!("and fetching one failed: {error}"));

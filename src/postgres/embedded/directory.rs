@@ -152,7 +152,9 @@ fn sweep_one(path: &Path, metadata: &Metadata, account: &Account) {
 fn stop_orphan(path: &Path, account: &Account) {
     let Some(pid) = postmaster_line(path, 1).and_then(|line| line.parse().ok()) else { return };
     for name in ["QUIT", "KILL"] {
-        if !table::names_path(pid, path) || !keeper::signal(&mut account.command("sh"), name, pid) {
+        if !table::names_path(pid, path)
+            || !keeper::signal(&mut account.command("sh"), name, &pid.to_string())
+        {
             return;
         }
         let deadline = Instant::now() + Duration::from_secs(6); // it gives its children 5 s

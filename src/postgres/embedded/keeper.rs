@@ -3,12 +3,17 @@
 //! The parent-death signal fires when the *thread* that spawned a child ends, so the server gets a
 //! thread of its own, which waits for it.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
+use crate::shutdown::Shutdown;
+
+/// Between two looks at whether to stop.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A child that its own thread waits for.
 #[derive(Debug)]
@@ -67,7 +72,7 @@ impl Kept {
     pub(super) fn signal(&self, name: &str) {
         let how = self.ended.lock(); // held: once it is told that the child ended, its pid may be another's
         if how.is_none() {
-            signal(&mut Command::new("sh"), name, self.pid);
+            signal(&mut Command::new("sh"), name, &self.pid.to_string());
         }
     }
 }
@@ -83,31 +88,48 @@ impl Ended {
     }
 }
 
-/// Sends a signal through the given shell's own `kill`; false when there is no such process of ours.
-pub(super) fn signal(shell: &mut Command, name: &str, pid: u32) -> bool {
+/// Sends a signal through the given shell's own `kill` to a process, or with a minus to a group; false when
+/// there is no such process of ours.
+pub(super) fn signal(shell: &mut Command, name: &str, target: &str) -> bool {
     shell
-        .args(["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid.to_string()])
+        .args(["-c", "kill -\"$1\" \"$2\"", "sh", name, target])
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
 }
 
-/// Runs a command to its end and returns its output; kills it at the deadline.
-pub(super) fn run(mut command: Command, what: &str, deadline: Duration) -> Result<Output> {
+/// Runs a command to its end and returns its output; kills it, with all its children, at the deadline and
+/// when asked to stop.
+pub(super) fn run(
+    mut command: Command,
+    what: &str,
+    deadline: Duration,
+    shutdown: &Shutdown,
+) -> Result<Output> {
     let child = command
+        .process_group(0)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| Error::io(format_args!("starting {what}"), e))?;
-    let pid = child.id();
+    let group = format!("-{}", child.id());
     let (sender, receiver) = mpsc::channel();
     let waiter = thread::spawn(move || drop(sender.send(child.wait_with_output())));
-    let Ok(output) = receiver.recv_timeout(deadline) else {
-        signal(&mut Command::new("sh"), "KILL", pid);
-        let seconds = deadline.as_secs();
-        return Err(Error::new(Kind::Timeout, format!("{what} did not end within {seconds} s")));
-    };
+    let end = Instant::now() + deadline;
+    let mut ended = receiver.recv_timeout(LOOK);
+    while ended.is_err() && Instant::now() < end && !shutdown.is_requested() {
+        ended = receiver.recv_timeout(LOOK);
+    }
+    if ended.is_err() {
+        signal(&mut Command::new("sh"), "KILL", &group);
+    }
     drop(waiter.join());
+    let output = ended.map_err(|_| {
+        if shutdown.is_requested() {
+            return Error::new(Kind::Io, format!("{what} was cut off: asked to stop"));
+        }
+        Error::new(Kind::Timeout, format!("{what} did not end within {} s", deadline.as_secs()))
+    })?;
     let output = output.map_err(|e| Error::io(what, e))?;
     if output.status.success() {
         return Ok(output);

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
+use crate::shutdown::Shutdown;
 
 pub use binaries::{Binaries, Search};
 pub use port::free as free_port;
@@ -38,6 +39,8 @@ pub struct Options {
     pub parent: Option<PathBuf>,
     /// Where server programs are looked for.
     pub search: Search,
+    /// When the first step is taken, a start is given up, and leaves nothing.
+    pub shutdown: Shutdown,
 }
 
 impl Options {

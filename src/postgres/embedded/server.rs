@@ -52,7 +52,7 @@ impl Server {
     /// Finds the programs, makes a cluster and starts it.
     pub(super) fn create(options: Options) -> Result<Self> {
         let account = Account::choose()?;
-        let binaries = options.search.find_for(&account)?;
+        let binaries = options.search.find_for(&account, &options.shutdown)?;
         let directory = Directory::create(options.parent.as_deref(), &account)?;
         let state = State { port: port::free()?, more: Vec::new(), running: None };
         let password = Password::random();
@@ -112,7 +112,7 @@ impl Server {
         let sessions = state.running.as_ref().map(|kept| table::children(kept.pid)).unwrap_or_default();
         self.end(&mut state, "KILL", STOP_DEADLINE)?;
         for pid in &sessions {
-            keeper::signal(&mut self.account.command("sh"), "KILL", *pid);
+            keeper::signal(&mut self.account.command("sh"), "KILL", &pid.to_string());
         }
         let deadline = Instant::now() + STOP_DEADLINE;
         while sessions.iter().any(|pid| table::lives(*pid)) && Instant::now() < deadline {
@@ -150,7 +150,7 @@ impl Server {
         command.args(["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]);
         command.args(["--pwfile=/dev/stdin", "--no-sync", "--no-instructions"]);
         command.stdin(self.password.piped(&self.account)?);
-        keeper::run(command, "initdb", INITDB_DEADLINE).map(drop)
+        keeper::run(command, "initdb", INITDB_DEADLINE, &self.options.shutdown).map(drop)
     }
 
     /// Starts once and waits until it is ready; `None` when it is worth another try.
@@ -190,6 +190,10 @@ impl Server {
             }
             if let Some(how) = kept.ended() {
                 return Err(self.failure(&how, log_start));
+            }
+            if self.options.shutdown.is_requested() {
+                let what = "the start of the throw-away Postgres was cut off: asked to stop";
+                return Err(Failure::Other(Error::new(Kind::Io, what)));
             }
             if Instant::now() > deadline {
                 let seconds = READY_DEADLINE.as_secs();

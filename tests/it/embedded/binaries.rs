@@ -6,21 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use reveille::error::Kind;
-use reveille::postgres::embedded::{Options, Search};
+use reveille::postgres::embedded::{Options, Search, Throwaway};
+use reveille::shutdown::Shutdown;
+use tokio::time::timeout;
 
-use crate::support::{Folder, connect, copy_program, own_server, quiet_options};
+use crate::support::{Folder, SOON, connect, own_server, quiet_options, script, wait_until};
 
 /// A search that finds nothing.
 fn nowhere() -> Search {
     Search { given: None, path: OsString::new(), usual: Vec::new(), cache: None }
-}
-
-fn script(path: &Path, lines: &str) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let text = path.with_extension("text");
-    fs::write(&text, format!("#!/bin/sh\n{lines}\n")).unwrap();
-    copy_program(&text, path);
-    fs::remove_file(text).unwrap();
 }
 
 /// A folder with programs that say they are this version.
@@ -106,6 +100,26 @@ fn a_failing_npm_is_quoted() {
     let error = search.find().unwrap_err();
     assert!(error.to_string().contains("no network today"), "{error}");
     assert!(error.hint_text().unwrap().contains("apt install"), "and what to do instead");
+}
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
+#[tokio::test]
+async fn a_stop_ends_a_fetch_at_once_and_leaves_nothing() {
+    let folder = Folder::open_to_all();
+    let (path, cache) = (folder.path().join("path"), folder.path().join("cache"));
+    let began = folder.path().join("began");
+    script(&path.join("npm"), &format!("echo > '{}'; exec /bin/sleep 600", began.display()));
+    let search = Search { path: path.into(), cache: Some(cache.clone()), ..nowhere() };
+    let shutdown = Shutdown::new();
+    let start = Throwaway::start(Options { search, shutdown: shutdown.clone(), ..quiet_options() });
+    let stop = async {
+        wait_until("the fetch has begun", SOON, async || began.exists()).await;
+        shutdown.request();
+    };
+    let (started, ()) = tokio::join!(timeout(SOON, start), stop);
+    let error = started.expect("at once").unwrap_err();
+    assert!(error.to_string().contains("npm pack was cut off: asked to stop"), "{error}");
+    assert_eq!(fs::read_dir(cache).unwrap().count(), 0, "nothing is kept");
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]

@@ -30,6 +30,15 @@ impl Drop for Folder {
     }
 }
 
+/// Makes a shell script of these lines that anybody may run.
+pub(crate) fn script(path: &Path, lines: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let text = path.with_extension("text");
+    fs::write(&text, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    copy_program(&text, path);
+    fs::remove_file(text).unwrap();
+}
+
 /// Copies a file that is going to be run by anybody.
 ///
 /// Another process does it: while this one has the file open for writing, a child that another test starts

@@ -17,7 +17,7 @@ pub(crate) use database::{
     TestDb, connect, login, open_gates, own_server, password, quiet_options, shared_server,
 };
 pub(crate) use flow::{DOMAIN, all_became_jobs, emit_at_once, emit_each, flow, open_flow};
-pub(crate) use folder::{Folder, copy_program};
+pub(crate) use folder::{Folder, copy_program, script};
 pub(crate) use outbox::{Outbox, emit};
 pub(crate) use pooler::{Pooler, Pooling};
 pub(crate) use program::{Ended, Program, SECRET, with_secret};
