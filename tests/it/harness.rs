@@ -1,5 +1,6 @@
 //! The tests' own tools do what the tests believe.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-use crate::support::{Mode, Proxy, SOON, TestDb, connect, shared_server, wait_until};
+use crate::support::{Mode, Proxy, SOON, TestDb, connect, lacking, shared_server, skipped, wait_until};
 
 /// Time in which an answer would have come if it were to come; only ever waited for in vain.
 const SILENCE: Duration = Duration::from_millis(200);
@@ -130,4 +131,34 @@ async fn the_shared_server_takes_prepared_transactions_and_many_clients() {
     assert_eq!(setting("autovacuum").await, "on");
     let missing = client.batch_execute("select no_such_column").await.unwrap_err();
     assert_eq!(missing.code(), Some(&SqlState::UNDEFINED_COLUMN));
+}
+
+/// Which of the two ways to skip is played by [`skips_when_asked`].
+const SKIP: &str = "REVEILLE_TEST_SKIP";
+
+/// Run by the test below alone.
+#[test]
+fn skips_when_asked() {
+    match std::env::var(SKIP).as_deref() {
+        Ok("skipped") => skipped("too old"),
+        Ok("lacking") => lacking("not installed"),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_skip_is_seen_though_the_test_passes_and_fails_where_ci_could_do_better() {
+    for (skip, ci, passes, says) in [
+        ("skipped", "", true, "SKIPPED harness::skips_when_asked: too old"),
+        ("skipped", "true", true, "SKIPPED harness::skips_when_asked: too old"),
+        ("lacking", "", true, "SKIPPED harness::skips_when_asked: not installed"),
+        ("lacking", "true", false, ""),
+    ] {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "harness::skips_when_asked", "--test-threads=2"]);
+        let output = test.env(SKIP, skip).env("CI", ci).output().unwrap();
+        assert_eq!(output.status.success(), passes, "{skip} with CI={ci}: {output:?}");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(err.contains(says), "{skip} with CI={ci}: {err}");
+    }
 }

@@ -11,7 +11,7 @@ use reveille::postgres::Server;
 use reveille::postgres::embedded::Throwaway;
 
 use super::{QUICK, refused};
-use crate::support::{database_at, own_server, quiet_options};
+use crate::support::{database_at, lacking, own_server, quiet_options};
 
 /// A server that speaks TLS as `localhost`, and the certificate of the authority behind it.
 struct Secured {
@@ -21,10 +21,10 @@ struct Secured {
 }
 
 impl Secured {
-    /// None, loudly, without `openssl`.
+    /// None without `openssl`, which is told.
     async fn start() -> Option<Self> {
         if Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_err() {
-            eprintln!("SKIPPED: the program `openssl` is not installed, so TLS was not tested");
+            lacking("the program `openssl` is not installed");
             return None;
         }
         let server = own_server(quiet_options()).await;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::TestDb;
+use crate::support::{TestDb, skipped};
 
 /// What is compared, in the order in which it stands in the file.
 const PARTS: [&str; 6] = [
@@ -64,10 +64,7 @@ const PARTS: [&str; 6] = [
 async fn the_schema_is_as_reviewed() {
     let database = TestDb::new().await;
     if database.server().binaries().version != 15 {
-        eprintln!(
-            "SKIPPED: the golden file is written by version 15, other versions word some things otherwise"
-        );
-        return;
+        return skipped("the golden file is of Postgres 15, others word some things otherwise");
     }
     let client = database.client().await;
     let mut text = String::new();

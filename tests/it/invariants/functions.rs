@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::TestDb;
+use crate::support::{TestDb, skipped};
 
 /// Functions without a search path of their own, and why they need none. Those with a body in the SQL standard's
 /// form are bound when they are made.
@@ -77,8 +77,8 @@ async fn plpgsql_check_finds_nothing() {
     let database = TestDb::new().await;
     let client = database.client().await;
     if let Err(error) = client.batch_execute("create extension plpgsql_check").await {
-        eprintln!("SKIPPED: plpgsql_check is not installed on this server: {error}");
-        return;
+        let why = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+        return skipped(&why);
     }
     let check = "
         select p.proname::text, c.level, c.message, c.lineno, c.statement

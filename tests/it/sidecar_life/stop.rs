@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{HANDLER, hold, pass_is_held};
-use crate::support::{Program, SOON, SmallDisk, TestDb, all_became_jobs, emit_each, flow, wait_until};
+use crate::support::{
+    Program, SOON, SmallDisk, TestDb, all_became_jobs, emit_each, flow, lacking, wait_until,
+};
 
 /// What "at once" may take on a busy machine; the deadline of stopping is 25 s.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -121,7 +123,9 @@ async fn the_second_signal_cuts_a_running_handler_and_the_job_is_done_later_once
 async fn a_name_that_is_still_looked_up_does_not_delay_the_end() {
     // a name server that never answers, and a mount of its own to name it: both need root
     let Some(disk) = SmallDisk::mount(1) else { return };
-    let Ok(_silent) = std::net::UdpSocket::bind("127.0.0.153:53") else { return };
+    let Ok(_silent) = std::net::UdpSocket::bind("127.0.0.153:53") else {
+        return lacking("it cannot listen on 127.0.0.153, UDP port 53");
+    };
     let resolver = disk.path().join("resolv.conf");
     std::fs::write(&resolver, "nameserver 127.0.0.153\noptions timeout:20 attempts:3\n").unwrap();
     let script = format!("mount --bind '{}' /etc/resolv.conf && exec \"$0\" \"$@\"", resolver.display());

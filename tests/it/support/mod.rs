@@ -10,6 +10,7 @@ mod program;
 mod proxy;
 mod settings;
 mod sidecar;
+mod skip;
 mod small_disk;
 mod wait;
 
@@ -24,5 +25,6 @@ pub(crate) use program::{Ended, Program, SECRET, with_secret};
 pub(crate) use proxy::{Mode, Proxy};
 pub(crate) use settings::{database_at, server_at};
 pub(crate) use sidecar::{NEVER, Sidecar, listening, polling, woken};
+pub(crate) use skip::{lacking, skipped};
 pub(crate) use small_disk::SmallDisk;
 pub(crate) use wait::{SOON, wait_for, wait_until};

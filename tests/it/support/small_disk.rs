@@ -6,11 +6,13 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::skip::lacking;
+
 /// A file system in memory of a few megabytes, open to all. Dropping it unmounts it.
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// None where this user may not mount. What killed tests left is unmounted first.
+    /// None where this user may not mount, which is told. What killed tests left is unmounted first.
     pub(crate) fn mount(megabytes: u32) -> Option<Self> {
         let parent = std::env::temp_dir().canonicalize().unwrap();
         for entry in fs::read_dir(&parent).unwrap().filter_map(Result::ok) {
@@ -29,7 +31,7 @@ impl SmallDisk {
         let mounted =
             mount.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|how| how.success());
         if !mounted {
-            eprintln!("skipped: only root may mount the small disk that this test fills");
+            lacking("only root may mount the small disk that it needs");
         }
         mounted.then_some(disk)
     }
