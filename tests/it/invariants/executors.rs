@@ -100,6 +100,7 @@ async fn silent_gap_heartbeat_required() {
     let client = database.client().await;
     let mut settings = polling(&database);
     settings.maintenance.heartbeat_interval = std::time::Duration::from_secs(1);
+    settings.maintenance.executor_name = "dispatcher-1".into(); // a given name stays when its process has ended
     // all gates are closed and there is nothing to do
     let sidecar = Sidecar::start(settings);
     wait_until("the dispatcher beats, idle and gated", SOON, async || beats(&client).await >= 2).await;
