@@ -15,6 +15,7 @@ drop function fn_event_emit(text, text, text, jsonb, text, text, text, text, tim
 drop function fn_gate_list();
 drop function fn_gate_set(text, text, text, text);
 drop function fn_gate_is_open(text);
+drop function fn_config_first(text[], text);
 drop function fn_config_number(text, numeric);
 drop function fn_config(text, text);
 drop procedure pr_grant(text, text[]);

@@ -88,6 +88,21 @@ end
 $$;
 comment on function fn_config_number(text, numeric) is 'The number under a key in dot_config, or the default when it is missing or no number.';
 
+-- The first of these keys that dot_config holds with a value of that form.
+create or replace function fn_config_first(p_keys text[], p_form text) returns table (key text, value text)
+language plpgsql stable set search_path from current
+as $$
+begin
+  return query
+  select c.key::text, c.value::text
+  from dot_config c
+  where c.key = any (p_keys) and c.value ~ p_form
+  order by array_position(p_keys, c.key::text)
+  limit 1;
+end
+$$;
+comment on function fn_config_first(text[], text) is 'The first of some keys that is set and well-formed, with its value; no row when none is.';
+
 -- Whether a gate is open. A missing key is a closed gate.
 create or replace function fn_gate_is_open(p_key text) returns boolean
 language plpgsql stable security definer set search_path from current
@@ -122,7 +137,7 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
-  if p_key ~ '(seconds|_sec|max_attempts|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;

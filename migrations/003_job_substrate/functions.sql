@@ -46,6 +46,21 @@ for each row
 when (new.status <> 'queued')
 execute function fn_job_move_refuse();
 
+-- History is added to, and leaves with its job; nothing changes it.
+create or replace function fn_job_attempt_refuse() returns trigger
+language plpgsql set search_path from current
+as $$
+begin
+  raise exception 'job_attempt is append-only: what happened cannot be changed' using errcode = '23514';
+end
+$$;
+comment on function fn_job_attempt_refuse() is 'Refuses changes of job_attempt (23514); also for the table''s owner.';
+revoke all on function fn_job_attempt_refuse() from public;
+
+create or replace trigger job_attempt_append_only
+before update on job_attempt
+for each row execute function fn_job_attempt_refuse();
+
 -- A handler is checked when it is written: it must exist, take one jsonb and return jsonb.
 create or replace function fn_job_handler_check() returns trigger
 language plpgsql set search_path from current
@@ -143,15 +158,12 @@ begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
   end if;
-  if not isfinite(p_scheduled_at) then
-    raise exception 'fn_job_enqueue: p_scheduled_at is %; name a moment, or leave it out for now', p_scheduled_at using errcode = '22008';
-  end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
     scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
   values (
     v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
-    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), coalesce(p_scheduled_at, clock_timestamp()), p_run_id, p_ordering_key,
+    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), fn_job_moment(coalesce(p_scheduled_at, clock_timestamp())), p_run_id, p_ordering_key,
     coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
   on conflict (job_kind, idempotency_key) do nothing;
   if found then
@@ -165,11 +177,115 @@ $$;
 comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)
   is 'Adds a job and answers {job_id, created}; refused job_substrate_disabled while the gate is closed.';
 
--- How many failures a kind may have: its own key, else the default, else 5.
-create or replace function fn_job_max_attempts(p_job_kind text) returns int
-language sql stable
-return greatest(1, fn_config_number('queue.retry.max_attempts.' || p_job_kind, fn_config_number('queue.retry.default.max_attempts', 5)))::int;
-comment on function fn_job_max_attempts(text) is 'max_attempts of a kind from dot_config.';
+-- Adds many jobs in one statement, in the caller's transaction: an array of objects with the names of fn_job_enqueue's
+-- parameters without p_. Each is judged as fn_job_enqueue judges it; the first that is malformed refuses all. The ids
+-- come in the order given, for a duplicate that of the first job. Made for thousands: no statement for each.
+create or replace function fn_job_enqueue_many(p_jobs jsonb) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_known text[] := array['job_kind', 'actor', 'safe_payload', 'source_ref', 'idempotency_key', 'target_ref', 'payload_ref', 'executor',
+    'priority', 'scheduled_at', 'run_id', 'ordering_key', 'max_attempts', 'correlation_id'];
+  v_first uuid := fn_uuid_v7();
+  v_now timestamptz := clock_timestamp();
+  v_bad jsonb;
+  v_count int;
+  v_made uuid[];
+  v_ids uuid[];
+  v_executors text[];
+begin
+  if jsonb_typeof(p_jobs) is distinct from 'array' then
+    raise exception 'fn_job_enqueue_many: p_jobs must be an array of objects, not %', coalesce(jsonb_typeof(p_jobs), 'null')
+      using errcode = '22023';
+  end if;
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  select e.job into v_bad from jsonb_array_elements(p_jobs) e (job)
+  where case when jsonb_typeof(e.job) = 'object' then e.job - v_known <> '{}' else true end
+  limit 1;
+  if found then
+    raise exception 'fn_job_enqueue_many: % is no job; its keys are %', left(v_bad::text, 200), array_to_string(v_known, ', ')
+      using errcode = '22023';
+  end if;
+  with given as materialized (
+    select g.*
+    from rows from (jsonb_to_recordset(p_jobs) as (
+      job_kind text, actor text, safe_payload jsonb, source_ref text, idempotency_key text, target_ref text, payload_ref text, executor text,
+      priority int, scheduled_at timestamptz, run_id uuid, ordering_key text, max_attempts int, correlation_id text)) with ordinality as g (
+      job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor,
+      priority, scheduled_at, run_id, ordering_key, max_attempts, correlation_id, n)
+  ),
+  limits as materialized (
+    select k.job_kind, fn_job_max_attempts(k.job_kind) as max_attempts from (select distinct g.job_kind from given g) k
+  ),
+  made as (
+    insert into job_queue (
+      job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
+      scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+    select
+      fn_uuid_v7_nth(v_first, g.n::int), g.job_kind, g.actor, coalesce(g.safe_payload, '{}'), g.source_ref,
+      coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text), g.target_ref, g.payload_ref,
+      coalesce(g.executor, 'PG_worker'), coalesce(g.priority, 100), fn_job_moment(coalesce(g.scheduled_at, v_now)), g.run_id,
+      g.ordering_key, coalesce(g.max_attempts, l.max_attempts), g.correlation_id
+    from given g
+    left join limits l on l.job_kind = g.job_kind
+    order by g.n
+    on conflict (job_kind, idempotency_key) do nothing
+    returning job_id, executor
+  )
+  select (select count(*) from given), array_agg(m.job_id), array_agg(distinct m.executor::text) into v_count, v_made, v_executors
+  from made m;
+  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  if cardinality(v_made) = v_count then
+    return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_made));
+  end if;
+  -- a statement of its own: it sees the first job of each key, also one that was committed meanwhile
+  select array_agg(j.job_id order by g.n) into v_ids
+  from rows from (jsonb_to_recordset(p_jobs) as (job_kind text, idempotency_key text)) with ordinality as g (job_kind, idempotency_key, n)
+  left join job_queue j on j.job_kind = g.job_kind
+    and j.idempotency_key = coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text);
+  return jsonb_build_object('refused', false, 'created', coalesce(cardinality(v_made), 0),
+    'duplicates', v_count - coalesce(cardinality(v_made), 0), 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
+end
+$$;
+comment on function fn_job_enqueue_many(jsonb) is 'Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled.';
+
+-- A moment at which a job may be due; never and always are none.
+create or replace function fn_job_moment(p_at timestamptz) returns timestamptz
+language plpgsql immutable
+as $$
+begin
+  if not isfinite(p_at) then
+    raise exception 'scheduled_at is %; name a moment, or leave it out for now', p_at using errcode = '22008';
+  end if;
+  return p_at;
+end
+$$;
+comment on function fn_job_moment(timestamptz) is 'The moment itself; raises 22008 for infinity.';
+
+-- Where a part of the retry policy is looked for, in this order: the kind's keys, its domain's, the default's.
+create or replace function fn_job_policy_keys(p_name text, p_job_kind text, p_event_domain text) returns text[]
+language sql immutable
+return array[
+  'job.' || p_job_kind || '.' || p_name,
+  'queue.retry.' || p_name || '.' || p_job_kind,
+  'queue.retry.domain.' || p_event_domain || '.' || p_name,
+  'queue.retry.default.' || p_name];
+comment on function fn_job_policy_keys(text, text, text) is 'The keys of dot_config that decide a part of the retry policy, the first that is set.';
+
+-- How many failures a job may have: the policy's part that is needed when it is made.
+create or replace function fn_job_max_attempts(p_job_kind text, p_event_domain text default null) returns int
+language plpgsql stable set search_path from current
+as $$
+begin
+  return coalesce((
+    select greatest(1, f.value::numeric)::int
+    from fn_config_first(fn_job_policy_keys('max_attempts', p_job_kind, p_event_domain), '^[0-9]{1,9}(\.[0-9]{1,6})?$') f), 5);
+end
+$$;
+comment on function fn_job_max_attempts(text, text) is 'max_attempts of a kind in a domain from dot_config; 5 if nothing is set.';
 
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first. Each gets a
 -- fresh lease token. A refusal is one row. The rows are locked and collected in an array first: a LIMIT that the
@@ -259,20 +375,36 @@ $$;
 comment on function fn_job_claim(text, int, int, text[])
   is 'Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.';
 
--- The answer of a call whose token is not the current one, or whose lease has ended.
-create or replace function fn_job_lease_lost(p_job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path from current
+-- Whether this session may report on what was leased under that name: whoever may claim under it. A name that nobody
+-- owns any more is free: its token alone decides.
+create or replace function fn_lease_is_ours(p_lease_owner text) returns boolean
+language plpgsql stable set search_path from current
 as $$
 begin
-  return jsonb_build_object('refused', true,
-    'reason', case when exists (select from job_queue j where j.job_id = p_job_id) then 'lease_lost' else 'not_found' end,
-    'job_id', p_job_id);
+  return coalesce((select fn_executor_is_ours(h.owner_role) from queue_heartbeat h where h.executor_name = p_lease_owner), true);
 end
 $$;
-comment on function fn_job_lease_lost(uuid) is 'The refusal lease_lost, or not_found.';
+comment on function fn_lease_is_ours(text) is 'Whether the session''s role may report for the executor that holds a lease.';
 
--- The lease is still the caller's: same token, not ended, status leased or in_progress. Here and below the settings
--- keep a session from caching a sequential scan that it planned while the table was small.
+-- The answer of a call whose token is not the current one, or whose lease has ended, or is another role's.
+create or replace function fn_job_lease_lost(p_job_id uuid, p_lease_token bigint default null) returns jsonb
+language plpgsql stable security definer set search_path from current
+as $$
+declare
+  v_job job_queue;
+begin
+  select j.* into v_job from job_queue j where j.job_id = p_job_id;
+  return jsonb_build_object('refused', true, 'job_id', p_job_id, 'reason', case
+    when v_job.job_id is null then 'not_found'
+    when v_job.lease_token = p_lease_token and v_job.lease_until > clock_timestamp() and not fn_lease_is_ours(v_job.lease_owner) then 'not_owner'
+    else 'lease_lost' end);
+end
+$$;
+comment on function fn_job_lease_lost(uuid, bigint) is 'The refusal lease_lost, not_owner or not_found.';
+
+-- The lease is still the caller's: same token, not ended, status leased or in_progress, claimed under a name that his
+-- role may use. Here and below the settings keep a session from caching a sequential scan that it planned while the
+-- table was small.
 create or replace function fn_job_start(p_job_id uuid, p_lease_token bigint) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -282,14 +414,15 @@ declare
 begin
   update job_queue j
   set status = 'in_progress', started_at = coalesce(j.started_at, v_now), updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    and fn_lease_is_ours(j.lease_owner);
   if not found then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress');
 end
 $$;
-comment on function fn_job_start(uuid, bigint) is 'leased → in_progress. Refused lease_lost for an old token.';
+comment on function fn_job_start(uuid, bigint) is 'leased → in_progress. Refused lease_lost for an old token, not_owner for another role''s.';
 
 create or replace function fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds int default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
@@ -303,9 +436,10 @@ begin
   update job_queue j
   set lease_until = v_until, updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    and fn_lease_is_ours(j.lease_owner)
   returning j.cancel_requested_at into v_cancel;
   if not found then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'lease_until', v_until, 'cancel_requested', v_cancel is not null);
 end
@@ -329,9 +463,10 @@ begin
   update job_queue j
   set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    and fn_lease_is_ours(j.lease_owner);
   if not found and not fn_job_has_succeeded(p_job_id, p_lease_token) then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'succeeded');
 end
@@ -348,6 +483,7 @@ as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_done uuid[];
+  v_owners text[];
   v_lost jsonb := '[]';
 begin
   if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
@@ -362,9 +498,13 @@ begin
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = any (p_job_ids)
       and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    returning j.job_id
+    returning j.job_id, j.lease_owner
   )
-  select coalesce(array_agg(d.job_id), '{}') into v_done from done d;
+  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner) into v_done, v_owners from done d;
+  if exists (select from unnest(v_owners) o where not fn_lease_is_ours(o)) then
+    raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
+      using errcode = '42501';
+  end if;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
@@ -373,29 +513,171 @@ begin
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
 end
 $$;
-comment on function fn_job_succeed_many(uuid[], bigint[], text[]) is 'Ends many jobs well: {succeeded, lease_lost: [ids]}.';
+comment on function fn_job_succeed_many(uuid[], bigint[], text[]) is 'Ends many jobs well: {succeeded, lease_lost: [ids]}. Raises 42501 when one is another role''s.';
 
--- Gives a job back without spending an attempt. Called by a worker that stops.
-create or replace function fn_job_release(p_job_id uuid, p_lease_token bigint) returns jsonb
-language plpgsql volatile security definer set search_path from current
+-- A job with a lease that is the caller's, locked; null otherwise. Called by whatever ends a lease but not well.
+create or replace function fn_job_leased(p_job_id uuid, p_lease_token bigint) returns job_queue
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_job job_queue;
+begin
+  select j.* into v_job from job_queue j
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress')
+    and j.lease_until > clock_timestamp() and fn_lease_is_ours(j.lease_owner)
+  for update;
+  return v_job;
+end
+$$;
+comment on function fn_job_leased(uuid, bigint) is 'The job whose lease is the caller''s, locked; null when it is not. Internal.';
+
+-- Keeps how a lease ended. Called by every function that ends one but well, in the statement's own transaction.
+create or replace function fn_job_attempt_end(p_job job_queue, p_outcome text, p_error text) returns void
+language sql volatile set search_path from current
+as $$
+  insert into job_attempt (job_id, lease_token, lease_owner, picked_at, started_at, outcome, error)
+  values ((p_job).job_id, (p_job).lease_token, (p_job).lease_owner, (p_job).picked_at, (p_job).started_at, p_outcome, left(p_error, 8000))
+$$;
+comment on function fn_job_attempt_end(job_queue, text, text) is 'Appends to job_attempt how the lease of this job ended. Internal.';
+
+-- A lease ends because the job is not wanted any more.
+create or replace function fn_job_end_cancelled(p_job job_queue) returns jsonb
+language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_executor text;
 begin
-  update job_queue j
-  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-  returning j.executor into v_executor;
-  if not found then
-    return fn_job_lease_lost(p_job_id);
+  if (p_job).lease_until is not null then
+    perform fn_job_attempt_end(p_job, 'cancelled', (p_job).cancel_reason);
   end if;
-  perform fn_wake('job_wake_' || lower(v_executor));
-  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'queued');
+  update job_queue j
+  set status = 'cancelled', finished_at = v_now, lease_until = null, cancel_requested_at = coalesce(j.cancel_requested_at, v_now),
+      cancel_reason = (p_job).cancel_reason, updated_at = v_now
+  where j.job_id = (p_job).job_id;
+  return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
+end
+$$;
+comment on function fn_job_end_cancelled(job_queue) is 'Moves a locked job to cancelled, with its attempt. Internal.';
+
+-- A lease ends without a result and costs the job nothing: back to queued, due at p_at; or cancelled, if that was asked.
+create or replace function fn_job_requeue(p_job job_queue, p_outcome text, p_error text, p_at timestamptz) returns jsonb
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+begin
+  if (p_job).cancel_requested_at is not null then
+    return fn_job_end_cancelled(p_job);
+  end if;
+  perform fn_job_attempt_end(p_job, p_outcome, p_error);
+  update job_queue j
+  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = clock_timestamp(),
+      scheduled_at = coalesce(p_at, j.scheduled_at), lease_losses = j.lease_losses + (p_outcome = 'lease_lost')::int,
+      last_error = coalesce(left(p_error, 8000), j.last_error)
+  where j.job_id = (p_job).job_id;
+  if p_at is null or p_at <= clock_timestamp() then
+    perform fn_wake('job_wake_' || lower((p_job).executor));
+  end if;
+  return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'queued', 'scheduled_at', coalesce(p_at, (p_job).scheduled_at));
+end
+$$;
+comment on function fn_job_requeue(job_queue, text, text, timestamptz) is 'Moves a locked job back to queued, with its attempt. Internal.';
+
+-- Gives a job back without spending an attempt. Called by a worker that stops.
+create or replace function fn_job_release(p_job_id uuid, p_lease_token bigint) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_requeue(v_job, 'released', null, null);
 end
 $$;
 comment on function fn_job_release(uuid, bigint) is 'Puts a leased job back to queued; attempts stay as they are.';
+
+-- Gives a job back until a later moment without spending an attempt: what it waits for is not there yet.
+create or replace function fn_job_snooze(p_job_id uuid, p_lease_token bigint, p_until timestamptz) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue;
+begin
+  if p_until is null then
+    raise exception 'fn_job_snooze: p_until is missing; name the moment at which the job shall be due again' using errcode = '22023';
+  end if;
+  perform fn_job_moment(p_until);
+  v_job := fn_job_leased(p_job_id, p_lease_token);
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_requeue(v_job, 'snoozed', null, p_until);
+end
+$$;
+comment on function fn_job_snooze(uuid, bigint, timestamptz) is 'Puts a leased job back to queued, due at p_until; attempts stay as they are.';
+
+-- Ends a job that nobody wants any more: at once while it waits; a run is asked to end and learns of it when it renews.
+-- Whatever then ends the run but success ends the job as cancelled. Asking again changes nothing.
+create or replace function fn_job_cancel(p_job_id uuid, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_job job_queue;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_cancel needs an actor and a reason' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+  elsif v_job.status = 'cancelled' then
+    return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'cancelled');
+  elsif v_job.status not in ('queued', 'retry_waiting', 'leased', 'in_progress') then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
+  end if;
+  v_job.cancel_reason := left(p_actor || ': ' || p_reason, 2000);
+  if v_job.lease_until is null then
+    return fn_job_end_cancelled(v_job);
+  end if;
+  update job_queue j
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_job.cancel_reason),
+      updated_at = clock_timestamp()
+  where j.job_id = p_job_id;
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', v_job.status, 'requested', true);
+end
+$$;
+comment on function fn_job_cancel(uuid, text, text)
+  is 'Cancels waiting work at once, asks running work to end: {status, requested}. Refused not_found or illegal_transition.';
+
+-- Which of these jobs somebody has cancelled. Asked by workers about what they run, between two renewals.
+create or replace function fn_job_cancellations(p_job_ids uuid[]) returns setof uuid
+language sql stable security definer set search_path from current set enable_seqscan = off
+as $$
+  select j.job_id from job_queue j where j.job_id = any (p_job_ids) and j.cancel_requested_at is not null
+$$;
+comment on function fn_job_cancellations(uuid[]) is 'Those of the jobs whose cancellation was asked for.';
+
+-- A worker has ended a run because its cancellation was asked for.
+create or replace function fn_job_cancel_done(p_job_id uuid, p_lease_token bigint) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  elsif v_job.cancel_requested_at is null then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
+  end if;
+  return fn_job_end_cancelled(v_job);
+end
+$$;
+comment on function fn_job_cancel_done(uuid, bigint) is 'leased or in_progress → cancelled, after fn_job_cancel. Refused illegal_transition when nobody asked for it.';
 
 -- Of the jobs with these leases, those whose rows somebody else has locked; the others stay locked by the caller's
 -- transaction. Statements over many jobs ask here first: one row that is held on to must not keep the others waiting
@@ -436,17 +718,12 @@ begin
   elsif not v_executor.is_ours then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name);
   end if;
-  update job_queue j
-  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
-  where j.ctid = any (array(
-    select f.ctid from job_queue f
-    where f.lease_until is not null and f.lease_owner = p_executor_name and f.status = 'leased'
-      and f.picked_at >= v_now - p_within and f.job_id <> all (p_known)
-    for update skip locked));
-  get diagnostics v_released = row_count;
-  if v_released > 0 then
-    perform fn_wake('job_wake_' || lower(v_executor.executor_kind));
-  end if;
+  select count(fn_job_requeue(f.job, 'released', 'the answer to its claim never came', null)) into v_released
+  from (
+    select j as job from job_queue j
+    where j.lease_until is not null and j.lease_owner = p_executor_name and j.status = 'leased'
+      and j.picked_at >= v_now - p_within and j.job_id <> all (p_known)
+    for update skip locked) f;
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'released', v_released);
 end
 $$;
@@ -479,7 +756,7 @@ declare
 begin
   select * into v_run from fn_job_handler_of(p_job_id, p_lease_token);
   if not found then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   if v_run.handler is null then
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
@@ -510,8 +787,9 @@ begin
   foreach v_function in array array[
     'fn_job_claim(text, int, int, text[])', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
     'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
-    'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])',
-    'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
+    'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
+    'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',
+    'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
@@ -519,6 +797,14 @@ begin
   call pr_grant(
     format('execute on function %s', 'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'::regprocedure),
     array['reveille_operator']);
-  call pr_grant('select on table job_queue, job_handler', array['reveille_operator', 'reveille_reader']);
+  call pr_grant(format('execute on function %s', 'fn_job_enqueue_many(jsonb)'::regprocedure), array['reveille_operator']);
+  execute format('revoke all on function %s from public', 'fn_job_cancel(uuid, text, text)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_job_cancel(uuid, text, text)'::regprocedure), array['reveille_operator']);
+  foreach v_function in array array[
+    'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue)',
+    'fn_job_requeue(job_queue, text, text, timestamptz)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+  end loop;
+  call pr_grant('select on table job_queue, job_attempt, job_handler', array['reveille_operator', 'reveille_reader']);
 end
 $$;

@@ -43,6 +43,7 @@ create table job_queue (
   lease_token bigint,
   lease_until timestamptz,
   attempts job_count not null default 0,
+  lease_losses job_count not null default 0,
   max_attempts job_limit not null default 5,
   error_count job_count not null default 0,
   last_error text,
@@ -59,6 +60,7 @@ create table job_queue (
   traceparent text,
   result_ref text,
   cancel_requested_at timestamptz,
+  cancel_reason text,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
   claimable boolean generated always as (status in ('queued', 'retry_waiting') and blocked_by = 0) stored,
@@ -71,9 +73,8 @@ create table job_queue (
 -- The claim's own order.
 create index job_queue_ready_idx on job_queue (executor, priority, scheduled_at, job_id) where claimable;
 
--- What the health view and the reaper read: leases by their end, dead letters by their age.
+-- What the health view and the reaper read: leases by their end.
 create index job_queue_lease_idx on job_queue (lease_until) where lease_until is not null;
-create index job_queue_dead_letter_idx on job_queue (finished_at) where status = 'dead_letter';
 
 comment on table job_queue is 'Work: one row a job. Status moves only through fn_job_*; an illegal move is refused by a trigger.';
 comment on column job_queue.executor is 'Kind of executor that may run it. MOT is none.';
@@ -82,10 +83,31 @@ comment on column job_queue.priority is '0 is first.';
 comment on column job_queue.scheduled_at is 'Not claimed before this moment; also the retry time.';
 comment on column job_queue.lease_token is 'Fresh at every claim, and greater than all before it; a call with an older one is refused as lease_lost.';
 comment on column job_queue.attempts is 'Failures that count towards max_attempts; a claim is not one.';
+comment on column job_queue.lease_losses is 'Leases that ended unreported; counted apart from failures, with a limit of their own.';
+comment on column job_queue.cancel_requested_at is 'Somebody wishes the run to end; the worker learns of it when it renews.';
 comment on column job_queue.idempotency_key is 'A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.';
 comment on column job_queue.blocked_by is 'Unmet dependencies; 0 means free to run.';
 comment on column job_queue.causation_event_id is 'The event this job was made from.';
 comment on column job_queue.claimable is 'Derived: waiting and not blocked.';
+
+-- How runs ended. One row an ended lease, written by the statement that ends it; a success stays on the job's own row.
+create table job_attempt (
+  job_id uuid not null,
+  lease_token bigint not null,
+  lease_owner text not null,
+  picked_at timestamptz not null,
+  started_at timestamptz,
+  ended_at timestamptz not null default clock_timestamp(),
+  outcome text not null
+    constraint job_attempt_outcome_check check (outcome in
+      ('succeeded', 'transient', 'permanent', 'lease_lost', 'released', 'snoozed', 'cancelled')),
+  error text,
+  reported_by name not null default session_user,
+  primary key (job_id, lease_token)
+);
+comment on table job_attempt is 'How each lease of a job ended; append-only. A success is on the job''s row, and comes here when that row is used again.';
+comment on column job_attempt.outcome is 'lease_lost: nobody reported. released and snoozed cost the job nothing.';
+comment on column job_attempt.reported_by is 'session_user of whoever ended it; the reaper''s for a lost lease.';
 
 create table job_handler (
   job_kind text primary key,

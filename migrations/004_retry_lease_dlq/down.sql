@@ -1,5 +1,26 @@
--- Undoes phase 004.
+-- Undoes phase 004. Refuses while there are dead letters.
+do $$
+begin
+  lock table job_dead_letter; -- whoever is about to commit is waited for, and then seen
+  if exists (select from job_dead_letter) then
+    raise exception 'job_dead_letter holds dead letters that would be lost'
+      using errcode = '55000', hint = 'Export and empty job_dead_letter first, then run the down step again.';
+  end if;
+end
+$$;
+drop view v_dead_letter_all;
+drop function fn_dead_letter_legacy();
+drop view v_job_queue_dead_letter_open;
+drop function fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean);
+drop function fn_job_dead_letter_replay(uuid, text, boolean, timestamptz);
+drop function fn_job_dead_letter_triage(uuid, text, text, text);
+drop function fn_dead_letter_authority(text, boolean);
+drop function fn_job_lease_reaper(int, text, boolean, timestamptz);
 drop function fn_job_fail_permanent(uuid, bigint, text, boolean);
 drop function fn_job_fail_transient(uuid, bigint, text);
-drop function fn_job_fail(uuid, bigint, text, text);
-drop function fn_job_backoff(text, int);
+drop function fn_job_fail(job_queue, text, text);
+drop function fn_job_die(uuid, text);
+drop function fn_job_backoff(text, int, text);
+drop function fn_job_policy(text, text);
+drop table dead_letter_authority;
+drop table job_dead_letter;

@@ -1,70 +1,388 @@
--- Functions of phase 004: the delay before a retry, transient and permanent failure.
+-- Functions of phase 004: retry policies, the one fail path, dead letters, triage, replay, the reaper.
 
--- The delay before try number p_attempts + 1: constant, linear or exponential in the number of failures, capped,
--- then half of it fixed and half of it random, so that jobs that failed together do not come back together.
-create or replace function fn_job_backoff(p_job_kind text, p_attempts int) returns interval
+-- How a kind is tried again: its own keys, else its domain's, else the default's, else 10 s exponential up to 1 h, 5
+-- attempts and 3 lost leases. `sources` names the key that decided; null is what is built in. Shown by
+-- `reveille jobs policy`.
+create or replace function fn_job_policy(p_job_kind text, p_event_domain text default null)
+returns table (strategy text, backoff_seconds numeric, cap_seconds numeric, max_attempts int, max_lease_losses int, sources jsonb)
+language plpgsql stable security definer set search_path from current
+as $$
+declare
+  v_number text := '^[0-9]{1,9}(\.[0-9]{1,6})?$';
+  v_names text[] := array['backoff_strategy', 'backoff_seconds', 'backoff_cap_seconds', 'max_attempts', 'max_lease_losses'];
+  v_built_in text[] := array['exponential', '10', '3600', '5', '3'];
+  v_values text[] := '{}';
+  v_found record;
+begin
+  sources := '{}';
+  for i in 1 .. 5 loop
+    select f.* into v_found from fn_config_first(
+      fn_job_policy_keys(v_names[i], p_job_kind, p_event_domain),
+      case i when 1 then '^(constant|linear|exponential)$' else v_number end) f;
+    v_values := v_values || coalesce(v_found.value, v_built_in[i]);
+    sources := sources || jsonb_build_object(v_names[i], v_found.key);
+  end loop;
+  strategy := v_values[1];
+  backoff_seconds := v_values[2]::numeric;
+  cap_seconds := v_values[3]::numeric;
+  max_attempts := greatest(1, v_values[4]::numeric)::int;
+  max_lease_losses := greatest(1, v_values[5]::numeric)::int;
+  return next;
+end
+$$;
+comment on function fn_job_policy(text, text) is 'Retry policy of a kind in a domain, and which key of dot_config each part comes from.';
+
+-- The delay after p_failures failures: constant, linear or exponential, capped. Exponential delays are drawn between
+-- nothing and their length ("full jitter"): jobs that failed together do not come back together.
+create or replace function fn_job_backoff(p_job_kind text, p_failures int, p_event_domain text default null) returns interval
 language plpgsql volatile set search_path from current
 as $$
 declare
-  v_base numeric := fn_config_number('job.' || p_job_kind || '.backoff_seconds', fn_config_number('queue.retry.default.backoff_seconds', 10));
-  v_cap numeric := fn_config_number('job.' || p_job_kind || '.backoff_cap_seconds', fn_config_number('queue.retry.default.backoff_cap_seconds', 3600));
-  v_strategy text := fn_config('job.' || p_job_kind || '.backoff_strategy', fn_config('queue.retry.default.backoff_strategy', 'exponential'));
+  v_policy record;
   v_seconds numeric;
 begin
-  v_seconds := least(v_cap, case v_strategy
-    when 'constant' then v_base
-    when 'linear' then v_base * p_attempts
-    else v_base * power(2::numeric, least(p_attempts - 1, 40)) -- exponential; fn_gate_set lets nothing else in
+  select * into v_policy from fn_job_policy(p_job_kind, p_event_domain);
+  v_seconds := least(v_policy.cap_seconds, case v_policy.strategy
+    when 'constant' then v_policy.backoff_seconds
+    when 'linear' then v_policy.backoff_seconds * p_failures
+    else v_policy.backoff_seconds * power(2::numeric, least(p_failures - 1, 40))
   end);
-  return make_interval(secs => (v_seconds * (0.5 + 0.5 * random()::numeric))::double precision);
+  return make_interval(secs => (v_seconds * case v_policy.strategy when 'exponential' then random()::numeric else 1 end)::double precision);
 end
 $$;
-comment on function fn_job_backoff(text, int) is 'The jittered delay before the next try, from dot_config.';
+comment on function fn_job_backoff(text, int, text) is 'The delay before the next try, from fn_job_policy.';
 
--- One failure of a leased job. Counts it, then: retry_waiting, dead_letter, or failed to rest. The status passes
--- through failed in any case, so the guard on moves sees every step.
-create or replace function fn_job_fail(p_job_id uuid, p_lease_token bigint, p_error text, p_outcome text) returns jsonb
+-- A job dies: its own row becomes dead_letter, and all that is known is kept for triage.
+create or replace function fn_job_die(p_job_id uuid, p_reason_class text) returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_job job_queue;
+begin
+  update job_queue j set status = 'dead_letter' where j.job_id = p_job_id returning j.* into v_job;
+  insert into job_dead_letter (
+    job_id, job_kind, event_domain, executor, consumer_key, reason_class, error, job, attempts, previous_dead_letter_id)
+  values (
+    v_job.job_id, v_job.job_kind, v_job.event_domain, v_job.executor, v_job.consumer_key, p_reason_class, v_job.last_error,
+    to_jsonb(v_job) - 'claimable',
+    (select coalesce(jsonb_agg(to_jsonb(a) - 'job_id' order by a.lease_token), '[]') from job_attempt a where a.job_id = v_job.job_id),
+    (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
+end
+$$;
+comment on function fn_job_die(uuid, text) is 'failed → dead_letter, with its row in job_dead_letter. Internal.';
+
+-- The one fail path, for workers and for the reaper: closes the attempt, counts, and decides. p_outcome is transient,
+-- permanent, rest (permanent, but no dead letter) or lease_lost. A job whose cancellation was asked for ends there.
+-- The status passes through failed where the moves ask for it, so the guard sees every step.
+create or replace function fn_job_fail(p_job job_queue, p_outcome text, p_error text) returns jsonb
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_job record;
+  v_job job_queue;
+  v_limit int;
   v_retry_at timestamptz;
 begin
+  if (p_job).cancel_requested_at is not null then
+    return fn_job_end_cancelled(p_job);
+  end if;
+  if p_outcome = 'lease_lost' then
+    select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain) p;
+    if (p_job).lease_losses + 1 < v_limit then
+      return fn_job_requeue(
+        p_job, p_outcome, p_error, v_now + fn_job_backoff((p_job).job_kind, (p_job).lease_losses + 1, (p_job).event_domain));
+    end if;
+  end if;
+  perform fn_job_attempt_end(p_job, case p_outcome when 'rest' then 'permanent' else p_outcome end, p_error);
   update job_queue j
-  set status = 'failed', finished_at = v_now, lease_until = null, attempts = j.attempts + 1, error_count = j.error_count + 1,
-      started_at = coalesce(j.started_at, j.picked_at), last_error = left(p_error, 8000), updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-  returning j.job_kind, j.executor, j.attempts, j.max_attempts into v_job;
-  if not found then
-    return fn_job_lease_lost(p_job_id);
+  set status = 'failed', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
+      attempts = j.attempts + (p_outcome <> 'lease_lost')::int, error_count = j.error_count + (p_outcome <> 'lease_lost')::int,
+      lease_losses = j.lease_losses + (p_outcome = 'lease_lost')::int, last_error = left(p_error, 8000), updated_at = v_now
+  where j.job_id = (p_job).job_id
+  returning j.* into v_job;
+  if p_outcome = 'transient' and v_job.attempts < v_job.max_attempts then
+    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts, v_job.event_domain);
+    update job_queue j set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where j.job_id = v_job.job_id;
+    v_job.status := 'retry_waiting';
+  elsif p_outcome <> 'rest' then
+    perform fn_job_die(v_job.job_id, case p_outcome when 'transient' then 'attempts_exhausted' else p_outcome end);
+    v_job.status := 'dead_letter';
   end if;
-  if p_outcome = 'retry' and v_job.attempts < v_job.max_attempts then
-    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts);
-    update job_queue set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where job_id = p_job_id;
-    return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'retry_waiting', 'retry_at', v_retry_at,
-      'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
-  end if;
-  if p_outcome <> 'rest' then
-    update job_queue set status = 'dead_letter' where job_id = p_job_id;
-  end if;
-  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'retry_at', null,
-    'status', case p_outcome when 'rest' then 'failed' else 'dead_letter' end,
+  return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
 end
 $$;
-comment on function fn_job_fail(uuid, bigint, text, text) is 'The one fail path. p_outcome: retry, dead_letter or rest. Internal.';
+comment on function fn_job_fail(job_queue, text, text) is 'The one fail path. p_outcome: transient, permanent, rest or lease_lost. Internal.';
 
 create or replace function fn_job_fail_transient(p_job_id uuid, p_lease_token bigint, p_error text default null) returns jsonb
-language sql volatile security definer set search_path from current
-as $$ select fn_job_fail(p_job_id, p_lease_token, p_error, 'retry') $$;
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_fail(v_job, 'transient', p_error);
+end
+$$;
 comment on function fn_job_fail_transient(uuid, bigint, text) is 'Counts a failure that may pass: retry_waiting, or dead_letter after the last attempt.';
 
 create or replace function fn_job_fail_permanent(p_job_id uuid, p_lease_token bigint, p_error text default null, p_dead_letter boolean default true) returns jsonb
-language sql volatile security definer set search_path from current
-as $$ select fn_job_fail(p_job_id, p_lease_token, p_error, case when p_dead_letter then 'dead_letter' else 'rest' end) $$;
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_fail(v_job, case when p_dead_letter then 'permanent' else 'rest' end, p_error);
+end
+$$;
 comment on function fn_job_fail_permanent(uuid, bigint, text, boolean) is 'Counts a failure that will not pass: dead_letter, or failed to rest when p_dead_letter is false.';
+
+-- Frees jobs whose lease has ended unreported: the same fail path as a worker's own failure, on the database's time, at
+-- most p_limit, oldest first; a row that somebody has locked is left for the next time. Applies only with both gates
+-- open (queue.lease_reaper.enabled true, queue.lease_reaper.dry_run_only false); else, and with p_dry_run, it only
+-- tells what it would do. Called by the reaper of `reveille run`, by `tick`, by operators. (Traps 21, 25, 47, 48.)
+create or replace function fn_job_lease_reaper(
+  p_limit int default 100,
+  p_actor text default null,
+  p_dry_run boolean default null,
+  p_now timestamptz default null
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_is_open boolean := fn_gate_is_open('queue.lease_reaper.enabled');
+  v_dry boolean := fn_config('queue.lease_reaper.dry_run_only', 'true') <> 'false';
+  v_job job_queue;
+  v_answer jsonb;
+  v_jobs jsonb := '[]';
+  v_dead int := 0;
+begin
+  if p_dry_run = false and (not v_is_open or v_dry) then
+    return jsonb_build_object('refused', true, 'reason', 'reaper_disabled');
+  end if;
+  v_dry := coalesce(p_dry_run, v_dry or not v_is_open);
+  if v_dry then
+    select coalesce(jsonb_agg(jsonb_build_object('job_id', e.job_id, 'job_kind', e.job_kind, 'lease_owner', e.lease_owner,
+        'lease_until', e.lease_until, 'status', case
+          when e.cancel_requested_at is not null then 'cancelled'
+          when e.lease_losses + 1 < p.max_lease_losses then 'queued' else 'dead_letter' end)), '[]'),
+      count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
+    into v_jobs, v_dead
+    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit) e
+    cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
+  else
+    for v_job in
+      select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit for update skip locked
+    loop
+      v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
+      v_dead := v_dead + (v_answer ->> 'status' = 'dead_letter')::int;
+      v_jobs := v_jobs || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
+        'lease_until', v_job.lease_until, 'status', v_answer ->> 'status');
+    end loop;
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', v_dry, 'found', jsonb_array_length(v_jobs), 'dead_lettered', v_dead,
+    'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
+end
+$$;
+comment on function fn_job_lease_reaper(int, text, boolean, timestamptz)
+  is 'Frees jobs whose lease ended unreported: {dry_run, found, dead_lettered, jobs}. Refused reaper_disabled when told to apply behind a closed gate.';
+
+-- Whether this session may triage, or replay, dead letters of a domain: it is a member of a role with a row for it.
+create or replace function fn_dead_letter_authority(p_event_domain text, p_replay boolean) returns boolean
+language plpgsql stable set search_path from current
+as $$
+begin
+  return exists (
+    select from dead_letter_authority a
+    join pg_roles r on r.rolname = a.role_name
+    where a.event_domain in (p_event_domain, '*')
+      and case when p_replay then a.may_replay else a.may_triage end
+      and pg_has_role(session_user, r.oid, 'member'));
+end
+$$;
+comment on function fn_dead_letter_authority(text, boolean) is 'Whether the session''s role may triage or replay dead letters of a domain.';
+
+create or replace function fn_job_dead_letter_triage(p_dead_letter_id uuid, p_triage_status text, p_actor text, p_note text default null)
+returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_letter job_dead_letter;
+begin
+  if coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_job_dead_letter_triage needs an actor' using errcode = '22023';
+  end if;
+  select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'dead_letter_id', p_dead_letter_id);
+  elsif not fn_dead_letter_authority(v_letter.event_domain, false) then
+    return jsonb_build_object('refused', true, 'reason', 'not_authorized', 'dead_letter_id', p_dead_letter_id, 'event_domain', v_letter.event_domain);
+  elsif v_letter.replayed_at is not null then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'dead_letter_id', p_dead_letter_id, 'triage_status', v_letter.triage_status);
+  end if;
+  update job_dead_letter d
+  set triage_status = p_triage_status, triage_actor = p_actor, triage_role = session_user, triage_note = p_note,
+      triaged_at = clock_timestamp()
+  where d.dead_letter_id = p_dead_letter_id;
+  return jsonb_build_object('refused', false, 'dead_letter_id', p_dead_letter_id, 'triage_status', p_triage_status,
+    'was', v_letter.triage_status);
+end
+$$;
+comment on function fn_job_dead_letter_triage(uuid, text, text, text)
+  is 'Decides about a dead letter: open, investigating, manual_replay, discarded, superseded, closed. Refused not_found, not_authorized, or illegal_transition once it was replayed.';
+
+-- Puts the same job back to queued with no attempts spent; its history stays. Dry run unless told otherwise: the same
+-- checks, nothing written. A gate, the triage status manual_replay, the right to replay and a source of authorization
+-- are needed. p_at spaces a redrive.
+create or replace function fn_job_dead_letter_replay(
+  p_dead_letter_id uuid,
+  p_authorization_source text,
+  p_dry_run boolean default true,
+  p_at timestamptz default null
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_letter job_dead_letter;
+  v_job job_queue;
+  v_reason text;
+begin
+  if coalesce(btrim(p_authorization_source), '') = '' then
+    raise exception 'fn_job_dead_letter_replay needs p_authorization_source: where it stands that this replay is allowed' using errcode = '22023';
+  end if;
+  select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
+  select j.* into v_job from job_queue j where j.job_id = v_letter.job_id for update;
+  v_reason := case
+    when not fn_gate_is_open('queue.dlq.replay_enabled') then 'replay_disabled'
+    when v_letter.dead_letter_id is null or v_job.job_id is null then 'not_found'
+    when not fn_dead_letter_authority(v_letter.event_domain, true) then 'not_authorized'
+    when v_letter.triage_status <> 'manual_replay' then 'not_triaged'
+    when v_job.status <> 'dead_letter' then 'illegal_transition'
+  end;
+  if v_reason is not null then
+    return jsonb_build_object('refused', true, 'reason', v_reason, 'dead_letter_id', p_dead_letter_id);
+  end if;
+  if not coalesce(p_dry_run, true) then
+    update job_queue j
+    set status = 'queued', finished_at = null, attempts = 0, lease_losses = 0, lease_owner = null, picked_at = null, started_at = null,
+        cancel_requested_at = null, cancel_reason = null, scheduled_at = fn_job_moment(coalesce(p_at, clock_timestamp())),
+        updated_at = clock_timestamp()
+    where j.job_id = v_job.job_id;
+    update job_dead_letter d
+    set triage_status = 'closed', replayed_at = clock_timestamp(), replayed_by = session_user, authorization_source = p_authorization_source
+    where d.dead_letter_id = p_dead_letter_id;
+    perform fn_wake('job_wake_' || lower(v_job.executor));
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'dead_letter_id', p_dead_letter_id, 'job_id', v_job.job_id,
+    'job_kind', v_job.job_kind, 'was_attempts', v_job.attempts, 'error_count', v_job.error_count);
+end
+$$;
+comment on function fn_job_dead_letter_replay(uuid, text, boolean, timestamptz)
+  is 'Replays a dead letter as the same job: {dry_run, job_id, job_kind}. Refused replay_disabled, not_found, not_authorized, not_triaged or illegal_transition.';
+
+-- Replays many: those that triage marked manual_replay and that fit p_filter (event_domain, job_kind, reason_class,
+-- consumer_key, since, until), oldest first, at most p_limit, p_per_second a second. Dry run unless told otherwise.
+create or replace function fn_job_dead_letter_redrive(
+  p_filter jsonb,
+  p_authorization_source text,
+  p_limit int default 100,
+  p_per_second numeric default 10,
+  p_dry_run boolean default true
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_unknown text;
+  v_letter uuid;
+  v_answer jsonb;
+  v_found int := 0;
+  v_replayed int := 0;
+  v_refused jsonb := '{}';
+  v_begin timestamptz := clock_timestamp();
+begin
+  select k into v_unknown from jsonb_object_keys(p_filter) k
+  where k <> all (array['event_domain', 'job_kind', 'reason_class', 'consumer_key', 'since', 'until']) limit 1;
+  if found then
+    raise exception 'fn_job_dead_letter_redrive: % is no filter; they are event_domain, job_kind, reason_class, consumer_key, since, until', v_unknown
+      using errcode = '22023';
+  end if;
+  if coalesce(p_per_second, 0) <= 0 or coalesce(p_limit, 0) < 1 then
+    raise exception 'fn_job_dead_letter_redrive: p_limit and p_per_second must be more than 0' using errcode = '22023';
+  end if;
+  if not fn_gate_is_open('queue.dlq.replay_enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'replay_disabled');
+  end if;
+  for v_letter in
+    select d.dead_letter_id from job_dead_letter d
+    where d.triage_status = 'manual_replay'
+      and (not p_filter ? 'event_domain' or d.event_domain = p_filter ->> 'event_domain')
+      and (not p_filter ? 'job_kind' or d.job_kind = p_filter ->> 'job_kind')
+      and (not p_filter ? 'reason_class' or d.reason_class = p_filter ->> 'reason_class')
+      and (not p_filter ? 'consumer_key' or d.consumer_key = p_filter ->> 'consumer_key')
+      and (not p_filter ? 'since' or d.created_at >= (p_filter ->> 'since')::timestamptz)
+      and (not p_filter ? 'until' or d.created_at < (p_filter ->> 'until')::timestamptz)
+    order by d.created_at, d.dead_letter_id
+    limit p_limit
+    for update skip locked
+  loop
+    v_answer := fn_job_dead_letter_replay(v_letter, p_authorization_source, p_dry_run,
+      v_begin + make_interval(secs => (v_found / p_per_second)::double precision));
+    v_found := v_found + 1;
+    if v_answer ->> 'refused' = 'true' then
+      v_refused := v_refused || jsonb_build_object(v_answer ->> 'reason', coalesce((v_refused ->> (v_answer ->> 'reason'))::int, 0) + 1);
+    else
+      v_replayed := v_replayed + 1;
+    end if;
+  end loop;
+  return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'found', v_found, 'replayed', v_replayed,
+    'refusals', v_refused, 'last_at', v_begin + make_interval(secs => (greatest(v_found - 1, 0) / p_per_second)::double precision));
+end
+$$;
+comment on function fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean)
+  is 'Replays the dead letters marked manual_replay that fit a filter: {dry_run, found, replayed, refusals, last_at}. Refused replay_disabled.';
+
+create or replace view v_job_queue_dead_letter_open as
+select d.dead_letter_id, d.job_id, d.job_kind, d.event_domain, d.executor, d.consumer_key, d.reason_class, d.error, d.triage_status,
+  d.triage_actor, d.triage_note, d.triaged_at, d.previous_dead_letter_id, d.created_at
+from job_dead_letter d
+where d.triage_status in ('open', 'investigating', 'manual_replay');
+comment on view v_job_queue_dead_letter_open is 'Dead letters that nobody has decided about for good.';
+
+-- The dead letters of the host's older route worker, where it has any. As jsonb: the table is the host's, and its columns
+-- may differ.
+create or replace function fn_dead_letter_legacy() returns setof jsonb
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  if to_regclass('iu_route_dead_letter') is not null then
+    return query execute format('select to_jsonb(l) from %I l', 'iu_route_dead_letter');
+  end if;
+end
+$$;
+comment on function fn_dead_letter_legacy() is 'The rows of iu_route_dead_letter, if the host has that table. Called by v_dead_letter_all.';
+
+create or replace view v_dead_letter_all as
+select
+  'job_queue'::text as source, d.dead_letter_id::text as dead_letter_id, d.job_kind::text as job_kind, d.event_domain, d.reason_class,
+  d.error, d.triage_status in ('open', 'investigating', 'manual_replay') as is_open, d.triage_status as resolution, d.created_at
+from job_dead_letter d
+union all
+select
+  'iu_route', coalesce(l.j ->> 'dead_letter_id', l.j ->> 'id', l.j ->> 'idempotency_key'), null, null, l.j ->> 'failure_code',
+  coalesce(l.j ->> 'failure_message', l.j ->> 'last_error', l.j ->> 'error'), l.j ->> 'resolved_at' is null, l.j ->> 'resolution',
+  (l.j ->> 'created_at')::timestamptz
+from fn_dead_letter_legacy() as l (j);
+comment on view v_dead_letter_all is 'Dead letters of jobs and, where the host has them, of its older route worker.';
 
 do $$
 declare
@@ -74,6 +392,26 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
   end loop;
-  execute format('revoke all on function %s from public', 'fn_job_fail(uuid, bigint, text, text)'::regprocedure);
+  foreach v_function in array array[
+    'fn_job_dead_letter_triage(uuid, text, text, text)', 'fn_job_dead_letter_replay(uuid, text, boolean, timestamptz)',
+    'fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
+  end loop;
+  execute format('revoke all on function %s from public', 'fn_job_lease_reaper(int, text, boolean, timestamptz)'::regprocedure);
+  call pr_grant(
+    format('execute on function %s', 'fn_job_lease_reaper(int, text, boolean, timestamptz)'::regprocedure),
+    array['reveille_dispatcher', 'reveille_operator']);
+  execute format('revoke all on function %s from public', 'fn_job_policy(text, text)'::regprocedure);
+  call pr_grant(
+    format('execute on function %s', 'fn_job_policy(text, text)'::regprocedure),
+    array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+  foreach v_function in array array['fn_job_fail(job_queue, text, text)', 'fn_job_die(uuid, text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+  end loop;
+  call pr_grant('select on table job_dead_letter, dead_letter_authority', array['reveille_operator', 'reveille_reader']);
+  execute format('revoke all on function %s from public', 'fn_dead_letter_legacy()'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_dead_letter_legacy()'::regprocedure), array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on v_job_queue_dead_letter_open, v_dead_letter_all', array['reveille_operator', 'reveille_reader']);
 end
 $$;

@@ -236,10 +236,13 @@ select
   case when d.n = 0 then 'fresh' else 'stale' end,
   coalesce(round(extract(epoch from clock_timestamp() - d.oldest)::numeric, 3), 0),
   d.n,
-  jsonb_build_object('counted_up_to', 10000)
+  jsonb_build_object('counted_up_to', 10000, 'means', 'dead letters that nobody has decided about')
 from (
-  select count(*) as n, min(f.finished_at) as oldest
-  from (select j.finished_at from job_queue j where j.status = 'dead_letter' order by j.finished_at limit 10000) f) d
+  select count(*) as n, min(o.created_at) as oldest
+  from (
+    select l.created_at from job_dead_letter l
+    where l.triage_status in ('open', 'investigating', 'manual_replay')
+    order by l.created_at limit 10000) o) d
 union all
 select
   'dead_letter',

@@ -199,9 +199,9 @@ begin atomic
       coalesce(
         c.max_attempts, -- else as fn_job_max_attempts, in line
         (select greatest(1, d.value::numeric)::int from dot_config d
-         where d.key = 'queue.retry.max_attempts.' || c.job_kind and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'),
-        (select greatest(1, d.value::numeric)::int from dot_config d
-         where d.key = 'queue.retry.default.max_attempts' and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'),
+         where d.key = any (fn_job_policy_keys('max_attempts', c.job_kind, c.event_domain)) and d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'
+         order by array_position(fn_job_policy_keys('max_attempts', c.job_kind, c.event_domain), d.key::text)
+         limit 1),
         5)::job_limit as max_attempts,
       row_number() over (order by c.consumer_key) as n,
       count(*) over () as of

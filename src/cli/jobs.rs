@@ -15,7 +15,7 @@ use crate::model::executor::ExecutorKind;
 use crate::model::job::STATUSES;
 use crate::store::jobs::{self, NewJob, Summary};
 
-/// List, show or enqueue jobs
+/// List, show, enqueue, cancel or release jobs; show how a kind is tried again
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -38,6 +38,38 @@ enum Action {
         after_help = "Example:\n  reveille jobs enqueue cut.cut --source-ref staging_record:42 --key cut:42"
     )]
     Enqueue(Box<Enqueue>),
+    /// End a job that nobody wants any more: at once while it waits, at its next renewal while it runs
+    #[command(
+        after_help = "Example:\n  reveille jobs cancel 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --reason 'the file was withdrawn'"
+    )]
+    Cancel(Cancel),
+    /// Take a leased job from its worker and queue it again; the worker's report will be refused
+    #[command(after_help = "Example:\n  reveille jobs release 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
+    Release {
+        /// The job's id
+        id: Uuid,
+    },
+    /// Show how jobs of a kind are tried again, and which key decides
+    #[command(after_help = "Example:\n  reveille jobs policy cut.cut --domain staging")]
+    Policy {
+        /// The kind
+        kind: String,
+        /// As it is for jobs of this domain
+        #[arg(long)]
+        domain: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Cancel {
+    /// The job's id
+    id: Uuid,
+    /// Why; kept with the job
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Who asks for it; without it, `user:` and the name of this login
+    #[arg(long, value_name = "NAME")]
+    actor: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,6 +132,9 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::List(args) => list(&args, context).await,
         Action::Show { id } => show(id, context).await,
         Action::Enqueue(args) => enqueue(*args, context).await,
+        Action::Cancel(args) => cancel(args, context).await,
+        Action::Release { id } => release(id, context).await,
+        Action::Policy { kind, domain } => policy(&kind, domain.as_deref(), context).await,
     }
 }
 
@@ -185,4 +220,35 @@ async fn enqueue(args: Enqueue, context: &Context) -> Result<Outcome> {
             _ => format!("already there: {id} has this kind and key"),
         })
     })
+}
+
+async fn cancel(args: Cancel, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let answer = jobs::cancel(&client, args.id, actor(args.actor).as_deref(), &args.reason).await?;
+    Outcome::of(answer, |result| {
+        context.out.answer(result, || match result["requested"].as_bool() {
+            Some(true) => format!("{} runs; its worker is asked to end it", args.id),
+            _ => format!("{} is cancelled", args.id),
+        })
+    })
+}
+
+async fn release(id: Uuid, context: &Context) -> Result<Outcome> {
+    let answer = jobs::release(&context.client().await?, id).await?;
+    Outcome::of(answer, |result| {
+        let status = result["status"].as_str().unwrap_or_default();
+        context.out.answer(result, || format!("{id} is {status}"))
+    })
+}
+
+async fn policy(kind: &str, domain: Option<&str>, context: &Context) -> Result<Outcome> {
+    let policy = jobs::policy(&context.client().await?, kind, domain).await?;
+    context.out.answer(&policy, || {
+        let rows = policy.iter().map(|part| {
+            let source = part.source.clone().unwrap_or_else(|| "built in".to_owned());
+            [part.name.clone(), part.value.clone(), source]
+        });
+        table(&["setting", "is", "from"], rows)
+    })?;
+    Ok(Outcome::Done)
 }

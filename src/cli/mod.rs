@@ -10,6 +10,7 @@ mod completions;
 mod consumers;
 pub mod context;
 mod demo;
+mod dlq;
 mod events;
 mod executors;
 mod gate;
@@ -69,6 +70,7 @@ enum Command {
     Events(events::Args),
     Consumers(consumers::Args),
     Jobs(jobs::Args),
+    Dlq(dlq::Args),
     Executors(executors::Args),
     Gate(gate::Args),
     Health(health::Args),
@@ -88,6 +90,7 @@ impl Command {
             | Self::Events(_)
             | Self::Consumers(_)
             | Self::Jobs(_)
+            | Self::Dlq(_)
             | Self::Executors(_)
             | Self::Gate(_)
             | Self::Health(_)
@@ -106,6 +109,7 @@ impl Command {
             Self::Events(args) => events::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
+            Self::Dlq(args) => dlq::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,

@@ -66,6 +66,14 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         }
         "executor_silent" => "the executor must beat again: fn_queue_heartbeat_tick",
         "lease_lost" => "the lease ran out or the job was taken over; drop the result",
+        "reaper_disabled" => {
+            "open both gates: `reveille gate open queue.lease_reaper.enabled --reason …` and close queue.lease_reaper.dry_run_only"
+        }
+        "replay_disabled" => "open the gate: `reveille gate open queue.dlq.replay_enabled --reason …`",
+        "not_triaged" => "decide first: `reveille dlq triage ID manual_replay --note …`",
+        "not_authorized" => "your role has no row for this domain in dead_letter_authority",
+        "illegal_transition" => "the job's status does not allow it: `reveille jobs show ID`",
+        "not_found" => "there is none with this id",
         "not_owner" => "this executor name belongs to another database role; choose another name",
         _ => return None,
     })

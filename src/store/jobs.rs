@@ -4,6 +4,7 @@ use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{get, row, rows};
@@ -51,7 +52,7 @@ pub async fn list(
     found.iter().map(summary).collect()
 }
 
-fn summary(row: &tokio_postgres::Row) -> Result<Summary> {
+fn summary(row: &Row) -> Result<Summary> {
     Ok(Summary {
         job_id: get(row, "job_id")?,
         job_kind: get(row, "job_kind")?,
@@ -130,4 +131,56 @@ pub async fn enqueue(client: &impl GenericClient, job: &NewJob) -> Result<Answer
     )
     .await?;
     Ok(Answer::from_json(get::<Value>(&answer, "answer")?))
+}
+
+/// Cancels a job that waits, or asks for the end of a run.
+pub async fn cancel(
+    client: &impl GenericClient,
+    id: Uuid,
+    actor: Option<&str>,
+    reason: &str,
+) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_job_cancel(p_job_id => $1, p_actor => coalesce($2, session_user::text), p_reason => $3) as answer";
+    let answer = row(client, "cancelling a job", SQL, &[&id, &actor, &reason]).await?;
+    Ok(Answer::from_json(get(&answer, "answer")?))
+}
+
+/// Gives a leased job back, whoever holds it; as `fn_job_release`, with the token that the job has now.
+pub async fn release(client: &impl GenericClient, id: Uuid) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_job_release(
+          p_job_id => $1, p_lease_token => (select j.lease_token from job_queue j where j.job_id = $1)) as answer";
+    let answer = row(client, "releasing a job", SQL, &[&id]).await?;
+    Ok(Answer::from_json(get(&answer, "answer")?))
+}
+
+/// One part of a retry policy.
+#[derive(Debug, Clone, Serialize)]
+pub struct PolicyPart {
+    /// Its name, as the keys of `dot_config` end.
+    pub name: String,
+    /// What holds.
+    pub value: String,
+    /// The key that decides; none is what is built in.
+    pub source: Option<String>,
+}
+
+/// How jobs of a kind are tried again.
+pub async fn policy(
+    client: &impl GenericClient,
+    job_kind: &str,
+    event_domain: Option<&str>,
+) -> Result<Vec<PolicyPart>> {
+    const SQL: &str = "
+        select v.name, v.value, p.sources ->> v.name as source
+        from fn_job_policy(p_job_kind => $1, p_event_domain => $2) p
+        cross join lateral (values
+          ('backoff_strategy', p.strategy), ('backoff_seconds', p.backoff_seconds::text),
+          ('backoff_cap_seconds', p.cap_seconds::text), ('max_attempts', p.max_attempts::text),
+          ('max_lease_losses', p.max_lease_losses::text)) v (name, value)";
+    let part = |row: &Row| {
+        Ok(PolicyPart { name: get(row, "name")?, value: get(row, "value")?, source: get(row, "source")? })
+    };
+    rows(client, "reading a retry policy", SQL, &[&job_kind, &event_domain]).await?.iter().map(part).collect()
 }

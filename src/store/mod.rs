@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod claims;
 pub mod consumers;
+pub mod dead_letters;
 pub mod dispatch;
 pub mod events;
 pub mod gates;
@@ -13,6 +14,7 @@ pub mod health;
 pub mod heartbeats;
 pub mod jobs;
 pub mod pilot_host;
+pub mod reaper;
 pub mod timeline;
 pub mod wakes;
 pub mod work;

@@ -41,6 +41,16 @@ table consumer_registry
   -- starts_at: Events created before do not flow; the default is now.
   -- source: file: kept by `reveille consumers sync`; sql: written by somebody else and never touched by it.
 
+table dead_letter_authority
+  event_domain text not null
+  role_name name not null
+  may_triage boolean not null default true
+  may_replay boolean not null default false
+  actor text not null default SESSION_USER
+  created_at timestamp with time zone not null default clock_timestamp()
+  dead_letter_authority_pkey PRIMARY KEY (event_domain, role_name)
+  -- table: Which role may triage and replay dead letters of which domain; * is every domain, and jobs without one.
+
 table dispatch_cursor
   event_domain text not null
   system_identifier bigint not null
@@ -171,6 +181,56 @@ table host_object
   -- table: Tables shared with the host: created here, or found and adopted as they were.
   -- created: true: created by Reveille and dropped by its down step; false: the host's own, never altered.
 
+table job_attempt
+  job_id uuid not null
+  lease_token bigint not null
+  lease_owner text not null
+  picked_at timestamp with time zone not null
+  started_at timestamp with time zone
+  ended_at timestamp with time zone not null default clock_timestamp()
+  outcome text not null
+  error text
+  reported_by name not null default SESSION_USER
+  job_attempt_outcome_check CHECK ((outcome = ANY (ARRAY['succeeded'::text, 'transient'::text, 'permanent'::text, 'lease_lost'::text, 'released'::text, 'snoozed'::text, 'cancelled'::text])))
+  job_attempt_pkey PRIMARY KEY (job_id, lease_token)
+  CREATE TRIGGER job_attempt_append_only BEFORE UPDATE ON job_attempt FOR EACH ROW EXECUTE FUNCTION fn_job_attempt_refuse()
+  -- table: How each lease of a job ended; append-only. A success is on the job's row, and comes here when that row is used again.
+  -- outcome: lease_lost: nobody reported. released and snoozed cost the job nothing.
+  -- reported_by: session_user of whoever ended it; the reaper's for a lost lease.
+
+table job_dead_letter
+  dead_letter_id uuid not null default fn_uuid_v7()
+  job_id uuid not null
+  job_kind job_kind not null
+  event_domain text
+  executor executor_kind not null
+  consumer_key text
+  reason_class text not null
+  error text
+  job jsonb not null
+  attempts jsonb not null
+  previous_dead_letter_id uuid
+  triage_status text not null default 'open'::text
+  triage_actor text
+  triage_role name
+  triage_note text
+  triaged_at timestamp with time zone
+  replayed_at timestamp with time zone
+  replayed_by name
+  authorization_source text
+  created_at timestamp with time zone not null default clock_timestamp()
+  job_dead_letter_pkey PRIMARY KEY (dead_letter_id)
+  job_dead_letter_reason_check CHECK ((reason_class = ANY (ARRAY['attempts_exhausted'::text, 'permanent'::text, 'lease_lost'::text])))
+  job_dead_letter_triage_check CHECK ((triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text, 'discarded'::text, 'superseded'::text, 'closed'::text])))
+  CREATE INDEX job_dead_letter_job_idx ON job_dead_letter USING btree (job_id, created_at)
+  CREATE INDEX job_dead_letter_open_idx ON job_dead_letter USING btree (created_at, dead_letter_id) WHERE (triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text]))
+  -- table: Jobs that may not be tried again, with all that is known: the job, its attempts, why. Decided about by triage.
+  -- reason_class: attempts_exhausted: it failed too often. permanent: trying again cannot help. lease_lost: its workers went away.
+  -- job: The whole row of job_queue at that moment.
+  -- attempts: The rows of job_attempt at that moment, oldest first.
+  -- previous_dead_letter_id: The dead letter that was replayed and failed again.
+  -- authorization_source: Where it stands that the replay was allowed: a ticket, a decision, a person.
+
 table job_handler
   job_kind text not null
   handler text not null
@@ -202,6 +262,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   lease_token bigint
   lease_until timestamp with time zone
   attempts job_count not null default 0
+  lease_losses job_count not null default 0
   max_attempts job_limit not null default 5
   error_count job_count not null default 0
   last_error text
@@ -218,6 +279,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   traceparent text
   result_ref text
   cancel_requested_at timestamp with time zone
+  cancel_reason text
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
   claimable boolean generated always as ((((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND ((blocked_by)::integer = 0))) stored
@@ -225,7 +287,6 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
   job_queue_lease_check CHECK ((((status)::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
   job_queue_pkey PRIMARY KEY (job_id)
-  CREATE INDEX job_queue_dead_letter_idx ON job_queue USING btree (finished_at) WHERE ((status)::text = 'dead_letter'::text)
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
   CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, priority, scheduled_at, job_id) WHERE claimable
   CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN (((new.status)::text <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
@@ -237,9 +298,11 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   -- scheduled_at: Not claimed before this moment; also the retry time.
   -- lease_token: Fresh at every claim, and greater than all before it; a call with an older one is refused as lease_lost.
   -- attempts: Failures that count towards max_attempts; a claim is not one.
+  -- lease_losses: Leases that ended unreported; counted apart from failures, with a limit of their own.
   -- idempotency_key: A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.
   -- blocked_by: Unmet dependencies; 0 means free to run.
   -- causation_event_id: The event this job was made from.
+  -- cancel_requested_at: Somebody wishes the run to end; the worker learns of it when it renews.
   -- claimable: Derived: waiting and not blocked.
 
 table queue_heartbeat with (fillfactor=10)
@@ -319,6 +382,30 @@ sequence dispatch_sweep_sweep_id_seq as bigint start 1
 sequence dot_config_audit_audit_id_seq as bigint start 1
 
 sequence event_arrival_arrival_seq_seq as bigint start 1
+
+view v_dead_letter_all
+  -- Dead letters of jobs and, where the host has them, of its older route worker.
+ SELECT 'job_queue'::text AS source, d.dead_letter_id::text AS dead_letter_id,
+    d.job_kind::text AS job_kind, d.event_domain, d.reason_class, d.error,
+    d.triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text]) AS is_open,
+    d.triage_status AS resolution, d.created_at
+   FROM job_dead_letter d
+UNION ALL
+ SELECT 'iu_route'::text AS source,
+    COALESCE(l.j ->> 'dead_letter_id'::text, l.j ->> 'id'::text, l.j ->> 'idempotency_key'::text) AS dead_letter_id,
+    NULL::text AS job_kind, NULL::text AS event_domain, l.j ->> 'failure_code'::text AS reason_class,
+    COALESCE(l.j ->> 'failure_message'::text, l.j ->> 'last_error'::text, l.j ->> 'error'::text) AS error,
+    (l.j ->> 'resolved_at'::text) IS NULL AS is_open, l.j ->> 'resolution'::text AS resolution,
+    (l.j ->> 'created_at'::text)::timestamp with time zone AS created_at
+   FROM fn_dead_letter_legacy() l(j);
+
+view v_job_queue_dead_letter_open
+  -- Dead letters that nobody has decided about for good.
+ SELECT d.dead_letter_id, d.job_id, d.job_kind, d.event_domain, d.executor, d.consumer_key,
+    d.reason_class, d.error, d.triage_status, d.triage_actor, d.triage_note, d.triaged_at,
+    d.previous_dead_letter_id, d.created_at
+   FROM job_dead_letter d
+  WHERE d.triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text]);
 
 view v_queue_health
   -- component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.
@@ -440,13 +527,14 @@ UNION ALL
             ELSE 'stale'::text
         END AS status_hint,
     COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - d.oldest), 3), 0::numeric) AS age_seconds,
-    d.n AS value, jsonb_build_object('counted_up_to', 10000) AS detail
-   FROM ( SELECT count(*) AS n, min(f.finished_at) AS oldest
-           FROM ( SELECT j.finished_at
-                   FROM job_queue j
-                  WHERE j.status::text = 'dead_letter'::text
-                  ORDER BY j.finished_at
-                 LIMIT 10000) f) d
+    d.n AS value,
+    jsonb_build_object('counted_up_to', 10000, 'means', 'dead letters that nobody has decided about') AS detail
+   FROM ( SELECT count(*) AS n, min(o.created_at) AS oldest
+           FROM ( SELECT l.created_at
+                   FROM job_dead_letter l
+                  WHERE l.triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text])
+                  ORDER BY l.created_at
+                 LIMIT 10000) o) d
 UNION ALL
  SELECT 'dead_letter'::text AS component, 'dispatch_error'::text AS name,
         CASE
@@ -536,6 +624,23 @@ CREATE OR REPLACE FUNCTION fn_config(p_key text, p_default text)
 AS $function$
 begin
   return coalesce((select c.value from dot_config c where c.key = p_key), p_default);
+end
+$function$
+
+-- The first of some keys that is set and well-formed, with its value; no row when none is.
+CREATE OR REPLACE FUNCTION fn_config_first(p_keys text[], p_form text)
+ RETURNS TABLE(key text, value text)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return query
+  select c.key::text, c.value::text
+  from dot_config c
+  where c.key = any (p_keys) and c.value ~ p_form
+  order by array_position(p_keys, c.key::text)
+  limit 1;
 end
 $function$
 
@@ -921,6 +1026,37 @@ CREATE OR REPLACE FUNCTION fn_consumer_verdict(p_consumer consumer_registry, p_e
  STABLE
 RETURN fn_event_verdict(p_event, (p_consumer).event_domain, (p_consumer).event_type_like, (p_consumer).event_stream, (p_consumer).starts_at, (p_consumer).filter)
 
+-- Whether the session's role may triage or replay dead letters of a domain.
+CREATE OR REPLACE FUNCTION fn_dead_letter_authority(p_event_domain text, p_replay boolean)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return exists (
+    select from dead_letter_authority a
+    join pg_roles r on r.rolname = a.role_name
+    where a.event_domain in (p_event_domain, '*')
+      and case when p_replay then a.may_replay else a.may_triage end
+      and pg_has_role(session_user, r.oid, 'member'));
+end
+$function$
+
+-- The rows of iu_route_dead_letter, if the host has that table. Called by v_dead_letter_all.
+CREATE OR REPLACE FUNCTION fn_dead_letter_legacy()
+ RETURNS SETOF jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if to_regclass('iu_route_dead_letter') is not null then
+    return query execute format('select to_jsonb(l) from %I l', 'iu_route_dead_letter');
+  end if;
+end
+$function$
+
 -- Notices a restored dump and makes its positions valid in this cluster; otherwise changes nothing.
 CREATE OR REPLACE FUNCTION fn_dispatch_attach()
  RETURNS jsonb
@@ -1231,9 +1367,9 @@ BEGIN ATOMIC
              c.idempotency_key,
              (COALESCE((c.max_attempts)::integer, ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
                     FROM dot_config d
-                   WHERE ((d.key = ('queue.retry.max_attempts.'::text || (c.job_kind)::text)) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), ( SELECT (GREATEST((1)::numeric, (d.value)::numeric))::integer AS "greatest"
-                    FROM dot_config d
-                   WHERE ((d.key = 'queue.retry.default.max_attempts'::text) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))), 5))::job_limit AS max_attempts,
+                   WHERE ((d.key = ANY (fn_job_policy_keys('max_attempts'::text, (c.job_kind)::text, c.event_domain))) AND (d.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'::text))
+                   ORDER BY (array_position(fn_job_policy_keys('max_attempts'::text, (c.job_kind)::text, c.event_domain), d.key))
+                  LIMIT 1), 5))::job_limit AS max_attempts,
              row_number() OVER (ORDER BY c.consumer_key) AS n,
              count(*) OVER () AS of
             FROM consumer_registry c
@@ -1606,7 +1742,7 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
-  if p_key ~ '(seconds|_sec|max_attempts|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;
@@ -1633,24 +1769,44 @@ CREATE OR REPLACE FUNCTION fn_is_signal(p_payload jsonb)
  IMMUTABLE
 RETURN ((p_payload = '{}'::jsonb) OR ((jsonb_typeof(p_payload) = 'object'::text) AND (octet_length((p_payload)::text) <= 16384) AND ((p_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text)))
 
--- The jittered delay before the next try, from dot_config.
-CREATE OR REPLACE FUNCTION fn_job_backoff(p_job_kind text, p_attempts integer)
+-- Appends to job_attempt how the lease of this job ended. Internal.
+CREATE OR REPLACE FUNCTION fn_job_attempt_end(p_job job_queue, p_outcome text, p_error text)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  insert into job_attempt (job_id, lease_token, lease_owner, picked_at, started_at, outcome, error)
+  values ((p_job).job_id, (p_job).lease_token, (p_job).lease_owner, (p_job).picked_at, (p_job).started_at, p_outcome, left(p_error, 8000))
+$function$
+
+-- Refuses changes of job_attempt (23514); also for the table's owner.
+CREATE OR REPLACE FUNCTION fn_job_attempt_refuse()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  raise exception 'job_attempt is append-only: what happened cannot be changed' using errcode = '23514';
+end
+$function$
+
+-- The delay before the next try, from fn_job_policy.
+CREATE OR REPLACE FUNCTION fn_job_backoff(p_job_kind text, p_failures integer, p_event_domain text DEFAULT NULL::text)
  RETURNS interval
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_base numeric := fn_config_number('job.' || p_job_kind || '.backoff_seconds', fn_config_number('queue.retry.default.backoff_seconds', 10));
-  v_cap numeric := fn_config_number('job.' || p_job_kind || '.backoff_cap_seconds', fn_config_number('queue.retry.default.backoff_cap_seconds', 3600));
-  v_strategy text := fn_config('job.' || p_job_kind || '.backoff_strategy', fn_config('queue.retry.default.backoff_strategy', 'exponential'));
+  v_policy record;
   v_seconds numeric;
 begin
-  v_seconds := least(v_cap, case v_strategy
-    when 'constant' then v_base
-    when 'linear' then v_base * p_attempts
-    else v_base * power(2::numeric, least(p_attempts - 1, 40)) -- exponential; fn_gate_set lets nothing else in
+  select * into v_policy from fn_job_policy(p_job_kind, p_event_domain);
+  v_seconds := least(v_policy.cap_seconds, case v_policy.strategy
+    when 'constant' then v_policy.backoff_seconds
+    when 'linear' then v_policy.backoff_seconds * p_failures
+    else v_policy.backoff_seconds * power(2::numeric, least(p_failures - 1, 40))
   end);
-  return make_interval(secs => (v_seconds * (0.5 + 0.5 * random()::numeric))::double precision);
+  return make_interval(secs => (v_seconds * case v_policy.strategy when 'exponential' then random()::numeric else 1 end)::double precision);
 end
 $function$
 
@@ -1675,6 +1831,72 @@ begin
   select j.job_id from job_queue j
   where j.job_id = any (p_job_ids) and j.lease_token = any (p_lease_tokens) and j.job_id <> all (v_free);
 end
+$function$
+
+-- Cancels waiting work at once, asks running work to end: {status, requested}. Refused not_found or illegal_transition.
+CREATE OR REPLACE FUNCTION fn_job_cancel(p_job_id uuid, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_job job_queue;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_cancel needs an actor and a reason' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+  elsif v_job.status = 'cancelled' then
+    return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'cancelled');
+  elsif v_job.status not in ('queued', 'retry_waiting', 'leased', 'in_progress') then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
+  end if;
+  v_job.cancel_reason := left(p_actor || ': ' || p_reason, 2000);
+  if v_job.lease_until is null then
+    return fn_job_end_cancelled(v_job);
+  end if;
+  update job_queue j
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_job.cancel_reason),
+      updated_at = clock_timestamp()
+  where j.job_id = p_job_id;
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', v_job.status, 'requested', true);
+end
+$function$
+
+-- leased or in_progress → cancelled, after fn_job_cancel. Refused illegal_transition when nobody asked for it.
+CREATE OR REPLACE FUNCTION fn_job_cancel_done(p_job_id uuid, p_lease_token bigint)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  elsif v_job.cancel_requested_at is null then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
+  end if;
+  return fn_job_end_cancelled(v_job);
+end
+$function$
+
+-- Those of the jobs whose cancellation was asked for.
+CREATE OR REPLACE FUNCTION fn_job_cancellations(p_job_ids uuid[])
+ RETURNS SETOF uuid
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+  select j.job_id from job_queue j where j.job_id = any (p_job_ids) and j.cancel_requested_at is not null
 $function$
 
 -- Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.
@@ -1754,6 +1976,180 @@ begin
 end
 $function$
 
+-- Replays the dead letters marked manual_replay that fit a filter: {dry_run, found, replayed, refusals, last_at}. Refused replay_disabled.
+CREATE OR REPLACE FUNCTION fn_job_dead_letter_redrive(p_filter jsonb, p_authorization_source text, p_limit integer DEFAULT 100, p_per_second numeric DEFAULT 10, p_dry_run boolean DEFAULT true)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_unknown text;
+  v_letter uuid;
+  v_answer jsonb;
+  v_found int := 0;
+  v_replayed int := 0;
+  v_refused jsonb := '{}';
+  v_begin timestamptz := clock_timestamp();
+begin
+  select k into v_unknown from jsonb_object_keys(p_filter) k
+  where k <> all (array['event_domain', 'job_kind', 'reason_class', 'consumer_key', 'since', 'until']) limit 1;
+  if found then
+    raise exception 'fn_job_dead_letter_redrive: % is no filter; they are event_domain, job_kind, reason_class, consumer_key, since, until', v_unknown
+      using errcode = '22023';
+  end if;
+  if coalesce(p_per_second, 0) <= 0 or coalesce(p_limit, 0) < 1 then
+    raise exception 'fn_job_dead_letter_redrive: p_limit and p_per_second must be more than 0' using errcode = '22023';
+  end if;
+  if not fn_gate_is_open('queue.dlq.replay_enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'replay_disabled');
+  end if;
+  for v_letter in
+    select d.dead_letter_id from job_dead_letter d
+    where d.triage_status = 'manual_replay'
+      and (not p_filter ? 'event_domain' or d.event_domain = p_filter ->> 'event_domain')
+      and (not p_filter ? 'job_kind' or d.job_kind = p_filter ->> 'job_kind')
+      and (not p_filter ? 'reason_class' or d.reason_class = p_filter ->> 'reason_class')
+      and (not p_filter ? 'consumer_key' or d.consumer_key = p_filter ->> 'consumer_key')
+      and (not p_filter ? 'since' or d.created_at >= (p_filter ->> 'since')::timestamptz)
+      and (not p_filter ? 'until' or d.created_at < (p_filter ->> 'until')::timestamptz)
+    order by d.created_at, d.dead_letter_id
+    limit p_limit
+    for update skip locked
+  loop
+    v_answer := fn_job_dead_letter_replay(v_letter, p_authorization_source, p_dry_run,
+      v_begin + make_interval(secs => (v_found / p_per_second)::double precision));
+    v_found := v_found + 1;
+    if v_answer ->> 'refused' = 'true' then
+      v_refused := v_refused || jsonb_build_object(v_answer ->> 'reason', coalesce((v_refused ->> (v_answer ->> 'reason'))::int, 0) + 1);
+    else
+      v_replayed := v_replayed + 1;
+    end if;
+  end loop;
+  return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'found', v_found, 'replayed', v_replayed,
+    'refusals', v_refused, 'last_at', v_begin + make_interval(secs => (greatest(v_found - 1, 0) / p_per_second)::double precision));
+end
+$function$
+
+-- Replays a dead letter as the same job: {dry_run, job_id, job_kind}. Refused replay_disabled, not_found, not_authorized, not_triaged or illegal_transition.
+CREATE OR REPLACE FUNCTION fn_job_dead_letter_replay(p_dead_letter_id uuid, p_authorization_source text, p_dry_run boolean DEFAULT true, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_letter job_dead_letter;
+  v_job job_queue;
+  v_reason text;
+begin
+  if coalesce(btrim(p_authorization_source), '') = '' then
+    raise exception 'fn_job_dead_letter_replay needs p_authorization_source: where it stands that this replay is allowed' using errcode = '22023';
+  end if;
+  select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
+  select j.* into v_job from job_queue j where j.job_id = v_letter.job_id for update;
+  v_reason := case
+    when not fn_gate_is_open('queue.dlq.replay_enabled') then 'replay_disabled'
+    when v_letter.dead_letter_id is null or v_job.job_id is null then 'not_found'
+    when not fn_dead_letter_authority(v_letter.event_domain, true) then 'not_authorized'
+    when v_letter.triage_status <> 'manual_replay' then 'not_triaged'
+    when v_job.status <> 'dead_letter' then 'illegal_transition'
+  end;
+  if v_reason is not null then
+    return jsonb_build_object('refused', true, 'reason', v_reason, 'dead_letter_id', p_dead_letter_id);
+  end if;
+  if not coalesce(p_dry_run, true) then
+    update job_queue j
+    set status = 'queued', finished_at = null, attempts = 0, lease_losses = 0, lease_owner = null, picked_at = null, started_at = null,
+        cancel_requested_at = null, cancel_reason = null, scheduled_at = fn_job_moment(coalesce(p_at, clock_timestamp())),
+        updated_at = clock_timestamp()
+    where j.job_id = v_job.job_id;
+    update job_dead_letter d
+    set triage_status = 'closed', replayed_at = clock_timestamp(), replayed_by = session_user, authorization_source = p_authorization_source
+    where d.dead_letter_id = p_dead_letter_id;
+    perform fn_wake('job_wake_' || lower(v_job.executor));
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'dead_letter_id', p_dead_letter_id, 'job_id', v_job.job_id,
+    'job_kind', v_job.job_kind, 'was_attempts', v_job.attempts, 'error_count', v_job.error_count);
+end
+$function$
+
+-- Decides about a dead letter: open, investigating, manual_replay, discarded, superseded, closed. Refused not_found, not_authorized, or illegal_transition once it was replayed.
+CREATE OR REPLACE FUNCTION fn_job_dead_letter_triage(p_dead_letter_id uuid, p_triage_status text, p_actor text, p_note text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_letter job_dead_letter;
+begin
+  if coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_job_dead_letter_triage needs an actor' using errcode = '22023';
+  end if;
+  select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'dead_letter_id', p_dead_letter_id);
+  elsif not fn_dead_letter_authority(v_letter.event_domain, false) then
+    return jsonb_build_object('refused', true, 'reason', 'not_authorized', 'dead_letter_id', p_dead_letter_id, 'event_domain', v_letter.event_domain);
+  elsif v_letter.replayed_at is not null then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'dead_letter_id', p_dead_letter_id, 'triage_status', v_letter.triage_status);
+  end if;
+  update job_dead_letter d
+  set triage_status = p_triage_status, triage_actor = p_actor, triage_role = session_user, triage_note = p_note,
+      triaged_at = clock_timestamp()
+  where d.dead_letter_id = p_dead_letter_id;
+  return jsonb_build_object('refused', false, 'dead_letter_id', p_dead_letter_id, 'triage_status', p_triage_status,
+    'was', v_letter.triage_status);
+end
+$function$
+
+-- failed → dead_letter, with its row in job_dead_letter. Internal.
+CREATE OR REPLACE FUNCTION fn_job_die(p_job_id uuid, p_reason_class text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_job job_queue;
+begin
+  update job_queue j set status = 'dead_letter' where j.job_id = p_job_id returning j.* into v_job;
+  insert into job_dead_letter (
+    job_id, job_kind, event_domain, executor, consumer_key, reason_class, error, job, attempts, previous_dead_letter_id)
+  values (
+    v_job.job_id, v_job.job_kind, v_job.event_domain, v_job.executor, v_job.consumer_key, p_reason_class, v_job.last_error,
+    to_jsonb(v_job) - 'claimable',
+    (select coalesce(jsonb_agg(to_jsonb(a) - 'job_id' order by a.lease_token), '[]') from job_attempt a where a.job_id = v_job.job_id),
+    (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
+end
+$function$
+
+-- Moves a locked job to cancelled, with its attempt. Internal.
+CREATE OR REPLACE FUNCTION fn_job_end_cancelled(p_job job_queue)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  if (p_job).lease_until is not null then
+    perform fn_job_attempt_end(p_job, 'cancelled', (p_job).cancel_reason);
+  end if;
+  update job_queue j
+  set status = 'cancelled', finished_at = v_now, lease_until = null, cancel_requested_at = coalesce(j.cancel_requested_at, v_now),
+      cancel_reason = (p_job).cancel_reason, updated_at = v_now
+  where j.job_id = (p_job).job_id;
+  return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
+end
+$function$
+
 -- Adds a job and answers {job_id, created}; refused job_substrate_disabled while the gate is closed.
 CREATE OR REPLACE FUNCTION fn_job_enqueue(p_job_kind text, p_actor text, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_run_id uuid DEFAULT NULL::uuid, p_ordering_key text DEFAULT NULL::text, p_max_attempts integer DEFAULT NULL::integer, p_correlation_id text DEFAULT NULL::text)
  RETURNS jsonb
@@ -1769,15 +2165,12 @@ begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
   end if;
-  if not isfinite(p_scheduled_at) then
-    raise exception 'fn_job_enqueue: p_scheduled_at is %; name a moment, or leave it out for now', p_scheduled_at using errcode = '22008';
-  end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
     scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
   values (
     v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
-    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), coalesce(p_scheduled_at, clock_timestamp()), p_run_id, p_ordering_key,
+    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), fn_job_moment(coalesce(p_scheduled_at, clock_timestamp())), p_run_id, p_ordering_key,
     coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
   on conflict (job_kind, idempotency_key) do nothing;
   if found then
@@ -1789,8 +2182,86 @@ begin
 end
 $function$
 
--- The one fail path. p_outcome: retry, dead_letter or rest. Internal.
-CREATE OR REPLACE FUNCTION fn_job_fail(p_job_id uuid, p_lease_token bigint, p_error text, p_outcome text)
+-- Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled.
+CREATE OR REPLACE FUNCTION fn_job_enqueue_many(p_jobs jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_known text[] := array['job_kind', 'actor', 'safe_payload', 'source_ref', 'idempotency_key', 'target_ref', 'payload_ref', 'executor',
+    'priority', 'scheduled_at', 'run_id', 'ordering_key', 'max_attempts', 'correlation_id'];
+  v_first uuid := fn_uuid_v7();
+  v_now timestamptz := clock_timestamp();
+  v_bad jsonb;
+  v_count int;
+  v_made uuid[];
+  v_ids uuid[];
+  v_executors text[];
+begin
+  if jsonb_typeof(p_jobs) is distinct from 'array' then
+    raise exception 'fn_job_enqueue_many: p_jobs must be an array of objects, not %', coalesce(jsonb_typeof(p_jobs), 'null')
+      using errcode = '22023';
+  end if;
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  select e.job into v_bad from jsonb_array_elements(p_jobs) e (job)
+  where case when jsonb_typeof(e.job) = 'object' then e.job - v_known <> '{}' else true end
+  limit 1;
+  if found then
+    raise exception 'fn_job_enqueue_many: % is no job; its keys are %', left(v_bad::text, 200), array_to_string(v_known, ', ')
+      using errcode = '22023';
+  end if;
+  with given as materialized (
+    select g.*
+    from rows from (jsonb_to_recordset(p_jobs) as (
+      job_kind text, actor text, safe_payload jsonb, source_ref text, idempotency_key text, target_ref text, payload_ref text, executor text,
+      priority int, scheduled_at timestamptz, run_id uuid, ordering_key text, max_attempts int, correlation_id text)) with ordinality as g (
+      job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor,
+      priority, scheduled_at, run_id, ordering_key, max_attempts, correlation_id, n)
+  ),
+  limits as materialized (
+    select k.job_kind, fn_job_max_attempts(k.job_kind) as max_attempts from (select distinct g.job_kind from given g) k
+  ),
+  made as (
+    insert into job_queue (
+      job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
+      scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+    select
+      fn_uuid_v7_nth(v_first, g.n::int), g.job_kind, g.actor, coalesce(g.safe_payload, '{}'), g.source_ref,
+      coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text), g.target_ref, g.payload_ref,
+      coalesce(g.executor, 'PG_worker'), coalesce(g.priority, 100), fn_job_moment(coalesce(g.scheduled_at, v_now)), g.run_id,
+      g.ordering_key, coalesce(g.max_attempts, l.max_attempts), g.correlation_id
+    from given g
+    left join limits l on l.job_kind = g.job_kind
+    order by g.n
+    on conflict (job_kind, idempotency_key) do nothing
+    returning job_id, executor
+  )
+  select (select count(*) from given), array_agg(m.job_id), array_agg(distinct m.executor::text) into v_count, v_made, v_executors
+  from made m;
+  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  if cardinality(v_made) = v_count then
+    return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_made));
+  end if;
+  -- a statement of its own: it sees the first job of each key, also one that was committed meanwhile
+  select array_agg(j.job_id order by g.n) into v_ids
+  from rows from (jsonb_to_recordset(p_jobs) as (job_kind text, idempotency_key text)) with ordinality as g (job_kind, idempotency_key, n)
+  left join job_queue j on j.job_kind = g.job_kind
+    and j.idempotency_key = coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text);
+  return jsonb_build_object('refused', false, 'created', coalesce(cardinality(v_made), 0),
+    'duplicates', v_count - coalesce(cardinality(v_made), 0), 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
+end
+$function$
+
+-- The one fail path. p_outcome: transient, permanent, rest or lease_lost. Internal.
+CREATE OR REPLACE FUNCTION fn_job_fail(p_job job_queue, p_outcome text, p_error text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -1799,28 +2270,36 @@ CREATE OR REPLACE FUNCTION fn_job_fail(p_job_id uuid, p_lease_token bigint, p_er
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
-  v_job record;
+  v_job job_queue;
+  v_limit int;
   v_retry_at timestamptz;
 begin
+  if (p_job).cancel_requested_at is not null then
+    return fn_job_end_cancelled(p_job);
+  end if;
+  if p_outcome = 'lease_lost' then
+    select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain) p;
+    if (p_job).lease_losses + 1 < v_limit then
+      return fn_job_requeue(
+        p_job, p_outcome, p_error, v_now + fn_job_backoff((p_job).job_kind, (p_job).lease_losses + 1, (p_job).event_domain));
+    end if;
+  end if;
+  perform fn_job_attempt_end(p_job, case p_outcome when 'rest' then 'permanent' else p_outcome end, p_error);
   update job_queue j
-  set status = 'failed', finished_at = v_now, lease_until = null, attempts = j.attempts + 1, error_count = j.error_count + 1,
-      started_at = coalesce(j.started_at, j.picked_at), last_error = left(p_error, 8000), updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-  returning j.job_kind, j.executor, j.attempts, j.max_attempts into v_job;
-  if not found then
-    return fn_job_lease_lost(p_job_id);
+  set status = 'failed', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
+      attempts = j.attempts + (p_outcome <> 'lease_lost')::int, error_count = j.error_count + (p_outcome <> 'lease_lost')::int,
+      lease_losses = j.lease_losses + (p_outcome = 'lease_lost')::int, last_error = left(p_error, 8000), updated_at = v_now
+  where j.job_id = (p_job).job_id
+  returning j.* into v_job;
+  if p_outcome = 'transient' and v_job.attempts < v_job.max_attempts then
+    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts, v_job.event_domain);
+    update job_queue j set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where j.job_id = v_job.job_id;
+    v_job.status := 'retry_waiting';
+  elsif p_outcome <> 'rest' then
+    perform fn_job_die(v_job.job_id, case p_outcome when 'transient' then 'attempts_exhausted' else p_outcome end);
+    v_job.status := 'dead_letter';
   end if;
-  if p_outcome = 'retry' and v_job.attempts < v_job.max_attempts then
-    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts);
-    update job_queue set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where job_id = p_job_id;
-    return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'retry_waiting', 'retry_at', v_retry_at,
-      'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
-  end if;
-  if p_outcome <> 'rest' then
-    update job_queue set status = 'dead_letter' where job_id = p_job_id;
-  end if;
-  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'retry_at', null,
-    'status', case p_outcome when 'rest' then 'failed' else 'dead_letter' end,
+  return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
 end
 $function$
@@ -1828,18 +2307,36 @@ $function$
 -- Counts a failure that will not pass: dead_letter, or failed to rest when p_dead_letter is false.
 CREATE OR REPLACE FUNCTION fn_job_fail_permanent(p_job_id uuid, p_lease_token bigint, p_error text DEFAULT NULL::text, p_dead_letter boolean DEFAULT true)
  RETURNS jsonb
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
-AS $function$ select fn_job_fail(p_job_id, p_lease_token, p_error, case when p_dead_letter then 'dead_letter' else 'rest' end) $function$
+AS $function$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_fail(v_job, case when p_dead_letter then 'permanent' else 'rest' end, p_error);
+end
+$function$
 
 -- Counts a failure that may pass: retry_waiting, or dead_letter after the last attempt.
 CREATE OR REPLACE FUNCTION fn_job_fail_transient(p_job_id uuid, p_lease_token bigint, p_error text DEFAULT NULL::text)
  RETURNS jsonb
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
-AS $function$ select fn_job_fail(p_job_id, p_lease_token, p_error, 'retry') $function$
+AS $function$
+declare
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
+begin
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_fail(v_job, 'transient', p_error);
+end
+$function$
 
 -- Announces a change of job_handler on queue_control, once a statement.
 CREATE OR REPLACE FUNCTION fn_job_handler_announce()
@@ -1918,26 +2415,118 @@ AS $function$
   order by k.job_kind
 $function$
 
--- The refusal lease_lost, or not_found.
-CREATE OR REPLACE FUNCTION fn_job_lease_lost(p_job_id uuid)
+-- The refusal lease_lost, not_owner or not_found.
+CREATE OR REPLACE FUNCTION fn_job_lease_lost(p_job_id uuid, p_lease_token bigint DEFAULT NULL::bigint)
  RETURNS jsonb
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+  v_job job_queue;
 begin
-  return jsonb_build_object('refused', true,
-    'reason', case when exists (select from job_queue j where j.job_id = p_job_id) then 'lease_lost' else 'not_found' end,
-    'job_id', p_job_id);
+  select j.* into v_job from job_queue j where j.job_id = p_job_id;
+  return jsonb_build_object('refused', true, 'job_id', p_job_id, 'reason', case
+    when v_job.job_id is null then 'not_found'
+    when v_job.lease_token = p_lease_token and v_job.lease_until > clock_timestamp() and not fn_lease_is_ours(v_job.lease_owner) then 'not_owner'
+    else 'lease_lost' end);
 end
 $function$
 
--- max_attempts of a kind from dot_config.
-CREATE OR REPLACE FUNCTION fn_job_max_attempts(p_job_kind text)
+-- Frees jobs whose lease ended unreported: {dry_run, found, dead_lettered, jobs}. Refused reaper_disabled when told to apply behind a closed gate.
+CREATE OR REPLACE FUNCTION fn_job_lease_reaper(p_limit integer DEFAULT 100, p_actor text DEFAULT NULL::text, p_dry_run boolean DEFAULT NULL::boolean, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_is_open boolean := fn_gate_is_open('queue.lease_reaper.enabled');
+  v_dry boolean := fn_config('queue.lease_reaper.dry_run_only', 'true') <> 'false';
+  v_job job_queue;
+  v_answer jsonb;
+  v_jobs jsonb := '[]';
+  v_dead int := 0;
+begin
+  if p_dry_run = false and (not v_is_open or v_dry) then
+    return jsonb_build_object('refused', true, 'reason', 'reaper_disabled');
+  end if;
+  v_dry := coalesce(p_dry_run, v_dry or not v_is_open);
+  if v_dry then
+    select coalesce(jsonb_agg(jsonb_build_object('job_id', e.job_id, 'job_kind', e.job_kind, 'lease_owner', e.lease_owner,
+        'lease_until', e.lease_until, 'status', case
+          when e.cancel_requested_at is not null then 'cancelled'
+          when e.lease_losses + 1 < p.max_lease_losses then 'queued' else 'dead_letter' end)), '[]'),
+      count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
+    into v_jobs, v_dead
+    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit) e
+    cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
+  else
+    for v_job in
+      select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit for update skip locked
+    loop
+      v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
+      v_dead := v_dead + (v_answer ->> 'status' = 'dead_letter')::int;
+      v_jobs := v_jobs || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
+        'lease_until', v_job.lease_until, 'status', v_answer ->> 'status');
+    end loop;
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', v_dry, 'found', jsonb_array_length(v_jobs), 'dead_lettered', v_dead,
+    'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
+end
+$function$
+
+-- The job whose lease is the caller's, locked; null when it is not. Internal.
+CREATE OR REPLACE FUNCTION fn_job_leased(p_job_id uuid, p_lease_token bigint)
+ RETURNS job_queue
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_job job_queue;
+begin
+  select j.* into v_job from job_queue j
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress')
+    and j.lease_until > clock_timestamp() and fn_lease_is_ours(j.lease_owner)
+  for update;
+  return v_job;
+end
+$function$
+
+-- max_attempts of a kind in a domain from dot_config; 5 if nothing is set.
+CREATE OR REPLACE FUNCTION fn_job_max_attempts(p_job_kind text, p_event_domain text DEFAULT NULL::text)
  RETURNS integer
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE
-RETURN (GREATEST((1)::numeric, fn_config_number(('queue.retry.max_attempts.'::text || p_job_kind), fn_config_number('queue.retry.default.max_attempts'::text, (5)::numeric))))::integer
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((
+    select greatest(1, f.value::numeric)::int
+    from fn_config_first(fn_job_policy_keys('max_attempts', p_job_kind, p_event_domain), '^[0-9]{1,9}(\.[0-9]{1,6})?$') f), 5);
+end
+$function$
+
+-- The moment itself; raises 22008 for infinity.
+CREATE OR REPLACE FUNCTION fn_job_moment(p_at timestamp with time zone)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ IMMUTABLE
+AS $function$
+begin
+  if not isfinite(p_at) then
+    raise exception 'scheduled_at is %; name a moment, or leave it out for now', p_at using errcode = '22008';
+  end if;
+  return p_at;
+end
+$function$
 
 -- Whether a job may move from one status to another.
 CREATE OR REPLACE FUNCTION fn_job_move_is_legal(p_from text, p_to text)
@@ -1974,28 +2563,58 @@ begin
 end
 $function$
 
+-- Retry policy of a kind in a domain, and which key of dot_config each part comes from.
+CREATE OR REPLACE FUNCTION fn_job_policy(p_job_kind text, p_event_domain text DEFAULT NULL::text)
+ RETURNS TABLE(strategy text, backoff_seconds numeric, cap_seconds numeric, max_attempts integer, max_lease_losses integer, sources jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_number text := '^[0-9]{1,9}(\.[0-9]{1,6})?$';
+  v_names text[] := array['backoff_strategy', 'backoff_seconds', 'backoff_cap_seconds', 'max_attempts', 'max_lease_losses'];
+  v_built_in text[] := array['exponential', '10', '3600', '5', '3'];
+  v_values text[] := '{}';
+  v_found record;
+begin
+  sources := '{}';
+  for i in 1 .. 5 loop
+    select f.* into v_found from fn_config_first(
+      fn_job_policy_keys(v_names[i], p_job_kind, p_event_domain),
+      case i when 1 then '^(constant|linear|exponential)$' else v_number end) f;
+    v_values := v_values || coalesce(v_found.value, v_built_in[i]);
+    sources := sources || jsonb_build_object(v_names[i], v_found.key);
+  end loop;
+  strategy := v_values[1];
+  backoff_seconds := v_values[2]::numeric;
+  cap_seconds := v_values[3]::numeric;
+  max_attempts := greatest(1, v_values[4]::numeric)::int;
+  max_lease_losses := greatest(1, v_values[5]::numeric)::int;
+  return next;
+end
+$function$
+
+-- The keys of dot_config that decide a part of the retry policy, the first that is set.
+CREATE OR REPLACE FUNCTION fn_job_policy_keys(p_name text, p_job_kind text, p_event_domain text)
+ RETURNS text[]
+ LANGUAGE sql
+ IMMUTABLE
+RETURN ARRAY[((('job.'::text || p_job_kind) || '.'::text) || p_name), ((('queue.retry.'::text || p_name) || '.'::text) || p_job_kind), ((('queue.retry.domain.'::text || p_event_domain) || '.'::text) || p_name), ('queue.retry.default.'::text || p_name)]
+
 -- Puts a leased job back to queued; attempts stay as they are.
 CREATE OR REPLACE FUNCTION fn_job_release(p_job_id uuid, p_lease_token bigint)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
- SET plan_cache_mode TO 'force_generic_plan'
- SET enable_seqscan TO 'off'
 AS $function$
 declare
-  v_now timestamptz := clock_timestamp();
-  v_executor text;
+  v_job job_queue := fn_job_leased(p_job_id, p_lease_token);
 begin
-  update job_queue j
-  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-  returning j.executor into v_executor;
-  if not found then
-    return fn_job_lease_lost(p_job_id);
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
-  perform fn_wake('job_wake_' || lower(v_executor));
-  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'queued');
+  return fn_job_requeue(v_job, 'released', null, null);
 end
 $function$
 
@@ -2021,17 +2640,12 @@ begin
   elsif not v_executor.is_ours then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name);
   end if;
-  update job_queue j
-  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = v_now
-  where j.ctid = any (array(
-    select f.ctid from job_queue f
-    where f.lease_until is not null and f.lease_owner = p_executor_name and f.status = 'leased'
-      and f.picked_at >= v_now - p_within and f.job_id <> all (p_known)
-    for update skip locked));
-  get diagnostics v_released = row_count;
-  if v_released > 0 then
-    perform fn_wake('job_wake_' || lower(v_executor.executor_kind));
-  end if;
+  select count(fn_job_requeue(f.job, 'released', 'the answer to its claim never came', null)) into v_released
+  from (
+    select j as job from job_queue j
+    where j.lease_until is not null and j.lease_owner = p_executor_name and j.status = 'leased'
+      and j.picked_at >= v_now - p_within and j.job_id <> all (p_known)
+    for update skip locked) f;
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'released', v_released);
 end
 $function$
@@ -2053,11 +2667,37 @@ begin
   update job_queue j
   set lease_until = v_until, updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    and fn_lease_is_ours(j.lease_owner)
   returning j.cancel_requested_at into v_cancel;
   if not found then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'lease_until', v_until, 'cancel_requested', v_cancel is not null);
+end
+$function$
+
+-- Moves a locked job back to queued, with its attempt. Internal.
+CREATE OR REPLACE FUNCTION fn_job_requeue(p_job job_queue, p_outcome text, p_error text, p_at timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  if (p_job).cancel_requested_at is not null then
+    return fn_job_end_cancelled(p_job);
+  end if;
+  perform fn_job_attempt_end(p_job, p_outcome, p_error);
+  update job_queue j
+  set status = 'queued', lease_owner = null, lease_until = null, picked_at = null, started_at = null, updated_at = clock_timestamp(),
+      scheduled_at = coalesce(p_at, j.scheduled_at), lease_losses = j.lease_losses + (p_outcome = 'lease_lost')::int,
+      last_error = coalesce(left(p_error, 8000), j.last_error)
+  where j.job_id = (p_job).job_id;
+  if p_at is null or p_at <= clock_timestamp() then
+    perform fn_wake('job_wake_' || lower((p_job).executor));
+  end if;
+  return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'queued', 'scheduled_at', coalesce(p_at, (p_job).scheduled_at));
 end
 $function$
 
@@ -2075,7 +2715,7 @@ declare
 begin
   select * into v_run from fn_job_handler_of(p_job_id, p_lease_token);
   if not found then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   if v_run.handler is null then
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
@@ -2098,7 +2738,29 @@ begin
 end
 $function$
 
--- leased → in_progress. Refused lease_lost for an old token.
+-- Puts a leased job back to queued, due at p_until; attempts stay as they are.
+CREATE OR REPLACE FUNCTION fn_job_snooze(p_job_id uuid, p_lease_token bigint, p_until timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_job job_queue;
+begin
+  if p_until is null then
+    raise exception 'fn_job_snooze: p_until is missing; name the moment at which the job shall be due again' using errcode = '22023';
+  end if;
+  perform fn_job_moment(p_until);
+  v_job := fn_job_leased(p_job_id, p_lease_token);
+  if v_job.job_id is null then
+    return fn_job_lease_lost(p_job_id, p_lease_token);
+  end if;
+  return fn_job_requeue(v_job, 'snoozed', null, p_until);
+end
+$function$
+
+-- leased → in_progress. Refused lease_lost for an old token, not_owner for another role's.
 CREATE OR REPLACE FUNCTION fn_job_start(p_job_id uuid, p_lease_token bigint)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2112,9 +2774,10 @@ declare
 begin
   update job_queue j
   set status = 'in_progress', started_at = coalesce(j.started_at, v_now), updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    and fn_lease_is_ours(j.lease_owner);
   if not found then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress');
 end
@@ -2135,15 +2798,16 @@ begin
   update job_queue j
   set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
-  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now;
+  where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+    and fn_lease_is_ours(j.lease_owner);
   if not found and not fn_job_has_succeeded(p_job_id, p_lease_token) then
-    return fn_job_lease_lost(p_job_id);
+    return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'succeeded');
 end
 $function$
 
--- Ends many jobs well: {succeeded, lease_lost: [ids]}.
+-- Ends many jobs well: {succeeded, lease_lost: [ids]}. Raises 42501 when one is another role's.
 CREATE OR REPLACE FUNCTION fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[], p_result_refs text[] DEFAULT NULL::text[])
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2158,6 +2822,7 @@ AS $function$
 declare
   v_now timestamptz := clock_timestamp();
   v_done uuid[];
+  v_owners text[];
   v_lost jsonb := '[]';
 begin
   if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
@@ -2172,15 +2837,31 @@ begin
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = any (p_job_ids)
       and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    returning j.job_id
+    returning j.job_id, j.lease_owner
   )
-  select coalesce(array_agg(d.job_id), '{}') into v_done from done d;
+  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner) into v_done, v_owners from done d;
+  if exists (select from unnest(v_owners) o where not fn_lease_is_ours(o)) then
+    raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
+      using errcode = '42501';
+  end if;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
     where u.job_id <> all (v_done) and not fn_job_has_succeeded(u.job_id, u.lease_token);
   end if;
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
+end
+$function$
+
+-- Whether the session's role may report for the executor that holds a lease.
+CREATE OR REPLACE FUNCTION fn_lease_is_ours(p_lease_owner text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return coalesce((select fn_executor_is_ours(h.owner_role) from queue_heartbeat h where h.executor_name = p_lease_owner), true);
 end
 $function$
 
@@ -2459,6 +3140,8 @@ grant EXECUTE on function fn_config(text,text) to reveille_operator
 
 grant EXECUTE on function fn_config(text,text) to reveille_reader
 
+grant EXECUTE on function fn_config_first(text[],text) to public
+
 grant EXECUTE on function fn_config_number(text,numeric) to reveille_dispatcher
 
 grant EXECUTE on function fn_config_number(text,numeric) to reveille_executor
@@ -2484,6 +3167,12 @@ grant EXECUTE on function fn_consumer_remove(text,text,text,text) to reveille_op
 grant EXECUTE on function fn_consumer_set_enabled(text,boolean,text,text) to reveille_operator
 
 grant EXECUTE on function fn_consumer_verdict(consumer_registry,event_outbox) to public
+
+grant EXECUTE on function fn_dead_letter_authority(text,boolean) to public
+
+grant EXECUTE on function fn_dead_letter_legacy() to reveille_operator
+
+grant EXECUTE on function fn_dead_letter_legacy() to reveille_reader
 
 grant EXECUTE on function fn_dispatch_attach() to reveille_dispatcher
 
@@ -2535,15 +3224,31 @@ grant EXECUTE on function fn_gate_set(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_is_signal(jsonb) to public
 
-grant EXECUTE on function fn_job_backoff(text,integer) to public
+grant EXECUTE on function fn_job_backoff(text,integer,text) to public
 
 grant EXECUTE on function fn_job_busy(uuid[],bigint[]) to reveille_executor
 
+grant EXECUTE on function fn_job_cancel(uuid,text,text) to reveille_operator
+
+grant EXECUTE on function fn_job_cancel_done(uuid,bigint) to reveille_executor
+
+grant EXECUTE on function fn_job_cancellations(uuid[]) to reveille_executor
+
 grant EXECUTE on function fn_job_claim(text,integer,integer,text[]) to reveille_executor
+
+grant EXECUTE on function fn_job_dead_letter_redrive(jsonb,text,integer,numeric,boolean) to reveille_operator
+
+grant EXECUTE on function fn_job_dead_letter_replay(uuid,text,boolean,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_dead_letter_triage(uuid,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_executor
 
 grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_operator
+
+grant EXECUTE on function fn_job_enqueue_many(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_job_enqueue_many(jsonb) to reveille_operator
 
 grant EXECUTE on function fn_job_fail_permanent(uuid,bigint,text,boolean) to reveille_executor
 
@@ -2557,11 +3262,27 @@ grant EXECUTE on function fn_job_key(text) to public
 
 grant EXECUTE on function fn_job_kinds(text[]) to reveille_executor
 
-grant EXECUTE on function fn_job_lease_lost(uuid) to reveille_executor
+grant EXECUTE on function fn_job_lease_lost(uuid,bigint) to reveille_executor
 
-grant EXECUTE on function fn_job_max_attempts(text) to public
+grant EXECUTE on function fn_job_lease_reaper(integer,text,boolean,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_lease_reaper(integer,text,boolean,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_max_attempts(text,text) to public
+
+grant EXECUTE on function fn_job_moment(timestamp with time zone) to public
 
 grant EXECUTE on function fn_job_move_is_legal(text,text) to public
+
+grant EXECUTE on function fn_job_policy(text,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_policy(text,text) to reveille_executor
+
+grant EXECUTE on function fn_job_policy(text,text) to reveille_operator
+
+grant EXECUTE on function fn_job_policy(text,text) to reveille_reader
+
+grant EXECUTE on function fn_job_policy_keys(text,text,text) to public
 
 grant EXECUTE on function fn_job_release(uuid,bigint) to reveille_executor
 
@@ -2571,11 +3292,15 @@ grant EXECUTE on function fn_job_renew(uuid,bigint,integer) to reveille_executor
 
 grant EXECUTE on function fn_job_run(uuid,bigint) to reveille_executor
 
+grant EXECUTE on function fn_job_snooze(uuid,bigint,timestamp with time zone) to reveille_executor
+
 grant EXECUTE on function fn_job_start(uuid,bigint) to reveille_executor
 
 grant EXECUTE on function fn_job_succeed(uuid,bigint,text) to reveille_executor
 
 grant EXECUTE on function fn_job_succeed_many(uuid[],bigint[],text[]) to reveille_executor
+
+grant EXECUTE on function fn_lease_is_ours(text) to public
 
 grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb) to reveille_dispatcher
 
@@ -2621,6 +3346,10 @@ grant SELECT on table consumer_registry to reveille_operator
 
 grant SELECT on table consumer_registry to reveille_reader
 
+grant SELECT on table dead_letter_authority to reveille_operator
+
+grant SELECT on table dead_letter_authority to reveille_reader
+
 grant SELECT on table dispatch_cursor to reveille_dispatcher
 
 grant SELECT on table dispatch_cursor to reveille_operator
@@ -2659,6 +3388,14 @@ grant SELECT on table event_type_registry to reveille_operator
 
 grant SELECT on table event_type_registry to reveille_reader
 
+grant SELECT on table job_attempt to reveille_operator
+
+grant SELECT on table job_attempt to reveille_reader
+
+grant SELECT on table job_dead_letter to reveille_operator
+
+grant SELECT on table job_dead_letter to reveille_reader
+
 grant SELECT on table job_handler to reveille_operator
 
 grant SELECT on table job_handler to reveille_reader
@@ -2668,6 +3405,14 @@ grant SELECT on table job_queue to reveille_operator
 grant SELECT on table job_queue to reveille_reader
 
 grant SELECT on table reveille_migration to public
+
+grant SELECT on table v_dead_letter_all to reveille_operator
+
+grant SELECT on table v_dead_letter_all to reveille_reader
+
+grant SELECT on table v_job_queue_dead_letter_open to reveille_operator
+
+grant SELECT on table v_job_queue_dead_letter_open to reveille_reader
 
 grant SELECT on table v_queue_health to reveille_dispatcher
 
