@@ -10,7 +10,7 @@ use super::look;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
-use crate::maintain::{Housekeeper, Pruned};
+use crate::maintain::{Housekeeper, Pruned, Reaped, Reaper};
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
 use crate::postgres::Server;
@@ -23,9 +23,11 @@ pub struct Tick {
     /// What was dispatched.
     #[serde(flatten)]
     pub pass: Pass,
+    /// What was done about leases that had ended unreported.
+    pub reaped: Reaped,
     /// What was pruned.
     pub pruned: Pruned,
-    /// What the time limit cut short: dispatch, sweep, prune. The next tick goes on there.
+    /// What the time limit cut short: dispatch, sweep, reap, prune. The next tick goes on there.
     pub left: Vec<&'static str>,
     /// A gate is closed; nothing more was tried.
     #[serde(skip)]
@@ -35,7 +37,7 @@ pub struct Tick {
     pub failed: Option<Error>,
 }
 
-/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, prune. Ends within `limit`.
+/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, reap, prune. Ends within `limit`.
 ///
 /// # Errors
 /// Nothing could be begun.
@@ -49,6 +51,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let sweeper = Sweeper::new(&server, &settings.sweep, Arc::clone(&waker))?;
     let connections = settings.database.pool_size;
     let dispatcher = Dispatcher::new(server.clone(), &settings.dispatch, connections, domains, waker, None)?;
+    let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     let mut tick = Tick::default();
     // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
@@ -60,6 +63,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     if tick.swept > 0 && !tick.dispatched(dispatcher.run_once(end).await) {
         return Ok(tick);
     }
+    tick.reaped = tick.part("reap", timeout_at(end, reaper.run_once()).await).unwrap_or_default();
     let mut pruned = Pruned::default();
     tick.part("prune", timeout_at(end, housekeeper.run_once(&mut pruned)).await);
     Ok(Tick { pruned, ..tick })

@@ -6,6 +6,7 @@ use super::context::{Context, Outcome};
 use super::output::pairs;
 use crate::app::{self, Tick};
 use crate::error::Result;
+use crate::maintain::Reaped;
 
 /// Do one bounded pass of everything, then exit: dispatch, sweep, prune
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
 
 fn as_text(tick: &Tick) -> String {
     let number = |count: u64| Some(count.to_string());
+    let leases = match tick.reaped {
+        Reaped { found: found @ 1.., dry_run: true, .. } => {
+            format!("{found}, left alone: the reaper is gated")
+        }
+        reaped => reaped.found.to_string(),
+    };
     pairs([
         ("events read", number(tick.pass.events)),
         ("jobs made", number(tick.pass.jobs)),
@@ -41,6 +48,7 @@ fn as_text(tick: &Tick) -> String {
         ("seen by dry runs", number(tick.pass.dry)),
         ("undigestible", number(tick.pass.errors)),
         ("repaired by the sweep", number(tick.swept)),
+        ("leases ended", Some(leases)),
         ("arrivals pruned", number(tick.pruned.arrivals)),
         ("passes pruned", number(tick.pruned.passes)),
         ("not done in time", (!tick.left.is_empty()).then(|| tick.left.join(", "))),

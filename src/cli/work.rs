@@ -91,6 +91,8 @@ fn as_text(counts: &WorkerCounts) -> String {
         ("succeeded", Some(counts.succeeded.to_string())),
         ("failed, tried again later", number(counts.failed_transient)),
         ("failed for good", number(counts.failed_permanent)),
+        ("snoozed", number(counts.snoozed)),
+        ("cancelled", number(counts.cancelled)),
         ("given back", number(counts.released)),
         ("lease lost", number(counts.lease_lost)),
         ("not reported", number(counts.unreported)),

@@ -136,6 +136,8 @@ impl Default for Worker {
 pub struct Maintenance {
     /// Time between two rounds of chores.
     pub interval: Duration,
+    /// Time between two looks for leases that ended unreported.
+    pub reap_interval: Duration,
     /// How long finished dispatch passes are kept.
     pub keep_passes_for: Duration,
     /// Time between two heartbeats of this process.
@@ -148,6 +150,7 @@ impl Default for Maintenance {
     fn default() -> Self {
         Self {
             interval: Duration::from_mins(1),
+            reap_interval: Duration::from_secs(30),
             keep_passes_for: Duration::from_hours(24),
             heartbeat_interval: Duration::from_mins(1),
             executor_name: String::new(),

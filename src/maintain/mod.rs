@@ -2,5 +2,7 @@
 
 pub mod consumer_sync;
 mod housekeeper;
+mod reaper;
 
 pub use housekeeper::{Housekeeper, Pruned};
+pub use reaper::{Reaped, Reaper};

@@ -174,6 +174,36 @@ pub async fn fail(
     Ok(Answer::from_json(get(&found, "answer")?))
 }
 
+/// Gives a job back until later, without spending an attempt.
+pub async fn snooze(
+    client: &impl GenericClient,
+    (id, token): (Uuid, i64),
+    delay: Duration,
+) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_job_snooze(
+          p_job_id => $1, p_lease_token => $2, p_until => clock_timestamp() + make_interval(secs => $3)) as answer";
+    let found = row(client, "snoozing a job", SQL, &[&id, &token, &delay.as_secs_f64()]).await?;
+    Ok(Answer::from_json(get(&found, "answer")?))
+}
+
+/// Which of these jobs somebody has cancelled.
+pub async fn cancellations(client: &impl GenericClient, ids: &[Uuid]) -> Result<Vec<Uuid>> {
+    const SQL: &str = "select fn_job_cancellations(p_job_ids => $1) as job_id";
+    rows(client, "looking for cancellations", SQL, &[&ids])
+        .await?
+        .iter()
+        .map(|row| get(row, "job_id"))
+        .collect()
+}
+
+/// Says that a run has ended because its job was cancelled.
+pub async fn cancelled(client: &impl GenericClient, (id, token): (Uuid, i64)) -> Result<Answer> {
+    const SQL: &str = "select fn_job_cancel_done(p_job_id => $1, p_lease_token => $2) as answer";
+    let found = row(client, "ending a cancelled job", SQL, &[&id, &token]).await?;
+    Ok(Answer::from_json(get(&found, "answer")?))
+}
+
 /// Text as the database can hold it: NUL is the one character that it refuses.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")

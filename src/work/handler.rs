@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::stop::{Stop, StopReason};
 use crate::model::job::Job;
 
 /// How one run of a job ended.
@@ -24,6 +24,10 @@ pub enum Outcome {
     Transient(String),
     /// Not ever: it goes to the dead letters.
     Permanent(String),
+    /// Not yet: what it waits for is not there. Due again after this long; costs no attempt.
+    Snoozed(Duration),
+    /// It was asked to end (see [`JobContext::is_cancelled`]), and has.
+    Cancelled,
 }
 
 impl Outcome {
@@ -58,20 +62,26 @@ pub trait Handler: Send + Sync + 'static {
 /// What a handler may know beside its job.
 #[derive(Debug, Clone)]
 pub struct JobContext {
-    pub(super) stopped: CancellationToken,
+    pub(super) stop: Stop,
     pub(super) deadline: Instant,
 }
 
 impl JobContext {
-    /// Ends when the run should end early: the time limit is over, the lease was lost, or the worker stops. What is
+    /// Ends when the run should end early: the time limit is over, the lease was lost, the job
+    /// was cancelled, or the worker stops. What is
     /// not finished about a second later is dropped.
     pub async fn stopped(&self) {
-        self.stopped.cancelled().await;
+        self.stop.asked().await;
     }
 
     /// Whether the run should end early.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.is_cancelled()
+        self.stop.reason().is_some()
+    }
+
+    /// Whether it should end because somebody cancelled the job; the answer then is [`Outcome::Cancelled`].
+    pub fn is_cancelled(&self) -> bool {
+        self.stop.reason() == Some(StopReason::CancelRequested)
     }
 
     /// How much of the time limit is left.

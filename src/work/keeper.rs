@@ -1,5 +1,5 @@
 //! Keeps what the worker holds: beats also when idle or gated, renews leases at a third of their length, says of long
-//! runs that they are in progress, and reads anew which kinds there are.
+//! runs that they are in progress, asks which of them are cancelled, and reads anew which kinds there are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,17 +24,24 @@ use crate::store::work::{Answers, Leases};
 pub(super) async fn run(shared: Arc<Shared>, waker: Arc<Waker>) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut next_beat = Instant::now() + shared.cadence;
+    let mut next_look = Instant::now() + shared.cancel_look;
     let mut changed = false;
     loop {
         let due = shared.board.due(Instant::now());
+        let runs = shared.board.long_runs();
         let next = due.next.map_or(next_beat, |next| next.min(next_beat));
+        let next = if runs.is_empty() { next } else { next.min(next_look) };
         let beats = Instant::now() >= next_beat;
-        if let Err(error) = keep(&shared, &waker, due, beats, changed).await {
+        let looks = !runs.is_empty() && (changed || Instant::now() >= next_look);
+        if let Err(error) = keep(&shared, &waker, Turn { due, runs, looks, beats, changed }).await {
             shared.outage.failed(&shared.stats, &error);
             tokio::time::sleep(backoff.next_delay()).await;
             continue;
         }
         backoff.reset();
+        if looks || Instant::now() >= next_look {
+            next_look = Instant::now() + shared.cancel_look;
+        }
         if beats {
             next_beat = Instant::now() + shared.cadence;
             changed = false;
@@ -51,13 +58,27 @@ pub(super) async fn run(shared: Arc<Shared>, waker: Arc<Waker>) {
     }
 }
 
+/// What there is to do.
+struct Turn {
+    due: Due,
+    /// Runs that have lasted for a while.
+    runs: Vec<Uuid>,
+    /// Whether to ask which of them are cancelled.
+    looks: bool,
+    beats: bool,
+    /// Somebody announced a change.
+    changed: bool,
+}
+
 /// What is due now, if anything: leases first, as the rest can wait longer; an error of one step does not keep the
 /// others from their turn. Kinds are read at every beat, and when a change was announced.
-async fn keep(shared: &Shared, waker: &Waker, due: Due, beats: bool, changed: bool) -> Result<()> {
+async fn keep(shared: &Shared, waker: &Waker, turn: Turn) -> Result<()> {
+    let Turn { due, runs, looks, beats, changed } = turn;
     let renewed = if due.renew.is_empty() { Ok(()) } else { renew(shared, due.renew).await };
     let started = if due.start.is_empty() { Ok(()) } else { start(shared, due.start).await };
     let beaten = if beats { beat(shared).await } else { Ok(()) };
-    renewed.and(started).and(beaten)?;
+    let looked = if looks { look(shared, runs).await } else { Ok(()) };
+    renewed.and(started).and(beaten).and(looked)?;
     if (beats || changed) && shared.read_kinds().await? {
         waker.look();
     }
@@ -74,6 +95,15 @@ async fn start(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {
     shared.board.told(told.done);
     shared.board.lost(&told.lost);
     shared.board.busy(told.busy);
+    Ok(())
+}
+
+async fn look(shared: &Shared, runs: Vec<Uuid>) -> Result<()> {
+    let client = shared.server.take(&shared.control).await?;
+    let looked = store::work::cancellations(&client, &runs);
+    let outcome = shared.server.in_time(1, "looking for cancellations", looked).await;
+    let cancelled = hand_back(client, outcome)?;
+    shared.board.stop(Some(&cancelled), StopReason::CancelRequested);
     Ok(())
 }
 

@@ -67,11 +67,11 @@ async fn report(shared: &Shared, mut reports: Vec<Report>, carefully: bool) -> R
             return Err(error);
         }
     };
-    let Sorted { successes, returns, failures } = sorted;
+    let Sorted { successes, returns, others } = sorted;
     let (one, two, three) = tokio::join!(
         successful(shared, &client, successes, carefully),
         given_back(shared, &client, returns),
-        failed(shared, &client, failures),
+        one_by_one(shared, &client, others),
     );
     hand_back(client, one.and(two).and(three))
 }
@@ -81,7 +81,8 @@ async fn report(shared: &Shared, mut reports: Vec<Report>, carefully: bool) -> R
 struct Sorted {
     successes: Vec<Report>,
     returns: Vec<Report>,
-    failures: Vec<Report>,
+    /// Failures and what goes its own way: snoozed, cancelled.
+    others: Vec<Report>,
 }
 
 impl Sorted {
@@ -92,7 +93,7 @@ impl Sorted {
             match report.ending {
                 Ending::Succeeded { .. } => sorted.successes.push(report),
                 Ending::Released => sorted.returns.push(report),
-                Ending::Transient(_) | Ending::Permanent(_) => sorted.failures.push(report),
+                _ => sorted.others.push(report),
             }
         }
         sorted
@@ -169,38 +170,52 @@ async fn given_back(shared: &Shared, client: &Object, mut reports: Vec<Report>) 
     still_busy(shared, busy)
 }
 
-/// Failures go one by one, but all at once over the line: an error of one is not an error of the others.
-async fn failed(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
-    let said = join_all(reports.into_iter().map(|report| one_failure(shared, client, report))).await;
+/// The others go one by one, but all at once over the line: an error of one is not an error of the others.
+async fn one_by_one(shared: &Shared, client: &Object, reports: Vec<Report>) -> Result<()> {
+    let said = join_all(reports.into_iter().map(|report| one(shared, client, report))).await;
     said.into_iter().find(Result::is_err).unwrap_or(Ok(()))
 }
 
-async fn one_failure(shared: &Shared, client: &Object, report: Report) -> Result<()> {
-    let (permanent, words) = match &report.ending {
-        Ending::Permanent(words) => (true, words),
-        Ending::Transient(words) => (false, words),
-        Ending::Succeeded { .. } | Ending::Released => return Ok(()),
-    };
-    let fail = store::work::fail(client, (report.id, report.token), permanent, words);
-    match shared.server.in_time(1, "reporting a failure", fail).await {
-        Ok(Answer::Done(answer)) => {
-            let counter =
-                if permanent { &shared.stats.failed_permanent } else { &shared.stats.failed_transient };
-            stats::add(counter, 1);
-            let status = answer.get("status").and_then(|status| status.as_str()).unwrap_or_default();
-            tracing::warn!(
-                job.id = %report.id,
-                job.status = status,
-                "{} failed after {} ms: {words}",
-                report.job_kind,
-                report.took.as_millis()
-            );
+async fn one(shared: &Shared, client: &Object, report: Report) -> Result<()> {
+    let lease = (report.id, report.token);
+    let say = async {
+        match &report.ending {
+            Ending::Permanent(words) => store::work::fail(client, lease, true, words).await,
+            Ending::Transient(words) => store::work::fail(client, lease, false, words).await,
+            Ending::Snoozed(delay) => store::work::snooze(client, lease, *delay).await,
+            Ending::Cancelled | Ending::Succeeded { .. } | Ending::Released => {
+                store::work::cancelled(client, lease).await
+            }
         }
+    };
+    match shared.server.in_time(1, "reporting an outcome", say).await {
+        Ok(Answer::Done(answer)) => tell_other(shared, &report, &answer),
         Ok(Answer::Refused(_)) => tell_lost(shared, &report),
         Err(error) => return unsaid(shared, vec![report], error),
     }
     shared.board.settled([report.id]);
     Ok(())
+}
+
+fn tell_other(shared: &Shared, report: &Report, answer: &serde_json::Value) {
+    let status = answer.get("status").and_then(|status| status.as_str()).unwrap_or_default();
+    let (kind, took) = (&report.job_kind, report.took.as_millis());
+    let (counter, words) = match &report.ending {
+        Ending::Permanent(words) => (&shared.stats.failed_permanent, words),
+        Ending::Transient(words) => (&shared.stats.failed_transient, words),
+        Ending::Snoozed(delay) => {
+            stats::add(&shared.stats.snoozed, 1);
+            tracing::info!(job.id = %report.id, job.status = status, "{kind} is due again in {delay:?}");
+            return;
+        }
+        Ending::Cancelled | Ending::Succeeded { .. } | Ending::Released => {
+            stats::add(&shared.stats.cancelled, 1);
+            tracing::info!(job.id = %report.id, job.status = status, "{kind} ended after {took} ms: it was cancelled");
+            return;
+        }
+    };
+    stats::add(counter, 1);
+    tracing::warn!(job.id = %report.id, job.status = status, "{kind} failed after {took} ms: {words}");
 }
 
 fn tell_lost(shared: &Shared, report: &Report) {

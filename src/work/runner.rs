@@ -84,7 +84,7 @@ async fn rust(
     stop: &Stop,
 ) -> Option<Ending> {
     let deadline = Instant::now() + limit;
-    let context = JobContext { stopped: stop.token(), deadline };
+    let context = JobContext { stop: stop.clone(), deadline };
     // a panic is this run's failure, not the worker's
     let run = AssertUnwindSafe(async { handler.run(job, &context).await }).catch_unwind();
     tokio::pin!(run);
@@ -110,8 +110,8 @@ async fn rust(
         (_, Some(Ok(Outcome::Succeeded { result_ref }))) => Some(Ending::Succeeded { result_ref }),
         (Some(StopReason::TimeLimit), _) => Some(Ending::Transient(sql::over_limit(limit))),
         (Some(StopReason::Shutdown), _) => Some(Ending::Released),
+        (Some(StopReason::CancelRequested), _) | (_, None) => Some(Ending::Cancelled),
         (_, Some(outcome)) => Some(ending(shared, outcome)),
-        (_, None) => Some(Ending::Transient("cancelled".to_owned())),
     }
 }
 
@@ -120,6 +120,8 @@ fn ending(shared: &Shared, outcome: Result<Outcome, Box<dyn Any + Send>>) -> End
         Ok(Outcome::Succeeded { result_ref }) => Ending::Succeeded { result_ref },
         Ok(Outcome::Transient(error)) => Ending::Transient(error),
         Ok(Outcome::Permanent(error)) => Ending::Permanent(error),
+        Ok(Outcome::Snoozed(delay)) => Ending::Snoozed(delay),
+        Ok(Outcome::Cancelled) => Ending::Cancelled,
         Err(panic) => {
             stats::add(&shared.stats.panics, 1);
             let words = panic.downcast_ref::<&str>().map(|words| (*words).to_owned());

@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) settings: config::Worker,
     /// Time between two heartbeats.
     pub(super) cadence: Duration,
+    /// Time between two looks for cancellations that nobody told us of.
+    pub(super) cancel_look: Duration,
     pub(super) server: Server,
     /// For claims, starts, renewals and beats: what a crash forgets of them is fenced or done again, so these
     /// commits do not wait for the disk.

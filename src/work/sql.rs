@@ -141,6 +141,7 @@ fn ending(error: &Error, limit: Duration, over: bool, asked: Option<StopReason>)
         Some(StopReason::LeaseLost) => return SqlEnding::LeaseLost,
         Some(StopReason::TimeLimit) => Ending::Transient(over_limit(limit)),
         _ if cancelled && over => Ending::Transient(over_limit(limit)),
+        Some(StopReason::CancelRequested) if cancelled || state.is_empty() => Ending::Cancelled,
         Some(StopReason::Shutdown) if cancelled || state.is_empty() => Ending::Released,
         _ if is_permanent(state) => Ending::Permanent(words(error)),
         _ => Ending::Transient(words(error)),

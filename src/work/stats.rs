@@ -13,6 +13,8 @@ pub struct WorkerStats {
     pub(super) succeeded: AtomicU64,
     pub(super) failed_transient: AtomicU64,
     pub(super) failed_permanent: AtomicU64,
+    pub(super) snoozed: AtomicU64,
+    pub(super) cancelled: AtomicU64,
     pub(super) released: AtomicU64,
     pub(super) lease_lost: AtomicU64,
     pub(super) time_limits: AtomicU64,
@@ -39,6 +41,10 @@ pub struct WorkerCounts {
     pub failed_transient: u64,
     /// Failures that will not pass.
     pub failed_permanent: u64,
+    /// Jobs given back until later.
+    pub snoozed: u64,
+    /// Runs that ended because their job was cancelled.
+    pub cancelled: u64,
     /// Jobs given back.
     pub released: u64,
     /// Runs whose lease was lost; their result was dropped.
@@ -70,6 +76,8 @@ impl WorkerStats {
             succeeded: read(&self.succeeded),
             failed_transient: read(&self.failed_transient),
             failed_permanent: read(&self.failed_permanent),
+            snoozed: read(&self.snoozed),
+            cancelled: read(&self.cancelled),
             released: read(&self.released),
             lease_lost: read(&self.lease_lost),
             time_limits: read(&self.time_limits),

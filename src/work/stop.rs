@@ -13,7 +13,7 @@ pub(super) enum StopReason {
     Shutdown,
     /// Somebody else may run it by now: nothing is reported.
     LeaseLost,
-    /// Its cancellation was asked for: the handler decides.
+    /// Its cancellation was asked for.
     CancelRequested,
 }
 
@@ -33,10 +33,6 @@ impl Stop {
 
     pub(super) fn reason(&self) -> Option<StopReason> {
         self.reason.get().copied()
-    }
-
-    pub(super) fn token(&self) -> CancellationToken {
-        self.token.clone()
     }
 
     pub(super) async fn asked(&self) {

@@ -27,6 +27,8 @@ use crate::store;
 
 /// Of the time for stopping, how much is kept for ending what did not end by itself, and for saying so.
 const RESERVE: Duration = Duration::from_secs(4);
+/// Between two looks for cancellations; a notification tells sooner.
+const LOOK: Duration = Duration::from_secs(10);
 /// How long a hard stop may take to give jobs back.
 const CUT: Duration = Duration::from_millis(500);
 
@@ -70,6 +72,7 @@ impl Worker {
                 given => given.to_owned(),
             },
             cadence: settings.maintenance.heartbeat_interval,
+            cancel_look: if settings.dispatch.listen { LOOK } else { worker.poll_interval.min(LOOK) },
             server: server.clone(),
             control: server.pool("worker", 2, &forgetful)?,
             reports: server.pool("worker-reports", 1, &server.session())?,

@@ -19,6 +19,7 @@ mod housekeeper;
 mod http;
 mod invariants;
 mod listener;
+mod lives;
 mod migrate;
 mod missed_notify;
 mod order;

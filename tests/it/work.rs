@@ -1,5 +1,6 @@
 //! The worker runtime against a real database: what its handlers may rely on, and what is never lost or done twice.
 
+mod ends;
 mod faults;
 mod leases;
 mod rules;

@@ -137,6 +137,13 @@ impl Board {
         }
     }
 
+    /// The runs that have lasted for a while.
+    pub(in crate::work) fn long_runs(&self) -> Vec<Uuid> {
+        let state = self.lock();
+        let is_long = |held: &Held| matches!(held.phase, Phase::Running { told: true, .. });
+        state.held.iter().filter(|(_, held)| is_long(held)).map(|(id, _)| *id).collect()
+    }
+
     /// A job that runs, if one does; for the heartbeat.
     pub(in crate::work) fn current(&self) -> Option<Uuid> {
         let state = self.lock();

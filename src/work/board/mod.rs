@@ -98,6 +98,8 @@ pub(super) enum Ending {
     Succeeded { result_ref: Option<String> },
     Transient(String),
     Permanent(String),
+    Snoozed(Duration),
+    Cancelled,
     Released,
 }
 

@@ -1,0 +1,6 @@
+//! What becomes of a job that does not end well: retries, lost leases, dead letters, replay.
+
+mod dead_letters;
+mod reaper;
+mod retry;
+mod stage;
