@@ -139,7 +139,7 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
     systemd::ready("dispatching");
     supervise(tasks, shutdown).await?;
-    keeper.forget().await;
+    keeper.leave().await;
     Ok(())
 }
 

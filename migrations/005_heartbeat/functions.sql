@@ -10,26 +10,60 @@ end
 $$;
 comment on function fn_executor_is_ours(name) is 'Whether the session''s role is a member of the owner, or the owner is gone.';
 
+-- The workers of the host's older route machinery, each with its cursor. As jsonb: the table is the host's, and its
+-- columns may differ.
+create or replace function fn_legacy_worker_cursors() returns setof jsonb
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  if to_regclass('iu_route_worker_cursor') is not null then
+    return query execute format('select to_jsonb(c) from %I c', 'iu_route_worker_cursor');
+  end if;
+end
+$$;
+comment on function fn_legacy_worker_cursors() is 'The rows of iu_route_worker_cursor, if the host has that table. Called by v_queue_health and the stale check.';
+
+-- Whether a name is that of a worker which only its own activity can show to be alive: a beat by somebody else would
+-- hide its silence, which is how four days of it went unseen (seed 004).
+create or replace function fn_executor_is_passive(p_executor_name text) returns boolean
+language plpgsql stable set search_path from current
+as $$
+begin
+  return p_executor_name = 'iu_outbound_default'
+    or exists (select from queue_heartbeat h where h.executor_name = p_executor_name and h.is_passive)
+    or exists (select from fn_legacy_worker_cursors() as c (j) where coalesce(c.j ->> 'worker_name', c.j ->> 'name') = p_executor_name);
+end
+$$;
+comment on function fn_executor_is_passive(text) is 'Whether nobody may register or beat under a name, because it is a worker of the host.';
+
+-- Registers an executor. The first role to take a name owns it. A name under which another process (p_instance) beats is
+-- refused until that one is stale or p_takeover says otherwise.
 create or replace function fn_queue_heartbeat_register(
   p_executor_name text,
   p_executor_kind text,
   p_domain_scope text[] default '{}',
   p_expected_cadence_seconds int default 60,
   p_stale_threshold_seconds int default null,
-  p_metadata jsonb default '{}'
+  p_metadata jsonb default '{}',
+  p_instance text default null,
+  p_takeover boolean default false
 ) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
-  v_owner name;
+  v_now timestamptz := clock_timestamp();
+  v_is queue_heartbeat;
 begin
+  if fn_executor_is_passive(p_executor_name) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'is_passive', true);
+  end if;
   insert into queue_heartbeat as h (
     executor_name, executor_kind, domain_scope, expected_cadence_seconds, stale_threshold_seconds, metadata,
-    last_beat_at, last_beat_status, beats_total, owner_role)
+    last_beat_at, last_beat_status, beats_total, owner_role, instance)
   values (
     p_executor_name, p_executor_kind, coalesce(p_domain_scope, '{}'), p_expected_cadence_seconds,
     coalesce(p_stale_threshold_seconds, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int), coalesce(p_metadata, '{}'),
-    clock_timestamp(), 'ok', 1, session_user)
+    v_now, 'ok', 1, session_user, p_instance)
   on conflict (executor_name) do update
   set executor_kind = excluded.executor_kind,
       domain_scope = excluded.domain_scope,
@@ -39,17 +73,22 @@ begin
       last_beat_at = excluded.last_beat_at,
       last_beat_status = 'ok',
       beats_total = h.beats_total + 1,
+      instance = excluded.instance,
       owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
-  where fn_executor_is_ours(h.owner_role);
+  where fn_executor_is_ours(h.owner_role)
+    and (coalesce(p_takeover, false) or h.instance is null or h.instance = p_instance
+      or coalesce(h.last_beat_at, '-infinity') < v_now - make_interval(secs => h.stale_threshold_seconds));
   if not found then
-    select h.owner_role into v_owner from queue_heartbeat h where h.executor_name = p_executor_name;
-    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'owner_role', v_owner);
+    select h.* into v_is from queue_heartbeat h where h.executor_name = p_executor_name;
+    return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'owner_role', v_is.owner_role,
+      'reason', case when fn_executor_is_ours(v_is.owner_role) then 'executor_alive' else 'not_owner' end,
+      'stale_at', v_is.last_beat_at + make_interval(secs => v_is.stale_threshold_seconds));
   end if;
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'executor_kind', p_executor_kind);
 end
 $$;
-comment on function fn_queue_heartbeat_register(text, text, text[], int, int, jsonb)
-  is 'Registers an executor under a name, before its first claim; the first role to take a name owns it. Refused not_owner otherwise.';
+comment on function fn_queue_heartbeat_register(text, text, text[], int, int, jsonb, text, boolean)
+  is 'Registers an executor under a name, before its first claim. Refused not_owner, or executor_alive while another process beats under it.';
 
 create or replace function fn_queue_heartbeat_tick(
   p_executor_name text,
@@ -57,7 +96,8 @@ create or replace function fn_queue_heartbeat_tick(
   p_status text default 'ok',
   p_current_job_id uuid default null,
   p_lease_owner text default null,
-  p_metadata jsonb default null
+  p_metadata jsonb default null,
+  p_instance text default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
@@ -71,16 +111,31 @@ begin
   where h.executor_name = p_executor_name
     and (p_executor_kind is null or h.executor_kind = p_executor_kind)
     and (p_lease_owner is null or p_lease_owner = p_executor_name)
+    and (h.instance is null or h.instance = p_instance)
+    and not h.is_passive
     and fn_executor_is_ours(h.owner_role);
   if found then
     return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
   end if;
   return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
-    case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+    case when fn_executor_is_passive(p_executor_name) or exists (select from queue_heartbeat h where h.executor_name = p_executor_name)
+      then 'not_owner' else 'executor_not_registered' end);
 end
 $$;
-comment on function fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)
-  is 'Beats for an executor. Refused executor_not_registered, or not_owner when name, kind or role do not fit.';
+comment on function fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb, text)
+  is 'Beats for an executor. Refused executor_not_registered, or not_owner when name, kind, role or process do not fit.';
+
+-- A process that beats under a given name ends well: its successor need not wait until the name is stale.
+create or replace function fn_queue_heartbeat_leave(p_executor_name text, p_instance text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  update queue_heartbeat h set instance = null, current_job_id = null
+  where h.executor_name = p_executor_name and h.instance = p_instance and fn_executor_is_ours(h.owner_role);
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'left', found);
+end
+$$;
+comment on function fn_queue_heartbeat_leave(text, text) is 'Says that this process does not beat under the name any more; the name stays registered.';
 
 -- Forgets an executor, so that its silence alarms nobody. Called by a worker that made its name up and ends well.
 create or replace function fn_queue_heartbeat_unregister(p_executor_name text) returns jsonb
@@ -120,6 +175,81 @@ $$;
 comment on function fn_executor_admission(text) is 'Why an executor may not claim (null: it may), and its kind. Called by fn_job_claim.';
 revoke all on function fn_executor_admission(text) from public;
 
+-- Notices silences: an executor whose last beat is older than its threshold. The event system.queue_worker_silent is emitted
+-- once when a silence is found and system.queue_worker_recovered once when it has ended; where a type is not registered
+-- and active the answer only names it. Workers of the host are judged by their own cursors. p_threshold_seconds judges
+-- all by one threshold. Called by `reveille run` and `tick`, by operators; any number at once.
+create or replace function fn_queue_stale_check(p_threshold_seconds int default null, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_known text[];
+  v_type text;
+  v_row queue_heartbeat;
+  v_stale jsonb := '[]';
+  v_events jsonb := '[]';
+  v_silent int := 0;
+  v_recovered int := 0;
+  v_missing text[] := '{}';
+  v_trouble text;
+begin
+  if fn_config('queue.heartbeat.enabled', 'true') <> 'true' then
+    return jsonb_build_object('refused', true, 'reason', 'heartbeat_disabled');
+  end if;
+  insert into queue_heartbeat as h (executor_name, executor_kind, last_beat_at, stale_threshold_seconds, is_passive, metadata)
+  select l.name, 'PG_worker', l.ran_at, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int, true,
+    '{"role": "legacy"}'
+  from (
+    select coalesce(c.j ->> 'worker_name', c.j ->> 'name') as name, (c.j ->> 'last_run_at')::timestamptz as ran_at
+    from fn_legacy_worker_cursors() as c (j)) l
+  where l.name is not null
+  on conflict (executor_name) do update set last_beat_at = excluded.last_beat_at, is_passive = true
+  where h.last_beat_at is distinct from excluded.last_beat_at or not h.is_passive;
+
+  v_known := array(
+    select r.event_type::text from event_type_registry r
+    where r.event_domain = 'system' and r.event_type in ('queue_worker_silent', 'queue_worker_recovered') and r.active);
+  for v_row in
+    select h.* from queue_heartbeat h
+    where (h.silent_since is null) = (coalesce(h.last_beat_at, '-infinity')
+      < v_now - make_interval(secs => coalesce(p_threshold_seconds, h.stale_threshold_seconds)))
+    order by h.executor_name
+    limit 50 -- each may take a savepoint (trap 19); the rest comes with the next check
+    for update skip locked
+  loop
+    if v_row.silent_since is null then
+      v_type := 'queue_worker_silent';
+      v_silent := v_silent + 1;
+    else
+      v_type := 'queue_worker_recovered';
+      v_recovered := v_recovered + 1;
+    end if;
+    update queue_heartbeat h set silent_since = case when v_row.silent_since is null then coalesce(v_row.last_beat_at, v_now) end
+    where h.executor_name = v_row.executor_name;
+    if v_type = any (v_known) then
+      begin
+        v_events := v_events || to_jsonb(fn_event_emit('system', v_type, v_row.executor_name, jsonb_build_object(
+          'executor_name', v_row.executor_name, 'executor_kind', v_row.executor_kind, 'last_beat_at', v_row.last_beat_at,
+          'silent_since', v_row.silent_since, 'stale_threshold_seconds', coalesce(p_threshold_seconds, v_row.stale_threshold_seconds),
+          'is_passive', v_row.is_passive)));
+      exception when others then
+        v_trouble := sqlerrm; -- an outbox that takes no such row must not undo what was found
+      end;
+    elsif not v_type = any (v_missing) then
+      v_missing := v_missing || v_type;
+    end if;
+  end loop;
+  select coalesce(jsonb_agg(jsonb_build_object('executor_name', h.executor_name, 'executor_kind', h.executor_kind,
+    'last_beat_at', h.last_beat_at, 'silent_since', h.silent_since, 'is_passive', h.is_passive) order by h.silent_since), '[]') into v_stale
+  from queue_heartbeat h where h.silent_since is not null;
+  return jsonb_build_object('refused', false, 'stale', v_stale, 'silent', v_silent, 'recovered', v_recovered, 'events', v_events,
+    'missing_types', to_jsonb(v_missing), 'emit_error', v_trouble);
+end
+$$;
+comment on function fn_queue_stale_check(int, timestamptz)
+  is 'Notices silences and their ends: {stale, silent, recovered, events, missing_types}. Refused heartbeat_disabled.';
+
 -- Invariant 12: one view over cursors, backlog, leases, dead letters and heartbeat ages. Each row is found by an
 -- index and counts at most 10,000, so that a look costs the same with ten million jobs.
 create or replace view v_queue_health as
@@ -136,8 +266,26 @@ select
   h.beats_total as value,
   jsonb_build_object('executor_kind', h.executor_kind, 'last_beat_status', h.last_beat_status, 'owner_role', h.owner_role,
     'expected_cadence_seconds', h.expected_cadence_seconds, 'stale_threshold_seconds', h.stale_threshold_seconds,
-    'metadata', h.metadata) as detail
+    'silent_since', h.silent_since, 'metadata', h.metadata) as detail
 from queue_heartbeat h
+where not h.is_passive
+union all
+select
+  'legacy_cursor',
+  l.name,
+  case
+    when l.ran_at is null then 'never'
+    when l.ran_at < clock_timestamp() - make_interval(secs => fn_config_number('queue.heartbeat.stale_threshold_seconds', 300)::float8) then 'stale'
+    else 'fresh'
+  end,
+  round(extract(epoch from clock_timestamp() - l.ran_at)::numeric, 3),
+  l.events_seen,
+  jsonb_build_object('last_run_at', l.ran_at, 'means', 'a worker of the host, judged by its own cursor; nobody can beat for it')
+from (
+  select coalesce(c.j ->> 'worker_name', c.j ->> 'name') as name, (c.j ->> 'last_run_at')::timestamptz as ran_at,
+    (c.j ->> 'events_seen')::numeric as events_seen
+  from fn_legacy_worker_cursors() as c (j)) l
+where l.name is not null
 union all
 select
   'cursor',
@@ -259,11 +407,20 @@ declare
   v_function text;
 begin
   foreach v_function in array array[
-    'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb)', 'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb)',
+    'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb, text, boolean)',
+    'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb, text)', 'fn_queue_heartbeat_leave(text, text)',
     'fn_queue_heartbeat_unregister(text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor', 'reveille_dispatcher']);
   end loop;
+  execute format('revoke all on function %s from public', 'fn_queue_stale_check(int, timestamptz)'::regprocedure);
+  call pr_grant(
+    format('execute on function %s', 'fn_queue_stale_check(int, timestamptz)'::regprocedure),
+    array['reveille_dispatcher', 'reveille_operator']);
+  execute format('revoke all on function %s from public', 'fn_legacy_worker_cursors()'::regprocedure);
+  call pr_grant(
+    format('execute on function %s', 'fn_legacy_worker_cursors()'::regprocedure),
+    array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
   call pr_grant('select on v_queue_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
 end
 $$;

@@ -14,10 +14,15 @@ create table queue_heartbeat (
   stale_threshold_seconds int not null default 300
     constraint queue_heartbeat_threshold_check check (stale_threshold_seconds > 0),
   silent_since timestamptz,
+  instance text,
+  is_passive boolean not null default false,
   owner_role name not null default session_user,
   current_job_id uuid,
   metadata signal not null default '{}'
     constraint queue_heartbeat_metadata_check check (octet_length(metadata::text) <= 4096)
 ) with (fillfactor = 10);
 comment on table queue_heartbeat is 'Executors: who they are, who owns the name, and when they last beat. Also when idle and when gated.';
+comment on column queue_heartbeat.silent_since is 'Since when a silence lasts that was announced; null while the executor beats.';
+comment on column queue_heartbeat.instance is 'The process that beats under the name; another one must wait until it is stale, or take over.';
+comment on column queue_heartbeat.is_passive is 'A worker of the host that does not beat: its own cursor shows when it ran. Nobody may beat for it.';
 comment on column queue_heartbeat.owner_role is 'Only members of this role may beat or claim under the name.';

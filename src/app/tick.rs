@@ -10,7 +10,7 @@ use super::look;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
-use crate::maintain::{Housekeeper, Pruned, Reaped, Reaper};
+use crate::maintain::{Housekeeper, Pruned, Reaped, Reaper, Silences};
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
 use crate::postgres::Server;
@@ -25,9 +25,11 @@ pub struct Tick {
     pub pass: Pass,
     /// What was done about leases that had ended unreported.
     pub reaped: Reaped,
+    /// Who does not beat any more.
+    pub silences: Silences,
     /// What was pruned.
     pub pruned: Pruned,
-    /// What the time limit cut short: dispatch, sweep, reap, prune. The next tick goes on there.
+    /// What the time limit cut short: dispatch, sweep, reap, look, prune. The next tick goes on there.
     pub left: Vec<&'static str>,
     /// A gate is closed; nothing more was tried.
     #[serde(skip)]
@@ -37,7 +39,8 @@ pub struct Tick {
     pub failed: Option<Error>,
 }
 
-/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, reap, prune. Ends within `limit`.
+/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, reap, look for silences, prune.
+/// Ends within `limit`.
 ///
 /// # Errors
 /// Nothing could be begun.
@@ -64,6 +67,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
         return Ok(tick);
     }
     tick.reaped = tick.part("reap", timeout_at(end, reaper.run_once()).await).unwrap_or_default();
+    tick.silences = tick.part("look", timeout_at(end, housekeeper.look()).await).unwrap_or_default();
     let mut pruned = Pruned::default();
     tick.part("prune", timeout_at(end, housekeeper.run_once(&mut pruned)).await);
     Ok(Tick { pruned, ..tick })

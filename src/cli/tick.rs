@@ -49,6 +49,7 @@ fn as_text(tick: &Tick) -> String {
         ("undigestible", number(tick.pass.errors)),
         ("repaired by the sweep", number(tick.swept)),
         ("leases ended", Some(leases)),
+        ("silent", (!tick.silences.silent.is_empty()).then(|| tick.silences.silent.join(", "))),
         ("arrivals pruned", number(tick.pruned.arrivals)),
         ("passes pruned", number(tick.pruned.passes)),
         ("not done in time", (!tick.left.is_empty()).then(|| tick.left.join(", "))),

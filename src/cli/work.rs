@@ -34,6 +34,9 @@ pub(super) struct Args {
     /// Run everything that is ready, then exit; no heartbeat is expected until the next run
     #[arg(long)]
     once: bool,
+    /// Take the name from a process that still beats under it, instead of waiting until that one is stale
+    #[arg(long)]
+    takeover: bool,
     /// Hear no notifications, only poll: for poolers and for closed gates
     #[arg(long)]
     poll_only: bool,
@@ -62,6 +65,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     }
     let server = context.server()?;
     let worker = Worker::new(&server, settings, Handlers::new().with_sql())?;
+    let worker = if args.takeover { worker.taking_over() } else { worker };
     let shutdown = Shutdown::new();
     let mut signals = Signals::new()?;
     let work = async {

@@ -1,4 +1,5 @@
-//! The housekeeper: beats for the sidecar, also when idle and when gated, and prunes what nobody reads again.
+//! The housekeeper: beats for the sidecar, also when idle and when gated, tells who else does not beat any more, and
+//! prunes what nobody reads again.
 //!
 //! Settings: `[maintenance]`. A round is one statement a chore; any number of sidecars may keep house.
 
@@ -8,6 +9,7 @@ use deadpool_postgres::Pool;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
+use super::silences::{Silences, Teller};
 use crate::backoff::Trouble;
 use crate::config;
 use crate::error::{Kind, Result};
@@ -18,6 +20,7 @@ use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::store::heartbeats::{Beater, Registration};
 
 /// Pauses between tries, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +35,7 @@ pub struct Housekeeper {
     server: Server,
     pool: Pool,
     settings: config::Maintenance,
-    name: String,
+    beater: Beater,
 }
 
 /// What is known of this process's heartbeat.
@@ -40,6 +43,7 @@ pub struct Housekeeper {
 struct Pulse {
     registered: bool,
     told_refusal: bool,
+    silences: Teller,
 }
 
 /// What one round removed.
@@ -59,7 +63,7 @@ impl Housekeeper {
             "" => host::unique_name("dispatcher"),
             given => given.to_owned(),
         };
-        Self { server, pool, settings: settings.clone(), name }
+        Self { server, pool, settings: settings.clone(), beater: Beater::new(name) }
     }
 
     /// Keeps house until told to stop.
@@ -95,20 +99,22 @@ impl Housekeeper {
         }
     }
 
-    /// Forgets a name that was made up, when the sidecar has ended well; whoever is killed stays, and goes stale.
-    pub async fn forget(&self) {
-        if !self.settings.executor_name.is_empty() {
-            return;
-        }
-        let unregister = async {
+    /// Says goodbye when the sidecar has ended well: a name that was made up is forgotten, a given one is free for the
+    /// next process. Whoever is killed stays, and goes stale.
+    pub async fn leave(&self) {
+        let leave = async {
             self.pool.retain(|_, _| false); // it may be busy with a statement that was cut off
             let client = self.server.take(&self.pool).await?;
-            store::heartbeats::unregister(&client, &self.name).await
+            if self.settings.executor_name.is_empty() {
+                store::heartbeats::unregister(&client, &self.beater.name).await
+            } else {
+                store::heartbeats::leave(&client, &self.beater).await
+            }
         };
-        match timeout(FAREWELL, unregister).await {
+        match timeout(FAREWELL, leave).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!("{} stays registered: {error}", self.name),
-            Err(_) => tracing::debug!("{} stays registered: no answer within {FAREWELL:?}", self.name),
+            Ok(Err(error)) => tracing::debug!("{} stays registered: {error}", self.beater.name),
+            Err(_) => tracing::debug!("{} stays registered: no answer within {FAREWELL:?}", self.beater.name),
         }
     }
 
@@ -128,24 +134,40 @@ impl Housekeeper {
         let client = self.server.take(&self.pool).await?;
         let beat = async {
             if pulse.registered {
-                return store::heartbeats::tick(&client, &self.name, None).await;
+                let (beat, silences) = store::heartbeats::tick_and_look(&client, &self.beater).await?;
+                return Ok((beat, Some(silences)));
             }
-            let cadence = self.settings.heartbeat_interval;
             let metadata = json!({"role": "dispatcher", "version": env!("CARGO_PKG_VERSION")});
             // its kind is that of what runs beside Postgres; the role says that it claims nothing
-            store::heartbeats::register(&client, &self.name, ExecutorKind::PgWorker, cadence, &metadata).await
+            let registration = Registration {
+                kind: ExecutorKind::PgWorker,
+                cadence: self.settings.heartbeat_interval,
+                metadata: &metadata,
+                takeover: false,
+            };
+            Ok((store::heartbeats::register(&client, &self.beater, registration).await?, None))
         };
         let outcome = self.server.in_time(1, "beating", beat).await;
-        let answer = hand_back(client, outcome)?;
+        let (answer, silences) = hand_back(client, outcome)?;
+        if let Some(silences) = silences {
+            pulse.silences.tell(&silences);
+        }
         if let Answer::Refused(refusal) = &answer
             && !pulse.told_refusal
         {
             pulse.told_refusal = true;
             let hint = remedy(&refusal.reason).unwrap_or("see the contract's reasons");
-            tracing::warn!(executor = %self.name, "no heartbeat, dispatch goes on: {} ({hint})", refusal.reason);
+            tracing::warn!(executor = %self.beater.name, "no heartbeat, dispatch goes on: {} ({hint})", refusal.reason);
         }
         pulse.registered = matches!(answer, Answer::Done(_));
         Ok(())
+    }
+
+    /// Looks who does not beat any more, and who does again.
+    pub async fn look(&self) -> Result<Silences> {
+        let client = self.server.take(&self.pool).await?;
+        let outcome = self.server.in_time(1, "looking for silences", store::heartbeats::look(&client)).await;
+        Ok(Silences::of(&hand_back(client, outcome)?))
     }
 
     /// One round of pruning, in batches until nothing is left; counted batch by batch, for who cuts it off.

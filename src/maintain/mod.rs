@@ -3,6 +3,8 @@
 pub mod consumer_sync;
 mod housekeeper;
 mod reaper;
+mod silences;
 
 pub use housekeeper::{Housekeeper, Pruned};
 pub use reaper::{Reaped, Reaper};
+pub use silences::Silences;

@@ -64,6 +64,9 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "executor_not_registered" => {
             "register the name first: `reveille work` does it, or fn_queue_heartbeat_register"
         }
+        "executor_alive" => {
+            "another process beats under this name: choose another one, wait until it is stale, or say --takeover"
+        }
         "executor_silent" => "the executor must beat again: fn_queue_heartbeat_tick",
         "lease_lost" => "the lease ran out or the job was taken over; drop the result",
         "reaper_disabled" => {

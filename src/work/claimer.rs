@@ -1,17 +1,18 @@
 //! Claims jobs as far as there is room, and decides when to look again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::keeper;
+use super::name::{self, is_fatal};
 use super::rhythm::{AWAKE_FOR, Next, Rhythm, SATURATED_FOR};
 use super::shared::Shared;
 use super::stats;
 use super::waker::Waker;
 use crate::backoff::Backoff;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::model::refusal::{Refusal, remedy};
 use crate::postgres::listener::{Canary, ListenerStatus};
 use crate::postgres::pool::hand_back;
@@ -52,33 +53,12 @@ impl Claimer {
         Self { shared, waker, listener, channel, rhythm, armed: None, backoff, refused: None }
     }
 
-    /// Registers the name and reads what kinds there are; tries until the database answers. False: told to stop.
-    pub(super) async fn begin(&mut self, shutdown: &Shutdown) -> Result<bool> {
-        loop {
-            match self.introduce().await {
-                Ok(()) => return Ok(true),
-                Err(error) if is_fatal(&error) => return Err(error),
-                Err(error) => self.shared.outage.failed(&self.shared.stats, &error),
-            }
-            if !shutdown.pause(self.backoff.next_delay()).await {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// As [`Self::begin`], once.
-    pub(super) async fn introduce(&mut self) -> Result<()> {
-        let answer = keeper::register(&self.shared).await?;
-        answer.done(&format!("registering {}", self.shared.name))?;
-        self.shared.read_kinds().await?;
-        self.shared.outage.passed();
-        self.backoff.reset();
-        Ok(())
-    }
-
     /// Claims until told to stop; ends with an error when trying again cannot help.
     pub(super) async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         while !shutdown.is_requested() {
+            if self.shared.taken_over.load(Ordering::Relaxed) {
+                return Err(name::taken_over(&self.shared));
+            }
             let room = self.shared.board.room();
             if room == 0 {
                 self.wait_for_room(shutdown).await;
@@ -169,7 +149,7 @@ impl Claimer {
         let token = canary.as_ref().map(Canary::token);
         let kinds = shared.kinds.names();
         let claim = Claim {
-            executor_name: &shared.name,
+            executor_name: &shared.beater.name,
             limit: room,
             lease: shared.lease(),
             job_kinds: &kinds,
@@ -197,7 +177,7 @@ impl Claimer {
 
     fn looked(&mut self, look: &Look, room: usize) -> Next {
         if let Some(reason) = self.refused.take() {
-            tracing::info!(executor = %self.shared.name, "claiming again, no longer refused: {reason}");
+            tracing::info!(executor = %self.shared.beater.name, "claiming again, no longer refused: {reason}");
         }
         let now = Instant::now();
         if let Look::Found(found) = look {
@@ -215,10 +195,10 @@ impl Claimer {
         let mut pause = self.rhythm.poll_pause();
         if self.refused.as_ref() != Some(&reason) {
             let hint = remedy(&reason).unwrap_or_default();
-            tracing::warn!(executor = %self.shared.name, hint, "not claiming: {reason}");
+            tracing::warn!(executor = %self.shared.beater.name, hint, "not claiming: {reason}");
             match reason.as_str() {
-                "executor_not_registered" => self.register_again().await?,
-                "executor_silent" => keeper::beat(&self.shared).await?,
+                "executor_not_registered" => name::register_again(&self.shared).await?,
+                "executor_silent" => name::beat(&self.shared).await?,
                 _ => {}
             }
             if matches!(reason.as_str(), "executor_not_registered" | "executor_silent") {
@@ -227,11 +207,6 @@ impl Claimer {
             self.refused = Some(reason);
         }
         Ok(self.rhythm.nothing(pause, Instant::now()))
-    }
-
-    async fn register_again(&self) -> Result<()> {
-        let answer = keeper::register(&self.shared).await?;
-        answer.done(&format!("registering {}", self.shared.name)).map(|_| ())
     }
 
     /// Sets or drops the mark. Should that fail, the mark runs out by itself.
@@ -265,11 +240,6 @@ impl Claimer {
         self.rhythm.armed(Instant::now());
         Ok(())
     }
-}
-
-/// Whether trying again cannot help.
-fn is_fatal(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Usage | Kind::Denied | Kind::Schema | Kind::Refused)
 }
 
 fn refusal(reason: String) -> Refusal {

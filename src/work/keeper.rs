@@ -2,19 +2,20 @@
 //! runs that they are in progress, asks which of them are cancelled, and reads anew which kinds there are.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::board::Due;
+use super::name;
 use super::shared::Shared;
 use super::stop::StopReason;
 use super::waker::Waker;
 use crate::backoff::Backoff;
 use crate::error::Result;
-use crate::host;
 use crate::model::refusal::Answer;
 use crate::postgres::pool::hand_back;
 use crate::store;
@@ -43,6 +44,9 @@ pub(super) async fn run(shared: Arc<Shared>, waker: Arc<Waker>) {
             next_look = Instant::now() + shared.cancel_look;
         }
         if beats {
+            if shared.taken_over.load(Ordering::Relaxed) {
+                waker.look(); // the claimer ends it
+            }
             next_beat = Instant::now() + shared.cadence;
             changed = false;
             continue;
@@ -76,7 +80,7 @@ async fn keep(shared: &Shared, waker: &Waker, turn: Turn) -> Result<()> {
     let Turn { due, runs, looks, beats, changed } = turn;
     let renewed = if due.renew.is_empty() { Ok(()) } else { renew(shared, due.renew).await };
     let started = if due.start.is_empty() { Ok(()) } else { start(shared, due.start).await };
-    let beaten = if beats { beat(shared).await } else { Ok(()) };
+    let beaten = if beats { name::beat(shared).await } else { Ok(()) };
     let looked = if looks { look(shared, runs).await } else { Ok(()) };
     renewed.and(started).and(beaten).and(looked)?;
     if (beats || changed) && shared.read_kinds().await? {
@@ -151,34 +155,4 @@ impl Told {
         }
         told
     }
-}
-
-/// One beat; a name that is not known any more is registered anew.
-pub(super) async fn beat(shared: &Shared) -> Result<()> {
-    let client = shared.server.take(&shared.control).await?;
-    let beat = store::heartbeats::tick(&client, &shared.name, shared.board.current());
-    let outcome = shared.server.in_time(1, "beating", beat).await;
-    if let Answer::Refused(refusal) = hand_back(client, outcome)? {
-        if refusal.reason == "executor_not_registered" {
-            return register(shared).await.map(|_| ());
-        }
-        tracing::warn!(executor = %shared.name, "the heartbeat was refused: {}", refusal.reason);
-    }
-    Ok(())
-}
-
-/// Registers the executor's name, with a beat.
-pub(super) async fn register(shared: &Shared) -> Result<Answer> {
-    let client = shared.server.take(&shared.control).await?;
-    let metadata = json!({
-        "role": "worker",
-        "version": env!("CARGO_PKG_VERSION"),
-        "host": host::name(),
-        "pid": std::process::id(),
-        "concurrency": shared.settings.concurrency,
-    });
-    let kind = shared.settings.kind;
-    let register = store::heartbeats::register(&client, &shared.name, kind, shared.cadence, &metadata);
-    let outcome = shared.server.in_time(1, "registering", register).await;
-    hand_back(client, outcome)
 }

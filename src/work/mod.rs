@@ -10,6 +10,7 @@ mod board;
 mod claimer;
 mod handler;
 mod keeper;
+mod name;
 mod pace;
 mod reporter;
 mod rhythm;

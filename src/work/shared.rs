@@ -19,11 +19,16 @@ use crate::model::refusal::Answer;
 use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::store;
+use crate::store::heartbeats::Beater;
 
 /// What the parts of one worker share. Built once, by the worker.
 pub(super) struct Shared {
-    /// The name that it claims under.
-    pub(super) name: String,
+    /// The name that it claims under, and this process.
+    pub(super) beater: Beater,
+    /// Whether to take the name from a process that still beats under it.
+    pub(super) takeover: bool,
+    /// Another process beats under the name now.
+    pub(super) taken_over: AtomicBool,
     pub(super) settings: config::Worker,
     /// Time between two heartbeats.
     pub(super) cadence: Duration,
@@ -70,7 +75,7 @@ impl Shared {
     pub(super) async fn release_unknown(&self, client: &Object) -> Result<()> {
         let Some(unsure_for) = self.unsure_for() else { return Ok(()) };
         let (within, known) = (unsure_for + Duration::from_secs(1), self.board.known());
-        let release = store::work::release_unknown(client, &self.name, within, &known);
+        let release = store::work::release_unknown(client, &self.beater.name, within, &known);
         let answer = self.server.in_time(1, "giving back unknown jobs", release).await?;
         let released = match &answer {
             Answer::Done(answer) => answer.get("released").and_then(Value::as_u64).unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! A worker: starts its parts, lets them run, and stops them in two steps.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::sql::SqlRunner;
 use super::stats::{WorkerCounts, WorkerStats};
 use super::stop::StopReason;
 use super::waker::Waker;
-use super::{keeper, reporter, runner};
+use super::{keeper, name, reporter, runner};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::host;
@@ -24,6 +25,7 @@ use crate::postgres::listener::{Listener, ListenerStatus};
 use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::store::heartbeats::Beater;
 
 /// Of the time for stopping, how much is kept for ending what did not end by itself, and for saying so.
 const RESERVE: Duration = Duration::from_secs(4);
@@ -46,7 +48,7 @@ pub struct Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Worker").field("name", &self.shared.name).finish_non_exhaustive()
+        f.debug_struct("Worker").field("name", &self.shared.beater.name).finish_non_exhaustive()
     }
 }
 
@@ -66,11 +68,14 @@ impl Worker {
         let sql = || SqlRunner::new(server, worker.concurrency, worker.time_limit);
         let sql = handlers.has_sql().then(sql).transpose()?;
         let forgetful = Session { synchronous_commit: false, ..server.session() };
+        let own_name = match worker.executor_name.as_str() {
+            "" => host::unique_name(worker.kind.as_str()),
+            given => given.to_owned(),
+        };
         let shared = Shared {
-            name: match worker.executor_name.as_str() {
-                "" => host::unique_name(worker.kind.as_str()),
-                given => given.to_owned(),
-            },
+            beater: Beater::new(own_name),
+            takeover: false,
+            taken_over: AtomicBool::new(false),
             cadence: settings.maintenance.heartbeat_interval,
             cancel_look: if settings.dispatch.listen { LOOK } else { worker.poll_interval.min(LOOK) },
             server: server.clone(),
@@ -90,9 +95,18 @@ impl Worker {
         Ok(Self { shared: Arc::new(shared), waker: Arc::default(), listener, patience })
     }
 
+    /// Takes its name from a process that still beats under it, instead of waiting until that one is stale.
+    #[must_use]
+    pub fn taking_over(mut self) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.takeover = true;
+        }
+        self
+    }
+
     /// The name that it claims under.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.shared.beater.name
     }
 
     /// The counters, to be shared with metrics.
@@ -122,9 +136,7 @@ impl Worker {
             () = shutdown.was_cut() => Ok(()),
         };
         self.stop(crew, &shutdown).await;
-        if self.shared.settings.executor_name.is_empty() {
-            self.forget().await;
-        }
+        name::leave(&self.shared, self.shared.settings.executor_name.is_empty(), CUT).await;
         ended.map(|()| self.shared.stats.counts())
     }
 
@@ -137,7 +149,9 @@ impl Worker {
         let mut claimer = Claimer::new(Arc::clone(&self.shared), Arc::clone(&self.waker), None);
         let mut crew = JoinSet::new();
         let all = async {
-            claimer.introduce().await?;
+            if let Some(alive) = name::introduce(&self.shared).await? {
+                return Ok(Err(alive));
+            }
             self.start(&mut crew);
             tokio::select! {
                 ended = claimer.run_once(&shutdown) => ended,
@@ -149,7 +163,7 @@ impl Worker {
             () = shutdown.was_cut() => Ok(Ok(())),
         };
         self.stop(crew, &shutdown).await;
-        self.forget().await;
+        name::leave(&self.shared, !matches!(ended, Ok(Err(_))), CUT).await;
         ended.map(|done| done.map(|()| self.shared.stats.counts()))
     }
 
@@ -160,7 +174,7 @@ impl Worker {
         listener: Option<Listener>,
         shutdown: &Shutdown,
     ) -> Result<()> {
-        if !claimer.begin(shutdown).await? {
+        if !name::begin(&self.shared, shutdown).await? {
             return Ok(());
         }
         self.start(crew);
@@ -169,7 +183,7 @@ impl Worker {
             concurrency = self.shared.settings.concurrency,
             mode = if listener.is_some() { "notify and poll" } else { "poll only" },
             "{} is working",
-            self.shared.name
+            self.shared.beater.name
         );
         if let Some(listener) = listener {
             let (waker, stats) = (Arc::clone(&self.waker), self.stats());
@@ -236,17 +250,6 @@ impl Worker {
                 () = self.shared.board.changed() => {}
                 () = sleep_until(deadline) => return,
             }
-        }
-    }
-
-    /// Takes the name from the list of those that must beat.
-    async fn forget(&self) {
-        let unregister = async {
-            let client = self.shared.server.take(&self.shared.control).await?;
-            store::heartbeats::unregister(&client, &self.shared.name).await
-        };
-        if let Ok(Err(error)) = timeout(CUT, unregister).await {
-            tracing::debug!("{} stays registered: {error}", self.shared.name);
         }
     }
 

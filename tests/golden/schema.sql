@@ -315,6 +315,8 @@ table queue_heartbeat with (fillfactor=10)
   expected_cadence_seconds integer not null default 60
   stale_threshold_seconds integer not null default 300
   silent_since timestamp with time zone
+  instance text
+  is_passive boolean not null default false
   owner_role name not null default SESSION_USER
   current_job_id uuid
   metadata signal not null default '{}'::jsonb
@@ -325,6 +327,9 @@ table queue_heartbeat with (fillfactor=10)
   queue_heartbeat_status_check CHECK ((last_beat_status = ANY (ARRAY['ok'::text, 'warn'::text, 'error'::text])))
   queue_heartbeat_threshold_check CHECK ((stale_threshold_seconds > 0))
   -- table: Executors: who they are, who owns the name, and when they last beat. Also when idle and when gated.
+  -- silent_since: Since when a silence lasts that was announced; null while the executor beats.
+  -- instance: The process that beats under the name; another one must wait until it is stale, or take over.
+  -- is_passive: A worker of the host that does not beat: its own cursor shows when it ran. Nobody may beat for it.
   -- owner_role: Only members of this role may beat or claim under the name.
 
 table reveille_migration
@@ -418,8 +423,24 @@ view v_queue_health
         END AS status_hint,
     round(EXTRACT(epoch FROM clock_timestamp() - h.last_beat_at), 3) AS age_seconds,
     h.beats_total AS value,
-    jsonb_build_object('executor_kind', h.executor_kind, 'last_beat_status', h.last_beat_status, 'owner_role', h.owner_role, 'expected_cadence_seconds', h.expected_cadence_seconds, 'stale_threshold_seconds', h.stale_threshold_seconds, 'metadata', h.metadata) AS detail
+    jsonb_build_object('executor_kind', h.executor_kind, 'last_beat_status', h.last_beat_status, 'owner_role', h.owner_role, 'expected_cadence_seconds', h.expected_cadence_seconds, 'stale_threshold_seconds', h.stale_threshold_seconds, 'silent_since', h.silent_since, 'metadata', h.metadata) AS detail
    FROM queue_heartbeat h
+  WHERE NOT h.is_passive
+UNION ALL
+ SELECT 'legacy_cursor'::text AS component, l.name,
+        CASE
+            WHEN l.ran_at IS NULL THEN 'never'::text
+            WHEN l.ran_at < (clock_timestamp() - make_interval(secs => fn_config_number('queue.heartbeat.stale_threshold_seconds'::text, 300::numeric)::double precision)) THEN 'stale'::text
+            ELSE 'fresh'::text
+        END AS status_hint,
+    round(EXTRACT(epoch FROM clock_timestamp() - l.ran_at), 3) AS age_seconds,
+    l.events_seen AS value,
+    jsonb_build_object('last_run_at', l.ran_at, 'means', 'a worker of the host, judged by its own cursor; nobody can beat for it') AS detail
+   FROM ( SELECT COALESCE(c.j ->> 'worker_name'::text, c.j ->> 'name'::text) AS name,
+            (c.j ->> 'last_run_at'::text)::timestamp with time zone AS ran_at,
+            (c.j ->> 'events_seen'::text)::numeric AS events_seen
+           FROM fn_legacy_worker_cursors() c(j)) l
+  WHERE l.name IS NOT NULL
 UNION ALL
  SELECT 'cursor'::text AS component, c.event_domain AS name,
         CASE
@@ -466,7 +487,7 @@ UNION ALL
                  LIMIT 10000) s) r
 UNION ALL
  SELECT 'cursor'::text AS component, d.event_domain AS name, 'never'::text AS status_hint,
-    NULL::numeric AS age_seconds, NULL::bigint AS value,
+    NULL::numeric AS age_seconds, NULL::numeric AS value,
     jsonb_build_object('reason', 'events of a domain that is not dispatched: fn_dispatch_domain_add adds it') AS detail
    FROM ( WITH RECURSIVE domains AS (
                 ( SELECT a.event_domain
@@ -1695,6 +1716,20 @@ begin
 end
 $function$
 
+-- Whether nobody may register or beat under a name, because it is a worker of the host.
+CREATE OR REPLACE FUNCTION fn_executor_is_passive(p_executor_name text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return p_executor_name = 'iu_outbound_default'
+    or exists (select from queue_heartbeat h where h.executor_name = p_executor_name and h.is_passive)
+    or exists (select from fn_legacy_worker_cursors() as c (j) where coalesce(c.j ->> 'worker_name', c.j ->> 'name') = p_executor_name);
+end
+$function$
+
 -- true only when dot_config holds the text 'true' under the key.
 CREATE OR REPLACE FUNCTION fn_gate_is_open(p_key text)
  RETURNS boolean
@@ -2865,6 +2900,20 @@ begin
 end
 $function$
 
+-- The rows of iu_route_worker_cursor, if the host has that table. Called by v_queue_health and the stale check.
+CREATE OR REPLACE FUNCTION fn_legacy_worker_cursors()
+ RETURNS SETOF jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if to_regclass('iu_route_worker_cursor') is not null then
+    return query execute format('select to_jsonb(c) from %I c', 'iu_route_worker_cursor');
+  end if;
+end
+$function$
+
 -- Announces on queue_control that consumers changed.
 CREATE OR REPLACE FUNCTION fn_queue_control_announce()
  RETURNS trigger
@@ -2877,23 +2926,41 @@ begin
 end
 $function$
 
--- Registers an executor under a name, before its first claim; the first role to take a name owns it. Refused not_owner otherwise.
-CREATE OR REPLACE FUNCTION fn_queue_heartbeat_register(p_executor_name text, p_executor_kind text, p_domain_scope text[] DEFAULT '{}'::text[], p_expected_cadence_seconds integer DEFAULT 60, p_stale_threshold_seconds integer DEFAULT NULL::integer, p_metadata jsonb DEFAULT '{}'::jsonb)
+-- Says that this process does not beat under the name any more; the name stays registered.
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_leave(p_executor_name text, p_instance text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  update queue_heartbeat h set instance = null, current_job_id = null
+  where h.executor_name = p_executor_name and h.instance = p_instance and fn_executor_is_ours(h.owner_role);
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'left', found);
+end
+$function$
+
+-- Registers an executor under a name, before its first claim. Refused not_owner, or executor_alive while another process beats under it.
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_register(p_executor_name text, p_executor_kind text, p_domain_scope text[] DEFAULT '{}'::text[], p_expected_cadence_seconds integer DEFAULT 60, p_stale_threshold_seconds integer DEFAULT NULL::integer, p_metadata jsonb DEFAULT '{}'::jsonb, p_instance text DEFAULT NULL::text, p_takeover boolean DEFAULT false)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_owner name;
+  v_now timestamptz := clock_timestamp();
+  v_is queue_heartbeat;
 begin
+  if fn_executor_is_passive(p_executor_name) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'is_passive', true);
+  end if;
   insert into queue_heartbeat as h (
     executor_name, executor_kind, domain_scope, expected_cadence_seconds, stale_threshold_seconds, metadata,
-    last_beat_at, last_beat_status, beats_total, owner_role)
+    last_beat_at, last_beat_status, beats_total, owner_role, instance)
   values (
     p_executor_name, p_executor_kind, coalesce(p_domain_scope, '{}'), p_expected_cadence_seconds,
     coalesce(p_stale_threshold_seconds, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int), coalesce(p_metadata, '{}'),
-    clock_timestamp(), 'ok', 1, session_user)
+    v_now, 'ok', 1, session_user, p_instance)
   on conflict (executor_name) do update
   set executor_kind = excluded.executor_kind,
       domain_scope = excluded.domain_scope,
@@ -2903,18 +2970,23 @@ begin
       last_beat_at = excluded.last_beat_at,
       last_beat_status = 'ok',
       beats_total = h.beats_total + 1,
+      instance = excluded.instance,
       owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
-  where fn_executor_is_ours(h.owner_role);
+  where fn_executor_is_ours(h.owner_role)
+    and (coalesce(p_takeover, false) or h.instance is null or h.instance = p_instance
+      or coalesce(h.last_beat_at, '-infinity') < v_now - make_interval(secs => h.stale_threshold_seconds));
   if not found then
-    select h.owner_role into v_owner from queue_heartbeat h where h.executor_name = p_executor_name;
-    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name, 'owner_role', v_owner);
+    select h.* into v_is from queue_heartbeat h where h.executor_name = p_executor_name;
+    return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'owner_role', v_is.owner_role,
+      'reason', case when fn_executor_is_ours(v_is.owner_role) then 'executor_alive' else 'not_owner' end,
+      'stale_at', v_is.last_beat_at + make_interval(secs => v_is.stale_threshold_seconds));
   end if;
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'executor_kind', p_executor_kind);
 end
 $function$
 
--- Beats for an executor. Refused executor_not_registered, or not_owner when name, kind or role do not fit.
-CREATE OR REPLACE FUNCTION fn_queue_heartbeat_tick(p_executor_name text, p_executor_kind text DEFAULT NULL::text, p_status text DEFAULT 'ok'::text, p_current_job_id uuid DEFAULT NULL::uuid, p_lease_owner text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb)
+-- Beats for an executor. Refused executor_not_registered, or not_owner when name, kind, role or process do not fit.
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_tick(p_executor_name text, p_executor_kind text DEFAULT NULL::text, p_status text DEFAULT 'ok'::text, p_current_job_id uuid DEFAULT NULL::uuid, p_lease_owner text DEFAULT NULL::text, p_metadata jsonb DEFAULT NULL::jsonb, p_instance text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -2930,12 +3002,15 @@ begin
   where h.executor_name = p_executor_name
     and (p_executor_kind is null or h.executor_kind = p_executor_kind)
     and (p_lease_owner is null or p_lease_owner = p_executor_name)
+    and (h.instance is null or h.instance = p_instance)
+    and not h.is_passive
     and fn_executor_is_ours(h.owner_role);
   if found then
     return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
   end if;
   return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
-    case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+    case when fn_executor_is_passive(p_executor_name) or exists (select from queue_heartbeat h where h.executor_name = p_executor_name)
+      then 'not_owner' else 'executor_not_registered' end);
 end
 $function$
 
@@ -2953,6 +3028,79 @@ begin
   end if;
   return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
     case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+end
+$function$
+
+-- Notices silences and their ends: {stale, silent, recovered, events, missing_types}. Refused heartbeat_disabled.
+CREATE OR REPLACE FUNCTION fn_queue_stale_check(p_threshold_seconds integer DEFAULT NULL::integer, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_known text[];
+  v_type text;
+  v_row queue_heartbeat;
+  v_stale jsonb := '[]';
+  v_events jsonb := '[]';
+  v_silent int := 0;
+  v_recovered int := 0;
+  v_missing text[] := '{}';
+  v_trouble text;
+begin
+  if fn_config('queue.heartbeat.enabled', 'true') <> 'true' then
+    return jsonb_build_object('refused', true, 'reason', 'heartbeat_disabled');
+  end if;
+  insert into queue_heartbeat as h (executor_name, executor_kind, last_beat_at, stale_threshold_seconds, is_passive, metadata)
+  select l.name, 'PG_worker', l.ran_at, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int, true,
+    '{"role": "legacy"}'
+  from (
+    select coalesce(c.j ->> 'worker_name', c.j ->> 'name') as name, (c.j ->> 'last_run_at')::timestamptz as ran_at
+    from fn_legacy_worker_cursors() as c (j)) l
+  where l.name is not null
+  on conflict (executor_name) do update set last_beat_at = excluded.last_beat_at, is_passive = true
+  where h.last_beat_at is distinct from excluded.last_beat_at or not h.is_passive;
+
+  v_known := array(
+    select r.event_type::text from event_type_registry r
+    where r.event_domain = 'system' and r.event_type in ('queue_worker_silent', 'queue_worker_recovered') and r.active);
+  for v_row in
+    select h.* from queue_heartbeat h
+    where (h.silent_since is null) = (coalesce(h.last_beat_at, '-infinity')
+      < v_now - make_interval(secs => coalesce(p_threshold_seconds, h.stale_threshold_seconds)))
+    order by h.executor_name
+    limit 50 -- each may take a savepoint (trap 19); the rest comes with the next check
+    for update skip locked
+  loop
+    if v_row.silent_since is null then
+      v_type := 'queue_worker_silent';
+      v_silent := v_silent + 1;
+    else
+      v_type := 'queue_worker_recovered';
+      v_recovered := v_recovered + 1;
+    end if;
+    update queue_heartbeat h set silent_since = case when v_row.silent_since is null then coalesce(v_row.last_beat_at, v_now) end
+    where h.executor_name = v_row.executor_name;
+    if v_type = any (v_known) then
+      begin
+        v_events := v_events || to_jsonb(fn_event_emit('system', v_type, v_row.executor_name, jsonb_build_object(
+          'executor_name', v_row.executor_name, 'executor_kind', v_row.executor_kind, 'last_beat_at', v_row.last_beat_at,
+          'silent_since', v_row.silent_since, 'stale_threshold_seconds', coalesce(p_threshold_seconds, v_row.stale_threshold_seconds),
+          'is_passive', v_row.is_passive)));
+      exception when others then
+        v_trouble := sqlerrm; -- an outbox that takes no such row must not undo what was found
+      end;
+    elsif not v_type = any (v_missing) then
+      v_missing := v_missing || v_type;
+    end if;
+  end loop;
+  select coalesce(jsonb_agg(jsonb_build_object('executor_name', h.executor_name, 'executor_kind', h.executor_kind,
+    'last_beat_at', h.last_beat_at, 'silent_since', h.silent_since, 'is_passive', h.is_passive) order by h.silent_since), '[]') into v_stale
+  from queue_heartbeat h where h.silent_since is not null;
+  return jsonb_build_object('refused', false, 'stale', v_stale, 'silent', v_silent, 'recovered', v_recovered, 'events', v_events,
+    'missing_types', to_jsonb(v_missing), 'emit_error', v_trouble);
 end
 $function$
 
@@ -3204,6 +3352,8 @@ grant EXECUTE on function fn_event_verdict(event_outbox,text,text,text,timestamp
 
 grant EXECUTE on function fn_executor_is_ours(name) to public
 
+grant EXECUTE on function fn_executor_is_passive(text) to public
+
 grant EXECUTE on function fn_gate_is_open(text) to reveille_dispatcher
 
 grant EXECUTE on function fn_gate_is_open(text) to reveille_executor
@@ -3302,17 +3452,33 @@ grant EXECUTE on function fn_job_succeed_many(uuid[],bigint[],text[]) to reveill
 
 grant EXECUTE on function fn_lease_is_ours(text) to public
 
-grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb) to reveille_dispatcher
+grant EXECUTE on function fn_legacy_worker_cursors() to reveille_dispatcher
 
-grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb) to reveille_executor
+grant EXECUTE on function fn_legacy_worker_cursors() to reveille_executor
 
-grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb) to reveille_dispatcher
+grant EXECUTE on function fn_legacy_worker_cursors() to reveille_operator
 
-grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb) to reveille_executor
+grant EXECUTE on function fn_legacy_worker_cursors() to reveille_reader
+
+grant EXECUTE on function fn_queue_heartbeat_leave(text,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_heartbeat_leave(text,text) to reveille_executor
+
+grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb,text,boolean) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_heartbeat_register(text,text,text[],integer,integer,jsonb,text,boolean) to reveille_executor
+
+grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb,text) to reveille_executor
 
 grant EXECUTE on function fn_queue_heartbeat_unregister(text) to reveille_dispatcher
 
 grant EXECUTE on function fn_queue_heartbeat_unregister(text) to reveille_executor
+
+grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
 

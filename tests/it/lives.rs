@@ -3,4 +3,5 @@
 mod dead_letters;
 mod reaper;
 mod retry;
+mod silence;
 mod stage;
