@@ -137,7 +137,7 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
-  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;

@@ -27,6 +27,7 @@ drop function fn_job_succeed(uuid, bigint, text);
 drop function fn_job_has_succeeded(uuid, bigint);
 drop function fn_job_renew(uuid, bigint, int);
 drop function fn_job_start(uuid, bigint);
+drop function fn_job_tell(uuid[], text);
 drop function fn_job_requeue(job_queue, text, text, timestamptz);
 drop function fn_job_end_cancelled(job_queue);
 drop function fn_job_attempt_end(job_queue, text, text);

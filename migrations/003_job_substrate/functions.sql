@@ -402,6 +402,60 @@ end
 $$;
 comment on function fn_job_lease_lost(uuid, bigint) is 'The refusal lease_lost, not_owner or not_found.';
 
+-- Tells of jobs that have come to their end as facts of domain dot, where the type is registered and active and the kind
+-- asks for it (job.<kind>.emit_events = true); correlation and causation go on. A fact carries the kinds of the jobs
+-- that led to it as `chain`; a job made from it has them in its payload, so that a chain which comes back to itself is
+-- cut at queue.chain.max_depth (16) and kept in dispatch_error, and no loop runs for ever. What the outbox refuses is
+-- kept there, too: it must not undo a job's end. One savepoint for all (trap 19).
+create or replace function fn_job_tell(p_job_ids uuid[], p_event_type text) returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_max int;
+  v_job job_queue;
+  v_chain jsonb;
+begin
+  if not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true')
+    or not exists (
+      select from event_type_registry r where r.event_domain = 'dot' and r.event_type = p_event_type and r.active)
+  then
+    return;
+  end if;
+  v_max := fn_config_number('queue.chain.max_depth', 16)::int;
+  begin
+    for v_job in
+      select j.* from job_queue j
+      where j.job_id = any (p_job_ids)
+        and exists (select from dot_config c where c.key = 'job.' || j.job_kind || '.emit_events' and c.value = 'true')
+      order by j.job_id
+    loop
+      v_chain := case jsonb_typeof(v_job.safe_payload -> 'chain') when 'array' then v_job.safe_payload -> 'chain' else '[]' end
+        || to_jsonb(v_job.job_kind::text);
+      if jsonb_array_length(v_chain) > v_max then
+        insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+        values (coalesce(v_job.causation_event_id, v_job.job_id), coalesce(v_job.consumer_key, v_job.job_kind), 'dot', 'RV003',
+          format('dot.%s was not emitted: the chain is longer than %s jobs and comes back to itself: %s', p_event_type, v_max, v_chain))
+        on conflict (event_id, consumer_key) do update
+        set message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp();
+      else
+        perform fn_event_emit('dot', p_event_type, v_job.job_id::text, jsonb_strip_nulls(jsonb_build_object(
+            'job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'status', v_job.status, 'source_ref', v_job.source_ref,
+            'result_ref', v_job.result_ref, 'attempts', v_job.attempts, 'causation_event_id', v_job.causation_event_id, 'chain', v_chain)),
+          p_event_subject_table => 'job_queue', p_actor_ref => v_job.lease_owner,
+          p_correlation_id => coalesce(v_job.correlation_id, v_job.job_id::text));
+      end if;
+    end loop;
+  exception when others then
+    insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+    values (p_job_ids[1], 'job_to_event', 'dot', sqlstate, format('dot.%s was not emitted: %s', p_event_type, sqlerrm))
+    on conflict (event_id, consumer_key) do update
+    set message = excluded.message, sqlstate = excluded.sqlstate, tries = d.tries + 1, last_at = clock_timestamp();
+  end;
+end
+$$;
+comment on function fn_job_tell(uuid[], text) is 'Emits dot.job_succeeded, dot.job_failed or dot.job_dead_lettered for jobs whose kind asks for it. Internal.';
+
 -- The lease is still the caller's: same token, not ended, status leased or in_progress, claimed under a name that his
 -- role may use. Here and below the settings keep a session from caching a sequential scan that it planned while the
 -- table was small.
@@ -465,7 +519,9 @@ begin
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     and fn_lease_is_ours(j.lease_owner);
-  if not found and not fn_job_has_succeeded(p_job_id, p_lease_token) then
+  if found then
+    perform fn_job_tell(array[p_job_id], 'job_succeeded');
+  elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'succeeded');
@@ -505,6 +561,7 @@ begin
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
+  perform fn_job_tell(v_done, 'job_succeeded');
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
@@ -801,7 +858,7 @@ begin
   execute format('revoke all on function %s from public', 'fn_job_cancel(uuid, text, text)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_job_cancel(uuid, text, text)'::regprocedure), array['reveille_operator']);
   foreach v_function in array array[
-    'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue)',
+    'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue)',
     'fn_job_requeue(job_queue, text, text, timestamptz)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;

@@ -68,6 +68,7 @@ begin
     to_jsonb(v_job) - 'claimable',
     (select coalesce(jsonb_agg(to_jsonb(a) - 'job_id' order by a.lease_token), '[]') from job_attempt a where a.job_id = v_job.job_id),
     (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
+  perform fn_job_tell(array[p_job_id], 'job_dead_lettered');
 end
 $$;
 comment on function fn_job_die(uuid, text) is 'failed → dead_letter, with its row in job_dead_letter. Internal.';
@@ -109,6 +110,8 @@ begin
   elsif p_outcome <> 'rest' then
     perform fn_job_die(v_job.job_id, case p_outcome when 'transient' then 'attempts_exhausted' else p_outcome end);
     v_job.status := 'dead_letter';
+  else
+    perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);

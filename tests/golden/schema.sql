@@ -1777,7 +1777,7 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
-  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;
@@ -2160,6 +2160,7 @@ begin
     to_jsonb(v_job) - 'claimable',
     (select coalesce(jsonb_agg(to_jsonb(a) - 'job_id' order by a.lease_token), '[]') from job_attempt a where a.job_id = v_job.job_id),
     (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
+  perform fn_job_tell(array[p_job_id], 'job_dead_lettered');
 end
 $function$
 
@@ -2333,6 +2334,8 @@ begin
   elsif p_outcome <> 'rest' then
     perform fn_job_die(v_job.job_id, case p_outcome when 'transient' then 'attempts_exhausted' else p_outcome end);
     v_job.status := 'dead_letter';
+  else
+    perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
@@ -2835,7 +2838,9 @@ begin
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     and fn_lease_is_ours(j.lease_owner);
-  if not found and not fn_job_has_succeeded(p_job_id, p_lease_token) then
+  if found then
+    perform fn_job_tell(array[p_job_id], 'job_succeeded');
+  elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'succeeded');
@@ -2879,12 +2884,66 @@ begin
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
+  perform fn_job_tell(v_done, 'job_succeeded');
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
     where u.job_id <> all (v_done) and not fn_job_has_succeeded(u.job_id, u.lease_token);
   end if;
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
+end
+$function$
+
+-- Emits dot.job_succeeded, dot.job_failed or dot.job_dead_lettered for jobs whose kind asks for it. Internal.
+CREATE OR REPLACE FUNCTION fn_job_tell(p_job_ids uuid[], p_event_type text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_max int;
+  v_job job_queue;
+  v_chain jsonb;
+begin
+  if not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true')
+    or not exists (
+      select from event_type_registry r where r.event_domain = 'dot' and r.event_type = p_event_type and r.active)
+  then
+    return;
+  end if;
+  v_max := fn_config_number('queue.chain.max_depth', 16)::int;
+  begin
+    for v_job in
+      select j.* from job_queue j
+      where j.job_id = any (p_job_ids)
+        and exists (select from dot_config c where c.key = 'job.' || j.job_kind || '.emit_events' and c.value = 'true')
+      order by j.job_id
+    loop
+      v_chain := case jsonb_typeof(v_job.safe_payload -> 'chain') when 'array' then v_job.safe_payload -> 'chain' else '[]' end
+        || to_jsonb(v_job.job_kind::text);
+      if jsonb_array_length(v_chain) > v_max then
+        insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+        values (coalesce(v_job.causation_event_id, v_job.job_id), coalesce(v_job.consumer_key, v_job.job_kind), 'dot', 'RV003',
+          format('dot.%s was not emitted: the chain is longer than %s jobs and comes back to itself: %s', p_event_type, v_max, v_chain))
+        on conflict (event_id, consumer_key) do update
+        set message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp();
+      else
+        perform fn_event_emit('dot', p_event_type, v_job.job_id::text, jsonb_strip_nulls(jsonb_build_object(
+            'job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'status', v_job.status, 'source_ref', v_job.source_ref,
+            'result_ref', v_job.result_ref, 'attempts', v_job.attempts, 'causation_event_id', v_job.causation_event_id, 'chain', v_chain)),
+          p_event_subject_table => 'job_queue', p_actor_ref => v_job.lease_owner,
+          p_correlation_id => coalesce(v_job.correlation_id, v_job.job_id::text));
+      end if;
+    end loop;
+  exception when others then
+    insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+    values (p_job_ids[1], 'job_to_event', 'dot', sqlstate, format('dot.%s was not emitted: %s', p_event_type, sqlerrm))
+    on conflict (event_id, consumer_key) do update
+    set message = excluded.message, sqlstate = excluded.sqlstate, tries = d.tries + 1, last_at = clock_timestamp();
+  end;
 end
 $function$
 

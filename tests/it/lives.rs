@@ -5,3 +5,4 @@ mod reaper;
 mod retry;
 mod silence;
 mod stage;
+mod told;
