@@ -137,12 +137,14 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
-  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+  if p_key ~ '^queue\.retry\.backoff_strategy\.' or (p_key ~ 'backoff_strategy$' and p_key !~ '^queue\.retry\.[a-z_]+\.[^.]+$') then
+    if coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
+      raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
+  elsif p_key ~ '^queue\.retry\.(backoff_seconds|backoff_cap_seconds|max_attempts|max_lease_losses)\.' or p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;
-  elsif p_key ~ 'backoff_strategy$' and coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
-    raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
   end if;
   select c.value into v_old from dot_config c where c.key = p_key for update;
   if found then

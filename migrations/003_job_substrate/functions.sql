@@ -484,7 +484,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_until timestamptz := v_now + make_interval(secs => coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
+  v_until timestamptz := v_now + make_interval(secs => greatest(1, least(86400, coalesce(p_lease_seconds, fn_config_number('queue.lease.duration_sec', 300)::int))));
   v_cancel timestamptz;
 begin
   update job_queue j
@@ -498,7 +498,7 @@ begin
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'lease_until', v_until, 'cancel_requested', v_cancel is not null);
 end
 $$;
-comment on function fn_job_renew(uuid, bigint, int) is 'Makes a lease longer and tells whether cancellation was asked for.';
+comment on function fn_job_renew(uuid, bigint, int) is 'Makes a lease longer, by 1 s to a day, and tells whether cancellation was asked for.';
 
 -- Whether this very lease has ended well already: its worker lost the answer and asks again. Changes nothing.
 create or replace function fn_job_has_succeeded(p_job_id uuid, p_lease_token bigint) returns boolean
@@ -598,8 +598,8 @@ as $$
 $$;
 comment on function fn_job_attempt_end(job_queue, text, text) is 'Appends to job_attempt how the lease of this job ended. Internal.';
 
--- A lease ends because the job is not wanted any more.
-create or replace function fn_job_end_cancelled(p_job job_queue) returns jsonb
+-- A lease ends because the job is not wanted any more; what its worker said of it is kept.
+create or replace function fn_job_end_cancelled(p_job job_queue, p_error text default null) returns jsonb
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -607,16 +607,16 @@ declare
   v_now timestamptz := clock_timestamp();
 begin
   if (p_job).lease_until is not null then
-    perform fn_job_attempt_end(p_job, 'cancelled', (p_job).cancel_reason);
+    perform fn_job_attempt_end(p_job, 'cancelled', coalesce(p_error, (p_job).cancel_reason));
   end if;
   update job_queue j
   set status = 'cancelled', finished_at = v_now, lease_until = null, cancel_requested_at = coalesce(j.cancel_requested_at, v_now),
-      cancel_reason = (p_job).cancel_reason, updated_at = v_now
+      cancel_reason = (p_job).cancel_reason, last_error = coalesce(left(p_error, 8000), j.last_error), updated_at = v_now
   where j.job_id = (p_job).job_id;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $$;
-comment on function fn_job_end_cancelled(job_queue) is 'Moves a locked job to cancelled, with its attempt. Internal.';
+comment on function fn_job_end_cancelled(job_queue, text) is 'Moves a locked job to cancelled, with its attempt. Internal.';
 
 -- A lease ends without a result and costs the job nothing: back to queued, due at p_at; or cancelled, if that was asked.
 create or replace function fn_job_requeue(p_job job_queue, p_outcome text, p_error text, p_at timestamptz) returns jsonb
@@ -625,7 +625,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 begin
   if (p_job).cancel_requested_at is not null then
-    return fn_job_end_cancelled(p_job);
+    return fn_job_end_cancelled(p_job, p_error);
   end if;
   perform fn_job_attempt_end(p_job, p_outcome, p_error);
   update job_queue j
@@ -655,6 +655,29 @@ begin
 end
 $$;
 comment on function fn_job_release(uuid, bigint) is 'Puts a leased job back to queued; attempts stay as they are.';
+
+-- Takes a leased job from its worker, whoever that is, and queues it again; the worker's report will be refused. Called
+-- by operators who will not wait until the lease ends.
+create or replace function fn_job_take_back(p_job_id uuid, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_job job_queue;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_take_back needs an actor and a reason' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+  elsif v_job.status not in ('leased', 'in_progress') then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
+  end if;
+  return fn_job_requeue(v_job, 'released', format('taken back by %s: %s', p_actor, p_reason), null);
+end
+$$;
+comment on function fn_job_take_back(uuid, text, text) is 'leased or in_progress → queued, against the will of its worker. Refused not_found or illegal_transition.';
 
 -- Gives a job back until a later moment without spending an attempt: what it waits for is not there yet.
 create or replace function fn_job_snooze(p_job_id uuid, p_lease_token bigint, p_until timestamptz) returns jsonb
@@ -855,10 +878,12 @@ begin
     format('execute on function %s', 'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'::regprocedure),
     array['reveille_operator']);
   call pr_grant(format('execute on function %s', 'fn_job_enqueue_many(jsonb)'::regprocedure), array['reveille_operator']);
-  execute format('revoke all on function %s from public', 'fn_job_cancel(uuid, text, text)'::regprocedure);
-  call pr_grant(format('execute on function %s', 'fn_job_cancel(uuid, text, text)'::regprocedure), array['reveille_operator']);
+  foreach v_function in array array['fn_job_cancel(uuid, text, text)', 'fn_job_take_back(uuid, text, text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
+  end loop;
   foreach v_function in array array[
-    'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue)',
+    'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
     'fn_job_requeue(job_queue, text, text, timestamptz)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;

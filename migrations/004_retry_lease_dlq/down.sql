@@ -13,6 +13,7 @@ drop function fn_dead_letter_legacy();
 drop view v_job_queue_dead_letter_open;
 drop function fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean);
 drop function fn_job_dead_letter_replay(uuid, text, boolean, timestamptz);
+drop function fn_dead_letter_authority_set(text, name, boolean, boolean, text, text);
 drop function fn_job_dead_letter_triage(uuid, text, text, text);
 drop function fn_dead_letter_authority(text, boolean);
 drop function fn_job_lease_reaper(int, text, boolean, timestamptz);

@@ -66,7 +66,8 @@ begin
   values (
     v_job.job_id, v_job.job_kind, v_job.event_domain, v_job.executor, v_job.consumer_key, p_reason_class, v_job.last_error,
     to_jsonb(v_job) - 'claimable',
-    (select coalesce(jsonb_agg(to_jsonb(a) - 'job_id' order by a.lease_token), '[]') from job_attempt a where a.job_id = v_job.job_id),
+    (select coalesce(jsonb_agg(to_jsonb(n) - 'job_id' order by n.lease_token), '[]')
+     from (select a.* from job_attempt a where a.job_id = v_job.job_id order by a.lease_token desc limit 100) n),
     (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
   perform fn_job_tell(array[p_job_id], 'job_dead_lettered');
 end
@@ -87,7 +88,7 @@ declare
   v_retry_at timestamptz;
 begin
   if (p_job).cancel_requested_at is not null then
-    return fn_job_end_cancelled(p_job);
+    return fn_job_end_cancelled(p_job, p_error);
   end if;
   if p_outcome = 'lease_lost' then
     select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain) p;
@@ -142,13 +143,13 @@ begin
   if v_job.job_id is null then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
-  return fn_job_fail(v_job, case when p_dead_letter then 'permanent' else 'rest' end, p_error);
+  return fn_job_fail(v_job, case when coalesce(p_dead_letter, true) then 'permanent' else 'rest' end, p_error);
 end
 $$;
 comment on function fn_job_fail_permanent(uuid, bigint, text, boolean) is 'Counts a failure that will not pass: dead_letter, or failed to rest when p_dead_letter is false.';
 
 -- Frees jobs whose lease has ended unreported: the same fail path as a worker's own failure, on the database's time, at
--- most p_limit, oldest first; a row that somebody has locked is left for the next time. Applies only with both gates
+-- most p_limit (and 60), oldest first; a row that somebody has locked is left for the next time. Applies only with both gates
 -- open (queue.lease_reaper.enabled true, queue.lease_reaper.dry_run_only false); else, and with p_dry_run, it only
 -- tells what it would do. Called by the reaper of `reveille run`, by `tick`, by operators. (Traps 21, 25, 47, 48.)
 create or replace function fn_job_lease_reaper(
@@ -161,14 +162,19 @@ language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_now timestamptz := least(p_now, clock_timestamp()); -- a later moment would end leases that live
   v_is_open boolean := fn_gate_is_open('queue.lease_reaper.enabled');
   v_dry boolean := fn_config('queue.lease_reaper.dry_run_only', 'true') <> 'false';
   v_job job_queue;
   v_answer jsonb;
   v_jobs jsonb := '[]';
+  v_list jsonb[] := '{}';
   v_dead int := 0;
+  v_failed int := 0;
 begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_lease_reaper: p_limit must be at least 1' using errcode = '22023';
+  end if;
   if p_dry_run = false and (not v_is_open or v_dry) then
     return jsonb_build_object('refused', true, 'reason', 'reaper_disabled');
   end if;
@@ -184,16 +190,23 @@ begin
     cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
   else
     for v_job in
-      select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit for update skip locked
+      select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
+      limit least(p_limit, 60) for update skip locked -- each takes a savepoint (trap 19)
     loop
-      v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
+      begin
+        v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
+      exception when others then
+        v_answer := jsonb_build_object('status', v_job.status, 'error', sqlerrm); -- of this job; the others go on
+        v_failed := v_failed + 1;
+      end;
       v_dead := v_dead + (v_answer ->> 'status' = 'dead_letter')::int;
-      v_jobs := v_jobs || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
+      v_list := v_list || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
         'lease_until', v_job.lease_until, 'status', v_answer ->> 'status');
     end loop;
+    v_jobs := to_jsonb(v_list);
   end if;
   return jsonb_build_object('refused', false, 'dry_run', v_dry, 'found', jsonb_array_length(v_jobs), 'dead_lettered', v_dead,
-    'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
+    'failed', v_failed, 'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
 end
 $$;
 comment on function fn_job_lease_reaper(int, text, boolean, timestamptz)
@@ -214,6 +227,46 @@ end
 $$;
 comment on function fn_dead_letter_authority(text, boolean) is 'Whether the session''s role may triage or replay dead letters of a domain.';
 
+-- Gives a role the right to decide about the dead letters of a domain (* for all), changes it, or takes it away (both
+-- false). The role may call the functions that need the right; who and why is audited. Called by operators.
+create or replace function fn_dead_letter_authority_set(
+  p_event_domain text, p_role_name name, p_may_triage boolean, p_may_replay boolean, p_actor text, p_reason text
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_was text;
+  v_function text;
+begin
+  if coalesce(btrim(p_event_domain), '') = '' or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = ''
+    or p_may_triage is null or p_may_replay is null
+  then
+    raise exception 'fn_dead_letter_authority_set needs a domain (or *), a role, both rights, an actor and a reason' using errcode = '22023';
+  end if;
+  if not exists (select from pg_roles r where r.rolname = p_role_name) then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'role_name', p_role_name);
+  end if;
+  delete from dead_letter_authority a where a.event_domain = p_event_domain and a.role_name = p_role_name
+  returning format('triage %s, replay %s', a.may_triage, a.may_replay) into v_was;
+  if p_may_triage or p_may_replay then
+    insert into dead_letter_authority (event_domain, role_name, may_triage, may_replay, actor)
+    values (p_event_domain, p_role_name, p_may_triage, p_may_replay, p_actor);
+    foreach v_function in array array[
+      'fn_job_dead_letter_triage(uuid, text, text, text)', 'fn_job_dead_letter_replay(uuid, text, boolean, timestamptz)',
+      'fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean)'] loop
+      execute format('grant execute on function %s to %I', v_function::regprocedure, p_role_name);
+    end loop;
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('dead_letter_authority.' || p_event_domain || '.' || p_role_name, v_was,
+    format('triage %s, replay %s', p_may_triage, p_may_replay), p_actor, p_reason);
+  return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'role_name', p_role_name,
+    'may_triage', p_may_triage, 'may_replay', p_may_replay);
+end
+$$;
+comment on function fn_dead_letter_authority_set(text, name, boolean, boolean, text, text)
+  is 'Sets which role may triage and replay dead letters of a domain, audited. Refused not_found when there is no such role.';
+
 create or replace function fn_job_dead_letter_triage(p_dead_letter_id uuid, p_triage_status text, p_actor text, p_note text default null)
 returns jsonb
 language plpgsql volatile security definer set search_path from current
@@ -223,6 +276,10 @@ declare
 begin
   if coalesce(btrim(p_actor), '') = '' then
     raise exception 'fn_job_dead_letter_triage needs an actor' using errcode = '22023';
+  end if;
+  if p_triage_status is null or p_triage_status <> all (array['open', 'investigating', 'manual_replay', 'discarded', 'superseded', 'closed']) then
+    raise exception 'fn_job_dead_letter_triage: % is none of open, investigating, manual_replay, discarded, superseded, closed',
+      quote_nullable(p_triage_status) using errcode = '22023';
   end if;
   select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
   if not found then
@@ -305,6 +362,7 @@ create or replace function fn_job_dead_letter_redrive(
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
+  v_filter jsonb := coalesce(p_filter, '{}');
   v_unknown text;
   v_letter uuid;
   v_answer jsonb;
@@ -313,14 +371,14 @@ declare
   v_refused jsonb := '{}';
   v_begin timestamptz := clock_timestamp();
 begin
-  select k into v_unknown from jsonb_object_keys(p_filter) k
+  select k into v_unknown from jsonb_object_keys(v_filter) k
   where k <> all (array['event_domain', 'job_kind', 'reason_class', 'consumer_key', 'since', 'until']) limit 1;
   if found then
     raise exception 'fn_job_dead_letter_redrive: % is no filter; they are event_domain, job_kind, reason_class, consumer_key, since, until', v_unknown
       using errcode = '22023';
   end if;
-  if coalesce(p_per_second, 0) <= 0 or coalesce(p_limit, 0) < 1 then
-    raise exception 'fn_job_dead_letter_redrive: p_limit and p_per_second must be more than 0' using errcode = '22023';
+  if coalesce(p_per_second, 0) < 0.001 or coalesce(p_limit, 0) < 1 then
+    raise exception 'fn_job_dead_letter_redrive: p_limit must be at least 1, p_per_second at least 0.001' using errcode = '22023';
   end if;
   if not fn_gate_is_open('queue.dlq.replay_enabled') then
     return jsonb_build_object('refused', true, 'reason', 'replay_disabled');
@@ -328,12 +386,14 @@ begin
   for v_letter in
     select d.dead_letter_id from job_dead_letter d
     where d.triage_status = 'manual_replay'
-      and (not p_filter ? 'event_domain' or d.event_domain = p_filter ->> 'event_domain')
-      and (not p_filter ? 'job_kind' or d.job_kind = p_filter ->> 'job_kind')
-      and (not p_filter ? 'reason_class' or d.reason_class = p_filter ->> 'reason_class')
-      and (not p_filter ? 'consumer_key' or d.consumer_key = p_filter ->> 'consumer_key')
-      and (not p_filter ? 'since' or d.created_at >= (p_filter ->> 'since')::timestamptz)
-      and (not p_filter ? 'until' or d.created_at < (p_filter ->> 'until')::timestamptz)
+      and fn_dead_letter_authority(d.event_domain, true)
+      and exists (select from job_queue j where j.job_id = d.job_id and j.status = 'dead_letter')
+      and (not v_filter ? 'event_domain' or d.event_domain = v_filter ->> 'event_domain')
+      and (not v_filter ? 'job_kind' or d.job_kind = v_filter ->> 'job_kind')
+      and (not v_filter ? 'reason_class' or d.reason_class = v_filter ->> 'reason_class')
+      and (not v_filter ? 'consumer_key' or d.consumer_key = v_filter ->> 'consumer_key')
+      and (not v_filter ? 'since' or d.created_at >= (v_filter ->> 'since')::timestamptz)
+      and (not v_filter ? 'until' or d.created_at < (v_filter ->> 'until')::timestamptz)
     order by d.created_at, d.dead_letter_id
     limit p_limit
     for update skip locked
@@ -361,18 +421,31 @@ from job_dead_letter d
 where d.triage_status in ('open', 'investigating', 'manual_replay');
 comment on view v_job_queue_dead_letter_open is 'Dead letters that nobody has decided about for good.';
 
--- The dead letters of the host's older route worker, where it has any. As jsonb: the table is the host's, and its columns
--- may differ.
-create or replace function fn_dead_letter_legacy() returns setof jsonb
+-- The dead letters of the host's older route worker. Only a table of our own schema counts, and only what the view shows:
+-- see fn_legacy_workers.
+create or replace function fn_dead_letter_legacy(
+  out dead_letter_id text, out reason_class text, out error text, out is_open boolean, out resolution text, out created_at timestamptz)
+returns setof record
 language plpgsql stable security definer set search_path from current
 as $$
 begin
-  if to_regclass('iu_route_dead_letter') is not null then
-    return query execute format('select to_jsonb(l) from %I l', 'iu_route_dead_letter');
+  if not exists (
+    select from pg_class c
+    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
+  then
+    return;
   end if;
+  for dead_letter_id, reason_class, error, is_open, resolution, created_at in execute format($q$
+    select coalesce(j ->> 'dead_letter_id', j ->> 'id', j ->> 'idempotency_key'), j ->> 'failure_code',
+      coalesce(j ->> 'failure_message', j ->> 'last_error', j ->> 'error'), j ->> 'resolved_at' is null, j ->> 'resolution',
+      (j ->> 'created_at')::timestamptz
+    from (select to_jsonb(l) as j from %I.iu_route_dead_letter l) d $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $$;
-comment on function fn_dead_letter_legacy() is 'The rows of iu_route_dead_letter, if the host has that table. Called by v_dead_letter_all.';
+comment on function fn_dead_letter_legacy() is 'The dead letters in iu_route_dead_letter, if the host has that table. Called by v_dead_letter_all.';
 
 create or replace view v_dead_letter_all as
 select
@@ -380,11 +453,8 @@ select
   d.error, d.triage_status in ('open', 'investigating', 'manual_replay') as is_open, d.triage_status as resolution, d.created_at
 from job_dead_letter d
 union all
-select
-  'iu_route', coalesce(l.j ->> 'dead_letter_id', l.j ->> 'id', l.j ->> 'idempotency_key'), null, null, l.j ->> 'failure_code',
-  coalesce(l.j ->> 'failure_message', l.j ->> 'last_error', l.j ->> 'error'), l.j ->> 'resolved_at' is null, l.j ->> 'resolution',
-  (l.j ->> 'created_at')::timestamptz
-from fn_dead_letter_legacy() as l (j);
+select 'iu_route', l.dead_letter_id, null, null, l.reason_class, l.error, l.is_open, l.resolution, l.created_at
+from fn_dead_letter_legacy() l;
 comment on view v_dead_letter_all is 'Dead letters of jobs and, where the host has them, of its older route worker.';
 
 do $$
@@ -397,7 +467,7 @@ begin
   end loop;
   foreach v_function in array array[
     'fn_job_dead_letter_triage(uuid, text, text, text)', 'fn_job_dead_letter_replay(uuid, text, boolean, timestamptz)',
-    'fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean)'] loop
+    'fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean)', 'fn_dead_letter_authority_set(text, name, boolean, boolean, text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;

@@ -10,18 +10,33 @@ end
 $$;
 comment on function fn_executor_is_ours(name) is 'Whether the session''s role is a member of the owner, or the owner is gone.';
 
--- The workers of the host's older route machinery, each with its cursor. As jsonb: the table is the host's, and its
--- columns may differ.
-create or replace function fn_legacy_worker_cursors() returns setof jsonb
+-- The workers of the host's older route machinery and when each ran last; of several rows the newest. Read as jsonb, as
+-- the host's columns may differ; only a table of our own schema counts: the search path of this function ends in
+-- pg_temp, where anybody may make a view that runs with our owner's rights.
+create or replace function fn_legacy_workers(out worker_name text, out ran_at timestamptz, out events_seen numeric) returns setof record
 language plpgsql stable security definer set search_path from current
 as $$
 begin
-  if to_regclass('iu_route_worker_cursor') is not null then
-    return query execute format('select to_jsonb(c) from %I c', 'iu_route_worker_cursor');
+  if not exists (
+    select from pg_class c
+    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
+  then
+    return;
   end if;
+  for worker_name, ran_at, events_seen in execute format($q$
+    select n.name, max(n.ran_at) filter (where isfinite(n.ran_at)), max(n.seen)
+    from (
+      select coalesce(j ->> 'worker_name', j ->> 'name') as name, (j ->> 'last_run_at')::timestamptz as ran_at,
+        case when j ->> 'events_seen' ~ '^[0-9]{1,18}$' then (j ->> 'events_seen')::numeric end as seen
+      from (select to_jsonb(c) as j from %I.iu_route_worker_cursor c) d) n
+    where n.name ~ '^[^\s].{0,119}$' and lower(n.name) <> 'mot'
+    group by n.name $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $$;
-comment on function fn_legacy_worker_cursors() is 'The rows of iu_route_worker_cursor, if the host has that table. Called by v_queue_health and the stale check.';
+comment on function fn_legacy_workers() is 'Name, last run and events seen of the workers in iu_route_worker_cursor, if the host has that table. Called by v_queue_health and the stale check.';
 
 -- Whether a name is that of a worker which only its own activity can show to be alive: a beat by somebody else would
 -- hide its silence, which is how four days of it went unseen (seed 004).
@@ -31,7 +46,7 @@ as $$
 begin
   return p_executor_name = 'iu_outbound_default'
     or exists (select from queue_heartbeat h where h.executor_name = p_executor_name and h.is_passive)
-    or exists (select from fn_legacy_worker_cursors() as c (j) where coalesce(c.j ->> 'worker_name', c.j ->> 'name') = p_executor_name);
+    or exists (select from fn_legacy_workers() l where l.worker_name = p_executor_name);
 end
 $$;
 comment on function fn_executor_is_passive(text) is 'Whether nobody may register or beat under a name, because it is a worker of the host.';
@@ -73,7 +88,8 @@ begin
       last_beat_at = excluded.last_beat_at,
       last_beat_status = 'ok',
       beats_total = h.beats_total + 1,
-      instance = excluded.instance,
+      -- a takeover that names no process still ends the one before
+      instance = coalesce(excluded.instance, case when p_takeover and h.instance is not null then gen_random_uuid()::text end),
       owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
   where fn_executor_is_ours(h.owner_role)
     and (coalesce(p_takeover, false) or h.instance is null or h.instance = p_instance
@@ -137,12 +153,15 @@ end
 $$;
 comment on function fn_queue_heartbeat_leave(text, text) is 'Says that this process does not beat under the name any more; the name stays registered.';
 
--- Forgets an executor, so that its silence alarms nobody. Called by a worker that made its name up and ends well.
-create or replace function fn_queue_heartbeat_unregister(p_executor_name text) returns jsonb
+-- Forgets an executor, so that its silence alarms nobody. Called by a worker that made its name up and ends well; with
+-- p_instance only while that process still has the name.
+create or replace function fn_queue_heartbeat_unregister(p_executor_name text, p_instance text default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 begin
-  delete from queue_heartbeat h where h.executor_name = p_executor_name and fn_executor_is_ours(h.owner_role);
+  delete from queue_heartbeat h
+  where h.executor_name = p_executor_name and not h.is_passive and (p_instance is null or h.instance = p_instance)
+    and fn_executor_is_ours(h.owner_role);
   if found then
     return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
   end if;
@@ -150,7 +169,7 @@ begin
     case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
 end
 $$;
-comment on function fn_queue_heartbeat_unregister(text) is 'Forgets an executor. Refused executor_not_registered, or not_owner.';
+comment on function fn_queue_heartbeat_unregister(text, text) is 'Forgets an executor. Refused executor_not_registered, or not_owner.';
 
 -- Whether an executor may claim, and of which kind it is. One row: reason is null when it may. The gates are read in
 -- line, because every claim comes through here.
@@ -177,8 +196,8 @@ revoke all on function fn_executor_admission(text) from public;
 
 -- Notices silences: an executor whose last beat is older than its threshold. The event system.queue_worker_silent is emitted
 -- once when a silence is found and system.queue_worker_recovered once when it has ended; where a type is not registered
--- and active the answer only names it. Workers of the host are judged by their own cursors. p_threshold_seconds judges
--- all by one threshold. Called by `reveille run` and `tick`, by operators; any number at once.
+-- and active the answer only names it. Workers of the host are judged by their own cursors. With p_threshold_seconds
+-- or p_now it only tells who would be silent by that measure. Called by `reveille run` and `tick`, by operators; any number at once.
 create or replace function fn_queue_stale_check(p_threshold_seconds int default null, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
@@ -192,20 +211,40 @@ declare
   v_silent int := 0;
   v_recovered int := 0;
   v_missing text[] := '{}';
+  v_since timestamptz;
   v_trouble text;
 begin
   if fn_config('queue.heartbeat.enabled', 'true') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'heartbeat_disabled');
   end if;
-  insert into queue_heartbeat as h (executor_name, executor_kind, last_beat_at, stale_threshold_seconds, is_passive, metadata)
-  select l.name, 'PG_worker', l.ran_at, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int, true,
-    '{"role": "legacy"}'
-  from (
-    select coalesce(c.j ->> 'worker_name', c.j ->> 'name') as name, (c.j ->> 'last_run_at')::timestamptz as ran_at
-    from fn_legacy_worker_cursors() as c (j)) l
-  where l.name is not null
-  on conflict (executor_name) do update set last_beat_at = excluded.last_beat_at, is_passive = true
-  where h.last_beat_at is distinct from excluded.last_beat_at or not h.is_passive;
+  if p_threshold_seconds is not null or p_now is not null then
+    -- another measure than everybody's own: tells, and announces nothing
+    select coalesce(jsonb_agg(jsonb_build_object('executor_name', h.executor_name, 'executor_kind', h.executor_kind,
+      'last_beat_at', h.last_beat_at, 'silent_since', h.silent_since, 'is_passive', h.is_passive) order by h.last_beat_at), '[]') into v_stale
+    from queue_heartbeat h
+    where coalesce(h.last_beat_at, '-infinity') < v_now - make_interval(secs => coalesce(p_threshold_seconds, h.stale_threshold_seconds));
+    return jsonb_build_object('refused', false, 'stale', v_stale, 'silent', 0, 'recovered', 0, 'events', v_events,
+      'missing_types', v_events, 'emit_error', null);
+  end if;
+  begin
+    insert into queue_heartbeat (executor_name, executor_kind, last_beat_at, stale_threshold_seconds, is_passive, metadata)
+    select l.worker_name, 'PG_worker', l.ran_at, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int, true,
+      '{"role": "legacy"}'
+    from fn_legacy_workers() l
+    where not exists (select from queue_heartbeat h where h.executor_name = l.worker_name)
+    on conflict (executor_name) do nothing;
+    update queue_heartbeat h set last_beat_at = w.ran_at, is_passive = true
+    from (
+      select f.executor_name, l.ran_at
+      from fn_legacy_workers() l
+      join lateral (
+        select q.executor_name from queue_heartbeat q
+        where q.executor_name = l.worker_name and (q.last_beat_at is distinct from l.ran_at or not q.is_passive)
+        for update skip locked) f on true) w
+    where h.executor_name = w.executor_name;
+  exception when others then
+    v_trouble := sqlerrm; -- what the host keeps must not stop the rest
+  end;
 
   v_known := array(
     select r.event_type::text from event_type_registry r
@@ -213,7 +252,7 @@ begin
   for v_row in
     select h.* from queue_heartbeat h
     where (h.silent_since is null) = (coalesce(h.last_beat_at, '-infinity')
-      < v_now - make_interval(secs => coalesce(p_threshold_seconds, h.stale_threshold_seconds)))
+      < v_now - make_interval(secs => h.stale_threshold_seconds))
     order by h.executor_name
     limit 50 -- each may take a savepoint (trap 19); the rest comes with the next check
     for update skip locked
@@ -225,13 +264,14 @@ begin
       v_type := 'queue_worker_recovered';
       v_recovered := v_recovered + 1;
     end if;
-    update queue_heartbeat h set silent_since = case when v_row.silent_since is null then coalesce(v_row.last_beat_at, v_now) end
+    v_since := coalesce(v_row.silent_since, v_row.last_beat_at, v_now);
+    update queue_heartbeat h set silent_since = case when v_row.silent_since is null then v_since end
     where h.executor_name = v_row.executor_name;
     if v_type = any (v_known) then
       begin
         v_events := v_events || to_jsonb(fn_event_emit('system', v_type, v_row.executor_name, jsonb_build_object(
           'executor_name', v_row.executor_name, 'executor_kind', v_row.executor_kind, 'last_beat_at', v_row.last_beat_at,
-          'silent_since', v_row.silent_since, 'stale_threshold_seconds', coalesce(p_threshold_seconds, v_row.stale_threshold_seconds),
+          'silent_since', v_since, 'stale_threshold_seconds', v_row.stale_threshold_seconds,
           'is_passive', v_row.is_passive)));
       exception when others then
         v_trouble := sqlerrm; -- an outbox that takes no such row must not undo what was found
@@ -259,7 +299,7 @@ select
   case
     when h.last_beat_at is null then 'never'
     when h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'stale'
-    when h.last_beat_at < clock_timestamp() - make_interval(secs => 2 * h.expected_cadence_seconds) or h.last_beat_status <> 'ok' then 'warning'
+    when h.last_beat_at < clock_timestamp() - make_interval(secs => 2::float8 * h.expected_cadence_seconds) or h.last_beat_status <> 'ok' then 'warning'
     else 'fresh'
   end as status_hint,
   round(extract(epoch from clock_timestamp() - h.last_beat_at)::numeric, 3) as age_seconds,
@@ -272,7 +312,7 @@ where not h.is_passive
 union all
 select
   'legacy_cursor',
-  l.name,
+  l.worker_name,
   case
     when l.ran_at is null then 'never'
     when l.ran_at < clock_timestamp() - make_interval(secs => fn_config_number('queue.heartbeat.stale_threshold_seconds', 300)::float8) then 'stale'
@@ -281,11 +321,7 @@ select
   round(extract(epoch from clock_timestamp() - l.ran_at)::numeric, 3),
   l.events_seen,
   jsonb_build_object('last_run_at', l.ran_at, 'means', 'a worker of the host, judged by its own cursor; nobody can beat for it')
-from (
-  select coalesce(c.j ->> 'worker_name', c.j ->> 'name') as name, (c.j ->> 'last_run_at')::timestamptz as ran_at,
-    (c.j ->> 'events_seen')::numeric as events_seen
-  from fn_legacy_worker_cursors() as c (j)) l
-where l.name is not null
+from fn_legacy_workers() l
 union all
 select
   'cursor',
@@ -314,10 +350,11 @@ select
   case
     when r.due = 0 then 'fresh'
     when r.oldest < clock_timestamp() - interval '60 seconds' and not exists (
-      -- whoever has a role (dispatcher) beats, but claims nothing
+      -- a dispatcher beats, but claims nothing
       select from queue_heartbeat h
       where h.executor_kind = x.executor
-        and not h.metadata ? 'role'
+        and h.metadata ->> 'role' is distinct from 'dispatcher'
+        and not h.is_passive
         and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds)) then 'stale'
     when r.oldest < clock_timestamp() - interval '300 seconds' then 'warning'
     else 'fresh'
@@ -409,7 +446,7 @@ begin
   foreach v_function in array array[
     'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb, text, boolean)',
     'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb, text)', 'fn_queue_heartbeat_leave(text, text)',
-    'fn_queue_heartbeat_unregister(text)'] loop
+    'fn_queue_heartbeat_unregister(text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor', 'reveille_dispatcher']);
   end loop;
@@ -417,9 +454,9 @@ begin
   call pr_grant(
     format('execute on function %s', 'fn_queue_stale_check(int, timestamptz)'::regprocedure),
     array['reveille_dispatcher', 'reveille_operator']);
-  execute format('revoke all on function %s from public', 'fn_legacy_worker_cursors()'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_legacy_workers()'::regprocedure);
   call pr_grant(
-    format('execute on function %s', 'fn_legacy_worker_cursors()'::regprocedure),
+    format('execute on function %s', 'fn_legacy_workers()'::regprocedure),
     array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
   call pr_grant('select on v_queue_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
 end

@@ -42,13 +42,12 @@ enum Action {
     #[command(
         after_help = "Example:\n  reveille jobs cancel 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --reason 'the file was withdrawn'"
     )]
-    Cancel(Cancel),
+    Cancel(Because),
     /// Take a leased job from its worker and queue it again; the worker's report will be refused
-    #[command(after_help = "Example:\n  reveille jobs release 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
-    Release {
-        /// The job's id
-        id: Uuid,
-    },
+    #[command(
+        after_help = "Example:\n  reveille jobs release 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --reason 'its host is gone'"
+    )]
+    Release(Because),
     /// Show how jobs of a kind are tried again, and which key decides
     #[command(after_help = "Example:\n  reveille jobs policy cut.cut --domain staging")]
     Policy {
@@ -61,7 +60,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-struct Cancel {
+struct Because {
     /// The job's id
     id: Uuid,
     /// Why; kept with the job
@@ -133,7 +132,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::Show { id } => show(id, context).await,
         Action::Enqueue(args) => enqueue(*args, context).await,
         Action::Cancel(args) => cancel(args, context).await,
-        Action::Release { id } => release(id, context).await,
+        Action::Release(args) => release(args, context).await,
         Action::Policy { kind, domain } => policy(&kind, domain.as_deref(), context).await,
     }
 }
@@ -222,7 +221,7 @@ async fn enqueue(args: Enqueue, context: &Context) -> Result<Outcome> {
     })
 }
 
-async fn cancel(args: Cancel, context: &Context) -> Result<Outcome> {
+async fn cancel(args: Because, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let answer = jobs::cancel(&client, args.id, actor(args.actor).as_deref(), &args.reason).await?;
     Outcome::of(answer, |result| {
@@ -233,11 +232,12 @@ async fn cancel(args: Cancel, context: &Context) -> Result<Outcome> {
     })
 }
 
-async fn release(id: Uuid, context: &Context) -> Result<Outcome> {
-    let answer = jobs::release(&context.client().await?, id).await?;
+async fn release(args: Because, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    let answer = jobs::take_back(&client, args.id, actor(args.actor).as_deref(), &args.reason).await?;
     Outcome::of(answer, |result| {
         let status = result["status"].as_str().unwrap_or_default();
-        context.out.answer(result, || format!("{id} is {status}"))
+        context.out.answer(result, || format!("{} is {status}", args.id))
     })
 }
 

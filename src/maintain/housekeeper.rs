@@ -106,7 +106,7 @@ impl Housekeeper {
             self.pool.retain(|_, _| false); // it may be busy with a statement that was cut off
             let client = self.server.take(&self.pool).await?;
             if self.settings.executor_name.is_empty() {
-                store::heartbeats::unregister(&client, &self.beater.name).await
+                store::heartbeats::retire(&client, &self.beater).await
             } else {
                 store::heartbeats::leave(&client, &self.beater).await
             }
@@ -120,6 +120,8 @@ impl Housekeeper {
 
     async fn round(&self, pulse: &mut Pulse, next_prune: &mut Instant) -> Result<Duration> {
         self.beat(pulse).await?;
+        // a statement of its own: what is wrong with others must not undo our own beat
+        pulse.silences.tell(self.look().await?);
         if Instant::now() >= *next_prune {
             *next_prune = Instant::now() + self.settings.interval;
             let mut pruned = Pruned::default();
@@ -134,8 +136,7 @@ impl Housekeeper {
         let client = self.server.take(&self.pool).await?;
         let beat = async {
             if pulse.registered {
-                let (beat, silences) = store::heartbeats::tick_and_look(&client, &self.beater).await?;
-                return Ok((beat, Some(silences)));
+                return store::heartbeats::tick(&client, &self.beater, None).await;
             }
             let metadata = json!({"role": "dispatcher", "version": env!("CARGO_PKG_VERSION")});
             // its kind is that of what runs beside Postgres; the role says that it claims nothing
@@ -145,13 +146,10 @@ impl Housekeeper {
                 metadata: &metadata,
                 takeover: false,
             };
-            Ok((store::heartbeats::register(&client, &self.beater, registration).await?, None))
+            store::heartbeats::register(&client, &self.beater, registration).await
         };
         let outcome = self.server.in_time(1, "beating", beat).await;
-        let (answer, silences) = hand_back(client, outcome)?;
-        if let Some(silences) = silences {
-            pulse.silences.tell(&silences);
-        }
+        let answer = hand_back(client, outcome)?;
         if let Answer::Refused(refusal) = &answer
             && !pulse.told_refusal
         {

@@ -19,7 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::store;
 
 /// Jobs a statement: few enough that none of their rows is locked for long.
-const BATCH: i32 = 100;
+const BATCH: i32 = 60;
 
 /// Pauses between tries, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

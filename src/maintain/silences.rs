@@ -44,8 +44,7 @@ impl Silences {
 }
 
 impl Teller {
-    pub(super) fn tell(&mut self, answer: &Answer) {
-        let now = Silences::of(answer);
+    pub(super) fn tell(&mut self, now: Silences) {
         for name in now.silent.iter().filter(|name| !self.silent.contains(name)) {
             tracing::warn!(executor = %name, hint = "`reveille health` shows since when", "{name} is silent");
         }

@@ -98,15 +98,6 @@ pub async fn tick(client: &impl GenericClient, beater: &Beater, current_job: Opt
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
 
-/// Beats and looks who else does not, in one statement: the answer to the beat, and that of the look.
-pub async fn tick_and_look(client: &impl GenericClient, beater: &Beater) -> Result<(Answer, Answer)> {
-    const SQL: &str = "
-        select fn_queue_heartbeat_tick(p_executor_name => $1, p_instance => $2) as beat, fn_queue_stale_check() as silences";
-    let what = format!("beating for {}", beater.name);
-    let answer = row(client, &what, SQL, &[&beater.name, &beater.instance]).await?;
-    Ok((Answer::from_json(get(&answer, "beat")?), Answer::from_json(get(&answer, "silences")?)))
-}
-
 /// Looks who does not beat any more, and who does again.
 pub async fn look(client: &impl GenericClient) -> Result<Answer> {
     const SQL: &str = "select fn_queue_stale_check() as silences";
@@ -119,6 +110,15 @@ pub async fn leave(client: &impl GenericClient, beater: &Beater) -> Result<Answe
     const SQL: &str = "select fn_queue_heartbeat_leave(p_executor_name => $1, p_instance => $2) as answer";
     let answer =
         row(client, &format!("leaving {}", beater.name), SQL, &[&beater.name, &beater.instance]).await?;
+    Ok(Answer::from_json(get(&answer, "answer")?))
+}
+
+/// Forgets the name of this process; refused when another one has it now.
+pub async fn retire(client: &impl GenericClient, beater: &Beater) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_queue_heartbeat_unregister(p_executor_name => $1, p_instance => $2) as answer";
+    let what = format!("forgetting {}", beater.name);
+    let answer = row(client, &what, SQL, &[&beater.name, &beater.instance]).await?;
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
 

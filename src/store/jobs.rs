@@ -146,12 +146,16 @@ pub async fn cancel(
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
 
-/// Gives a leased job back, whoever holds it; as `fn_job_release`, with the token that the job has now.
-pub async fn release(client: &impl GenericClient, id: Uuid) -> Result<Answer> {
+/// Takes a leased job from its worker, whoever that is.
+pub async fn take_back(
+    client: &impl GenericClient,
+    id: Uuid,
+    actor: Option<&str>,
+    reason: &str,
+) -> Result<Answer> {
     const SQL: &str = "
-        select fn_job_release(
-          p_job_id => $1, p_lease_token => (select j.lease_token from job_queue j where j.job_id = $1)) as answer";
-    let answer = row(client, "releasing a job", SQL, &[&id]).await?;
+        select fn_job_take_back(p_job_id => $1, p_actor => coalesce($2, session_user::text), p_reason => $3) as answer";
+    let answer = row(client, "taking a job back", SQL, &[&id, &actor, &reason]).await?;
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
 

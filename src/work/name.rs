@@ -120,7 +120,7 @@ pub(super) async fn leave(shared: &Shared, forget: bool, deadline: Duration) {
     let leave = async {
         let client = shared.server.take(&shared.control).await?;
         if forget {
-            store::heartbeats::unregister(&client, &beater.name).await
+            store::heartbeats::retire(&client, beater).await
         } else {
             store::heartbeats::leave(&client, beater).await
         }

@@ -190,6 +190,11 @@ async fn one(shared: &Shared, client: &Object, report: Report) -> Result<()> {
     };
     match shared.server.in_time(1, "reporting an outcome", say).await {
         Ok(Answer::Done(answer)) => tell_other(shared, &report, &answer),
+        Ok(Answer::Refused(refusal)) if refusal.reason == "illegal_transition" => {
+            let ending = Ending::Transient("ended as cancelled, but nobody had cancelled it".to_owned());
+            shared.board.put_back(vec![Report { ending, ..report }]);
+            return Ok(());
+        }
         Ok(Answer::Refused(_)) => tell_lost(shared, &report),
         Err(error) => return unsaid(shared, vec![report], error),
     }

@@ -163,7 +163,7 @@ impl Worker {
             () = shutdown.was_cut() => Ok(Ok(())),
         };
         self.stop(crew, &shutdown).await;
-        name::leave(&self.shared, !matches!(ended, Ok(Err(_))), CUT).await;
+        name::leave(&self.shared, true, CUT).await; // refused when another process has the name
         ended.map(|done| done.map(|()| self.shared.stats.counts()))
     }
 

@@ -396,13 +396,9 @@ view v_dead_letter_all
     d.triage_status AS resolution, d.created_at
    FROM job_dead_letter d
 UNION ALL
- SELECT 'iu_route'::text AS source,
-    COALESCE(l.j ->> 'dead_letter_id'::text, l.j ->> 'id'::text, l.j ->> 'idempotency_key'::text) AS dead_letter_id,
-    NULL::text AS job_kind, NULL::text AS event_domain, l.j ->> 'failure_code'::text AS reason_class,
-    COALESCE(l.j ->> 'failure_message'::text, l.j ->> 'last_error'::text, l.j ->> 'error'::text) AS error,
-    (l.j ->> 'resolved_at'::text) IS NULL AS is_open, l.j ->> 'resolution'::text AS resolution,
-    (l.j ->> 'created_at'::text)::timestamp with time zone AS created_at
-   FROM fn_dead_letter_legacy() l(j);
+ SELECT 'iu_route'::text AS source, l.dead_letter_id, NULL::text AS job_kind,
+    NULL::text AS event_domain, l.reason_class, l.error, l.is_open, l.resolution, l.created_at
+   FROM fn_dead_letter_legacy() l(dead_letter_id, reason_class, error, is_open, resolution, created_at);
 
 view v_job_queue_dead_letter_open
   -- Dead letters that nobody has decided about for good.
@@ -418,7 +414,7 @@ view v_queue_health
         CASE
             WHEN h.last_beat_at IS NULL THEN 'never'::text
             WHEN h.last_beat_at < (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)) THEN 'stale'::text
-            WHEN h.last_beat_at < (clock_timestamp() - make_interval(secs => (2 * h.expected_cadence_seconds)::double precision)) OR h.last_beat_status <> 'ok'::text THEN 'warning'::text
+            WHEN h.last_beat_at < (clock_timestamp() - make_interval(secs => 2::double precision * h.expected_cadence_seconds::double precision)) OR h.last_beat_status <> 'ok'::text THEN 'warning'::text
             ELSE 'fresh'::text
         END AS status_hint,
     round(EXTRACT(epoch FROM clock_timestamp() - h.last_beat_at), 3) AS age_seconds,
@@ -427,7 +423,7 @@ view v_queue_health
    FROM queue_heartbeat h
   WHERE NOT h.is_passive
 UNION ALL
- SELECT 'legacy_cursor'::text AS component, l.name,
+ SELECT 'legacy_cursor'::text AS component, l.worker_name AS name,
         CASE
             WHEN l.ran_at IS NULL THEN 'never'::text
             WHEN l.ran_at < (clock_timestamp() - make_interval(secs => fn_config_number('queue.heartbeat.stale_threshold_seconds'::text, 300::numeric)::double precision)) THEN 'stale'::text
@@ -436,11 +432,7 @@ UNION ALL
     round(EXTRACT(epoch FROM clock_timestamp() - l.ran_at), 3) AS age_seconds,
     l.events_seen AS value,
     jsonb_build_object('last_run_at', l.ran_at, 'means', 'a worker of the host, judged by its own cursor; nobody can beat for it') AS detail
-   FROM ( SELECT COALESCE(c.j ->> 'worker_name'::text, c.j ->> 'name'::text) AS name,
-            (c.j ->> 'last_run_at'::text)::timestamp with time zone AS ran_at,
-            (c.j ->> 'events_seen'::text)::numeric AS events_seen
-           FROM fn_legacy_worker_cursors() c(j)) l
-  WHERE l.name IS NOT NULL
+   FROM fn_legacy_workers() l(worker_name, ran_at, events_seen)
 UNION ALL
  SELECT 'cursor'::text AS component, c.event_domain AS name,
         CASE
@@ -472,7 +464,7 @@ UNION ALL
             WHEN r.due = 0 THEN 'fresh'::text
             WHEN r.oldest < (clock_timestamp() - '00:01:00'::interval) AND NOT (EXISTS ( SELECT
                FROM queue_heartbeat h
-              WHERE h.executor_kind::text = x.executor AND NOT h.metadata::jsonb ? 'role'::text AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
+              WHERE h.executor_kind::text = x.executor AND (h.metadata::jsonb ->> 'role'::text) IS DISTINCT FROM 'dispatcher'::text AND NOT h.is_passive AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
             WHEN r.oldest < (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
             ELSE 'fresh'::text
         END AS status_hint,
@@ -1064,17 +1056,66 @@ begin
 end
 $function$
 
--- The rows of iu_route_dead_letter, if the host has that table. Called by v_dead_letter_all.
-CREATE OR REPLACE FUNCTION fn_dead_letter_legacy()
- RETURNS SETOF jsonb
+-- Sets which role may triage and replay dead letters of a domain, audited. Refused not_found when there is no such role.
+CREATE OR REPLACE FUNCTION fn_dead_letter_authority_set(p_event_domain text, p_role_name name, p_may_triage boolean, p_may_replay boolean, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_was text;
+  v_function text;
+begin
+  if coalesce(btrim(p_event_domain), '') = '' or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = ''
+    or p_may_triage is null or p_may_replay is null
+  then
+    raise exception 'fn_dead_letter_authority_set needs a domain (or *), a role, both rights, an actor and a reason' using errcode = '22023';
+  end if;
+  if not exists (select from pg_roles r where r.rolname = p_role_name) then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'role_name', p_role_name);
+  end if;
+  delete from dead_letter_authority a where a.event_domain = p_event_domain and a.role_name = p_role_name
+  returning format('triage %s, replay %s', a.may_triage, a.may_replay) into v_was;
+  if p_may_triage or p_may_replay then
+    insert into dead_letter_authority (event_domain, role_name, may_triage, may_replay, actor)
+    values (p_event_domain, p_role_name, p_may_triage, p_may_replay, p_actor);
+    foreach v_function in array array[
+      'fn_job_dead_letter_triage(uuid, text, text, text)', 'fn_job_dead_letter_replay(uuid, text, boolean, timestamptz)',
+      'fn_job_dead_letter_redrive(jsonb, text, int, numeric, boolean)'] loop
+      execute format('grant execute on function %s to %I', v_function::regprocedure, p_role_name);
+    end loop;
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('dead_letter_authority.' || p_event_domain || '.' || p_role_name, v_was,
+    format('triage %s, replay %s', p_may_triage, p_may_replay), p_actor, p_reason);
+  return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'role_name', p_role_name,
+    'may_triage', p_may_triage, 'may_replay', p_may_replay);
+end
+$function$
+
+-- The dead letters in iu_route_dead_letter, if the host has that table. Called by v_dead_letter_all.
+CREATE OR REPLACE FUNCTION fn_dead_letter_legacy(OUT dead_letter_id text, OUT reason_class text, OUT error text, OUT is_open boolean, OUT resolution text, OUT created_at timestamp with time zone)
+ RETURNS SETOF record
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  if to_regclass('iu_route_dead_letter') is not null then
-    return query execute format('select to_jsonb(l) from %I l', 'iu_route_dead_letter');
+  if not exists (
+    select from pg_class c
+    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
+  then
+    return;
   end if;
+  for dead_letter_id, reason_class, error, is_open, resolution, created_at in execute format($q$
+    select coalesce(j ->> 'dead_letter_id', j ->> 'id', j ->> 'idempotency_key'), j ->> 'failure_code',
+      coalesce(j ->> 'failure_message', j ->> 'last_error', j ->> 'error'), j ->> 'resolved_at' is null, j ->> 'resolution',
+      (j ->> 'created_at')::timestamptz
+    from (select to_jsonb(l) as j from %I.iu_route_dead_letter l) d $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $function$
 
@@ -1726,7 +1767,7 @@ AS $function$
 begin
   return p_executor_name = 'iu_outbound_default'
     or exists (select from queue_heartbeat h where h.executor_name = p_executor_name and h.is_passive)
-    or exists (select from fn_legacy_worker_cursors() as c (j) where coalesce(c.j ->> 'worker_name', c.j ->> 'name') = p_executor_name);
+    or exists (select from fn_legacy_workers() l where l.worker_name = p_executor_name);
 end
 $function$
 
@@ -1777,12 +1818,14 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
-  if p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' or p_key ~ '^queue\.retry\.max_attempts\.' then
+  if p_key ~ '^queue\.retry\.backoff_strategy\.' or (p_key ~ 'backoff_strategy$' and p_key !~ '^queue\.retry\.[a-z_]+\.[^.]+$') then
+    if coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
+      raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
+  elsif p_key ~ '^queue\.retry\.(backoff_seconds|backoff_cap_seconds|max_attempts|max_lease_losses)\.' or p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;
-  elsif p_key ~ 'backoff_strategy$' and coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
-    raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
   end if;
   select c.value into v_old from dot_config c where c.key = p_key for update;
   if found then
@@ -2019,6 +2062,7 @@ CREATE OR REPLACE FUNCTION fn_job_dead_letter_redrive(p_filter jsonb, p_authoriz
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
+  v_filter jsonb := coalesce(p_filter, '{}');
   v_unknown text;
   v_letter uuid;
   v_answer jsonb;
@@ -2027,14 +2071,14 @@ declare
   v_refused jsonb := '{}';
   v_begin timestamptz := clock_timestamp();
 begin
-  select k into v_unknown from jsonb_object_keys(p_filter) k
+  select k into v_unknown from jsonb_object_keys(v_filter) k
   where k <> all (array['event_domain', 'job_kind', 'reason_class', 'consumer_key', 'since', 'until']) limit 1;
   if found then
     raise exception 'fn_job_dead_letter_redrive: % is no filter; they are event_domain, job_kind, reason_class, consumer_key, since, until', v_unknown
       using errcode = '22023';
   end if;
-  if coalesce(p_per_second, 0) <= 0 or coalesce(p_limit, 0) < 1 then
-    raise exception 'fn_job_dead_letter_redrive: p_limit and p_per_second must be more than 0' using errcode = '22023';
+  if coalesce(p_per_second, 0) < 0.001 or coalesce(p_limit, 0) < 1 then
+    raise exception 'fn_job_dead_letter_redrive: p_limit must be at least 1, p_per_second at least 0.001' using errcode = '22023';
   end if;
   if not fn_gate_is_open('queue.dlq.replay_enabled') then
     return jsonb_build_object('refused', true, 'reason', 'replay_disabled');
@@ -2042,12 +2086,14 @@ begin
   for v_letter in
     select d.dead_letter_id from job_dead_letter d
     where d.triage_status = 'manual_replay'
-      and (not p_filter ? 'event_domain' or d.event_domain = p_filter ->> 'event_domain')
-      and (not p_filter ? 'job_kind' or d.job_kind = p_filter ->> 'job_kind')
-      and (not p_filter ? 'reason_class' or d.reason_class = p_filter ->> 'reason_class')
-      and (not p_filter ? 'consumer_key' or d.consumer_key = p_filter ->> 'consumer_key')
-      and (not p_filter ? 'since' or d.created_at >= (p_filter ->> 'since')::timestamptz)
-      and (not p_filter ? 'until' or d.created_at < (p_filter ->> 'until')::timestamptz)
+      and fn_dead_letter_authority(d.event_domain, true)
+      and exists (select from job_queue j where j.job_id = d.job_id and j.status = 'dead_letter')
+      and (not v_filter ? 'event_domain' or d.event_domain = v_filter ->> 'event_domain')
+      and (not v_filter ? 'job_kind' or d.job_kind = v_filter ->> 'job_kind')
+      and (not v_filter ? 'reason_class' or d.reason_class = v_filter ->> 'reason_class')
+      and (not v_filter ? 'consumer_key' or d.consumer_key = v_filter ->> 'consumer_key')
+      and (not v_filter ? 'since' or d.created_at >= (v_filter ->> 'since')::timestamptz)
+      and (not v_filter ? 'until' or d.created_at < (v_filter ->> 'until')::timestamptz)
     order by d.created_at, d.dead_letter_id
     limit p_limit
     for update skip locked
@@ -2124,6 +2170,10 @@ begin
   if coalesce(btrim(p_actor), '') = '' then
     raise exception 'fn_job_dead_letter_triage needs an actor' using errcode = '22023';
   end if;
+  if p_triage_status is null or p_triage_status <> all (array['open', 'investigating', 'manual_replay', 'discarded', 'superseded', 'closed']) then
+    raise exception 'fn_job_dead_letter_triage: % is none of open, investigating, manual_replay, discarded, superseded, closed',
+      quote_nullable(p_triage_status) using errcode = '22023';
+  end if;
   select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'dead_letter_id', p_dead_letter_id);
@@ -2158,14 +2208,15 @@ begin
   values (
     v_job.job_id, v_job.job_kind, v_job.event_domain, v_job.executor, v_job.consumer_key, p_reason_class, v_job.last_error,
     to_jsonb(v_job) - 'claimable',
-    (select coalesce(jsonb_agg(to_jsonb(a) - 'job_id' order by a.lease_token), '[]') from job_attempt a where a.job_id = v_job.job_id),
+    (select coalesce(jsonb_agg(to_jsonb(n) - 'job_id' order by n.lease_token), '[]')
+     from (select a.* from job_attempt a where a.job_id = v_job.job_id order by a.lease_token desc limit 100) n),
     (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
   perform fn_job_tell(array[p_job_id], 'job_dead_lettered');
 end
 $function$
 
 -- Moves a locked job to cancelled, with its attempt. Internal.
-CREATE OR REPLACE FUNCTION fn_job_end_cancelled(p_job job_queue)
+CREATE OR REPLACE FUNCTION fn_job_end_cancelled(p_job job_queue, p_error text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -2176,11 +2227,11 @@ declare
   v_now timestamptz := clock_timestamp();
 begin
   if (p_job).lease_until is not null then
-    perform fn_job_attempt_end(p_job, 'cancelled', (p_job).cancel_reason);
+    perform fn_job_attempt_end(p_job, 'cancelled', coalesce(p_error, (p_job).cancel_reason));
   end if;
   update job_queue j
   set status = 'cancelled', finished_at = v_now, lease_until = null, cancel_requested_at = coalesce(j.cancel_requested_at, v_now),
-      cancel_reason = (p_job).cancel_reason, updated_at = v_now
+      cancel_reason = (p_job).cancel_reason, last_error = coalesce(left(p_error, 8000), j.last_error), updated_at = v_now
   where j.job_id = (p_job).job_id;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
@@ -2311,7 +2362,7 @@ declare
   v_retry_at timestamptz;
 begin
   if (p_job).cancel_requested_at is not null then
-    return fn_job_end_cancelled(p_job);
+    return fn_job_end_cancelled(p_job, p_error);
   end if;
   if p_outcome = 'lease_lost' then
     select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain) p;
@@ -2355,7 +2406,7 @@ begin
   if v_job.job_id is null then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
-  return fn_job_fail(v_job, case when p_dead_letter then 'permanent' else 'rest' end, p_error);
+  return fn_job_fail(v_job, case when coalesce(p_dead_letter, true) then 'permanent' else 'rest' end, p_error);
 end
 $function$
 
@@ -2483,14 +2534,19 @@ CREATE OR REPLACE FUNCTION fn_job_lease_reaper(p_limit integer DEFAULT 100, p_ac
  SET jit TO 'off'
 AS $function$
 declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_now timestamptz := least(p_now, clock_timestamp()); -- a later moment would end leases that live
   v_is_open boolean := fn_gate_is_open('queue.lease_reaper.enabled');
   v_dry boolean := fn_config('queue.lease_reaper.dry_run_only', 'true') <> 'false';
   v_job job_queue;
   v_answer jsonb;
   v_jobs jsonb := '[]';
+  v_list jsonb[] := '{}';
   v_dead int := 0;
+  v_failed int := 0;
 begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_lease_reaper: p_limit must be at least 1' using errcode = '22023';
+  end if;
   if p_dry_run = false and (not v_is_open or v_dry) then
     return jsonb_build_object('refused', true, 'reason', 'reaper_disabled');
   end if;
@@ -2506,16 +2562,23 @@ begin
     cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
   else
     for v_job in
-      select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit for update skip locked
+      select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
+      limit least(p_limit, 60) for update skip locked -- each takes a savepoint (trap 19)
     loop
-      v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
+      begin
+        v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
+      exception when others then
+        v_answer := jsonb_build_object('status', v_job.status, 'error', sqlerrm); -- of this job; the others go on
+        v_failed := v_failed + 1;
+      end;
       v_dead := v_dead + (v_answer ->> 'status' = 'dead_letter')::int;
-      v_jobs := v_jobs || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
+      v_list := v_list || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
         'lease_until', v_job.lease_until, 'status', v_answer ->> 'status');
     end loop;
+    v_jobs := to_jsonb(v_list);
   end if;
   return jsonb_build_object('refused', false, 'dry_run', v_dry, 'found', jsonb_array_length(v_jobs), 'dead_lettered', v_dead,
-    'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
+    'failed', v_failed, 'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
 end
 $function$
 
@@ -2688,7 +2751,7 @@ begin
 end
 $function$
 
--- Makes a lease longer and tells whether cancellation was asked for.
+-- Makes a lease longer, by 1 s to a day, and tells whether cancellation was asked for.
 CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds integer DEFAULT NULL::integer)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2699,7 +2762,7 @@ CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_l
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
-  v_until timestamptz := v_now + make_interval(secs => coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
+  v_until timestamptz := v_now + make_interval(secs => greatest(1, least(86400, coalesce(p_lease_seconds, fn_config_number('queue.lease.duration_sec', 300)::int))));
   v_cancel timestamptz;
 begin
   update job_queue j
@@ -2724,7 +2787,7 @@ CREATE OR REPLACE FUNCTION fn_job_requeue(p_job job_queue, p_outcome text, p_err
 AS $function$
 begin
   if (p_job).cancel_requested_at is not null then
-    return fn_job_end_cancelled(p_job);
+    return fn_job_end_cancelled(p_job, p_error);
   end if;
   perform fn_job_attempt_end(p_job, p_outcome, p_error);
   update job_queue j
@@ -2894,6 +2957,31 @@ begin
 end
 $function$
 
+-- leased or in_progress → queued, against the will of its worker. Refused not_found or illegal_transition.
+CREATE OR REPLACE FUNCTION fn_job_take_back(p_job_id uuid, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_job job_queue;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_take_back needs an actor and a reason' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+  elsif v_job.status not in ('leased', 'in_progress') then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
+  end if;
+  return fn_job_requeue(v_job, 'released', format('taken back by %s: %s', p_actor, p_reason), null);
+end
+$function$
+
 -- Emits dot.job_succeeded, dot.job_failed or dot.job_dead_lettered for jobs whose kind asks for it. Internal.
 CREATE OR REPLACE FUNCTION fn_job_tell(p_job_ids uuid[], p_event_type text)
  RETURNS void
@@ -2959,17 +3047,31 @@ begin
 end
 $function$
 
--- The rows of iu_route_worker_cursor, if the host has that table. Called by v_queue_health and the stale check.
-CREATE OR REPLACE FUNCTION fn_legacy_worker_cursors()
- RETURNS SETOF jsonb
+-- Name, last run and events seen of the workers in iu_route_worker_cursor, if the host has that table. Called by v_queue_health and the stale check.
+CREATE OR REPLACE FUNCTION fn_legacy_workers(OUT worker_name text, OUT ran_at timestamp with time zone, OUT events_seen numeric)
+ RETURNS SETOF record
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  if to_regclass('iu_route_worker_cursor') is not null then
-    return query execute format('select to_jsonb(c) from %I c', 'iu_route_worker_cursor');
+  if not exists (
+    select from pg_class c
+    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
+  then
+    return;
   end if;
+  for worker_name, ran_at, events_seen in execute format($q$
+    select n.name, max(n.ran_at) filter (where isfinite(n.ran_at)), max(n.seen)
+    from (
+      select coalesce(j ->> 'worker_name', j ->> 'name') as name, (j ->> 'last_run_at')::timestamptz as ran_at,
+        case when j ->> 'events_seen' ~ '^[0-9]{1,18}$' then (j ->> 'events_seen')::numeric end as seen
+      from (select to_jsonb(c) as j from %I.iu_route_worker_cursor c) d) n
+    where n.name ~ '^[^\s].{0,119}$' and lower(n.name) <> 'mot'
+    group by n.name $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $function$
 
@@ -3029,7 +3131,8 @@ begin
       last_beat_at = excluded.last_beat_at,
       last_beat_status = 'ok',
       beats_total = h.beats_total + 1,
-      instance = excluded.instance,
+      -- a takeover that names no process still ends the one before
+      instance = coalesce(excluded.instance, case when p_takeover and h.instance is not null then gen_random_uuid()::text end),
       owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
   where fn_executor_is_ours(h.owner_role)
     and (coalesce(p_takeover, false) or h.instance is null or h.instance = p_instance
@@ -3074,14 +3177,16 @@ end
 $function$
 
 -- Forgets an executor. Refused executor_not_registered, or not_owner.
-CREATE OR REPLACE FUNCTION fn_queue_heartbeat_unregister(p_executor_name text)
+CREATE OR REPLACE FUNCTION fn_queue_heartbeat_unregister(p_executor_name text, p_instance text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  delete from queue_heartbeat h where h.executor_name = p_executor_name and fn_executor_is_ours(h.owner_role);
+  delete from queue_heartbeat h
+  where h.executor_name = p_executor_name and not h.is_passive and (p_instance is null or h.instance = p_instance)
+    and fn_executor_is_ours(h.owner_role);
   if found then
     return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
   end if;
@@ -3107,20 +3212,40 @@ declare
   v_silent int := 0;
   v_recovered int := 0;
   v_missing text[] := '{}';
+  v_since timestamptz;
   v_trouble text;
 begin
   if fn_config('queue.heartbeat.enabled', 'true') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'heartbeat_disabled');
   end if;
-  insert into queue_heartbeat as h (executor_name, executor_kind, last_beat_at, stale_threshold_seconds, is_passive, metadata)
-  select l.name, 'PG_worker', l.ran_at, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int, true,
-    '{"role": "legacy"}'
-  from (
-    select coalesce(c.j ->> 'worker_name', c.j ->> 'name') as name, (c.j ->> 'last_run_at')::timestamptz as ran_at
-    from fn_legacy_worker_cursors() as c (j)) l
-  where l.name is not null
-  on conflict (executor_name) do update set last_beat_at = excluded.last_beat_at, is_passive = true
-  where h.last_beat_at is distinct from excluded.last_beat_at or not h.is_passive;
+  if p_threshold_seconds is not null or p_now is not null then
+    -- another measure than everybody's own: tells, and announces nothing
+    select coalesce(jsonb_agg(jsonb_build_object('executor_name', h.executor_name, 'executor_kind', h.executor_kind,
+      'last_beat_at', h.last_beat_at, 'silent_since', h.silent_since, 'is_passive', h.is_passive) order by h.last_beat_at), '[]') into v_stale
+    from queue_heartbeat h
+    where coalesce(h.last_beat_at, '-infinity') < v_now - make_interval(secs => coalesce(p_threshold_seconds, h.stale_threshold_seconds));
+    return jsonb_build_object('refused', false, 'stale', v_stale, 'silent', 0, 'recovered', 0, 'events', v_events,
+      'missing_types', v_events, 'emit_error', null);
+  end if;
+  begin
+    insert into queue_heartbeat (executor_name, executor_kind, last_beat_at, stale_threshold_seconds, is_passive, metadata)
+    select l.worker_name, 'PG_worker', l.ran_at, greatest(1, fn_config_number('queue.heartbeat.stale_threshold_seconds', 300))::int, true,
+      '{"role": "legacy"}'
+    from fn_legacy_workers() l
+    where not exists (select from queue_heartbeat h where h.executor_name = l.worker_name)
+    on conflict (executor_name) do nothing;
+    update queue_heartbeat h set last_beat_at = w.ran_at, is_passive = true
+    from (
+      select f.executor_name, l.ran_at
+      from fn_legacy_workers() l
+      join lateral (
+        select q.executor_name from queue_heartbeat q
+        where q.executor_name = l.worker_name and (q.last_beat_at is distinct from l.ran_at or not q.is_passive)
+        for update skip locked) f on true) w
+    where h.executor_name = w.executor_name;
+  exception when others then
+    v_trouble := sqlerrm; -- what the host keeps must not stop the rest
+  end;
 
   v_known := array(
     select r.event_type::text from event_type_registry r
@@ -3128,7 +3253,7 @@ begin
   for v_row in
     select h.* from queue_heartbeat h
     where (h.silent_since is null) = (coalesce(h.last_beat_at, '-infinity')
-      < v_now - make_interval(secs => coalesce(p_threshold_seconds, h.stale_threshold_seconds)))
+      < v_now - make_interval(secs => h.stale_threshold_seconds))
     order by h.executor_name
     limit 50 -- each may take a savepoint (trap 19); the rest comes with the next check
     for update skip locked
@@ -3140,13 +3265,14 @@ begin
       v_type := 'queue_worker_recovered';
       v_recovered := v_recovered + 1;
     end if;
-    update queue_heartbeat h set silent_since = case when v_row.silent_since is null then coalesce(v_row.last_beat_at, v_now) end
+    v_since := coalesce(v_row.silent_since, v_row.last_beat_at, v_now);
+    update queue_heartbeat h set silent_since = case when v_row.silent_since is null then v_since end
     where h.executor_name = v_row.executor_name;
     if v_type = any (v_known) then
       begin
         v_events := v_events || to_jsonb(fn_event_emit('system', v_type, v_row.executor_name, jsonb_build_object(
           'executor_name', v_row.executor_name, 'executor_kind', v_row.executor_kind, 'last_beat_at', v_row.last_beat_at,
-          'silent_since', v_row.silent_since, 'stale_threshold_seconds', coalesce(p_threshold_seconds, v_row.stale_threshold_seconds),
+          'silent_since', v_since, 'stale_threshold_seconds', v_row.stale_threshold_seconds,
           'is_passive', v_row.is_passive)));
       exception when others then
         v_trouble := sqlerrm; -- an outbox that takes no such row must not undo what was found
@@ -3377,6 +3503,8 @@ grant EXECUTE on function fn_consumer_verdict(consumer_registry,event_outbox) to
 
 grant EXECUTE on function fn_dead_letter_authority(text,boolean) to public
 
+grant EXECUTE on function fn_dead_letter_authority_set(text,name,boolean,boolean,text,text) to reveille_operator
+
 grant EXECUTE on function fn_dead_letter_legacy() to reveille_operator
 
 grant EXECUTE on function fn_dead_letter_legacy() to reveille_reader
@@ -3509,15 +3637,17 @@ grant EXECUTE on function fn_job_succeed(uuid,bigint,text) to reveille_executor
 
 grant EXECUTE on function fn_job_succeed_many(uuid[],bigint[],text[]) to reveille_executor
 
+grant EXECUTE on function fn_job_take_back(uuid,text,text) to reveille_operator
+
 grant EXECUTE on function fn_lease_is_ours(text) to public
 
-grant EXECUTE on function fn_legacy_worker_cursors() to reveille_dispatcher
+grant EXECUTE on function fn_legacy_workers() to reveille_dispatcher
 
-grant EXECUTE on function fn_legacy_worker_cursors() to reveille_executor
+grant EXECUTE on function fn_legacy_workers() to reveille_executor
 
-grant EXECUTE on function fn_legacy_worker_cursors() to reveille_operator
+grant EXECUTE on function fn_legacy_workers() to reveille_operator
 
-grant EXECUTE on function fn_legacy_worker_cursors() to reveille_reader
+grant EXECUTE on function fn_legacy_workers() to reveille_reader
 
 grant EXECUTE on function fn_queue_heartbeat_leave(text,text) to reveille_dispatcher
 
@@ -3531,9 +3661,9 @@ grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb
 
 grant EXECUTE on function fn_queue_heartbeat_tick(text,text,text,uuid,text,jsonb,text) to reveille_executor
 
-grant EXECUTE on function fn_queue_heartbeat_unregister(text) to reveille_dispatcher
+grant EXECUTE on function fn_queue_heartbeat_unregister(text,text) to reveille_dispatcher
 
-grant EXECUTE on function fn_queue_heartbeat_unregister(text) to reveille_executor
+grant EXECUTE on function fn_queue_heartbeat_unregister(text,text) to reveille_executor
 
 grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone) to reveille_dispatcher
 

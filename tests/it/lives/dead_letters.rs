@@ -139,17 +139,17 @@ async fn who_may_triage_and_replay_is_a_row_for_each_domain() {
     stage.set("queue.dlq.replay_enabled", "true").await;
     let role = format!("clerk_{}", Uuid::new_v4().simple());
     let begin = format!(
-        "create role {role}; grant execute on all functions in schema public to {role};
-         update job_dead_letter set event_domain = 'iu';
+        "create role {role}; grant usage on schema public to {role}; update job_dead_letter set event_domain = 'iu';
          set session authorization {role}"
     );
     stage.client.batch_execute(&begin).await.unwrap();
-    assert_eq!(triage(&stage, dead, "manual_replay").await["reason"], "not_authorized");
+    let call = format!("select fn_job_dead_letter_triage('{dead}', 'manual_replay', 'test')");
+    let denied = stage.client.batch_execute(&call).await.unwrap_err();
+    assert!(denied.as_db_error().unwrap().message().contains("permission denied"), "{denied:?}");
     let grant = async |domain: &str, replay: bool| {
         let row = format!(
             "reset session authorization;
-             insert into dead_letter_authority (event_domain, role_name, may_replay) values ('{domain}', '{role}', {replay})
-             on conflict (event_domain, role_name) do update set may_replay = {replay};
+             select fn_dead_letter_authority_set('{domain}', '{role}', true, {replay}, 'test', 'a test');
              set session authorization {role}"
         );
         stage.client.batch_execute(&row).await.unwrap();
@@ -236,8 +236,46 @@ async fn an_operator_goes_from_the_list_to_the_replay_by_commands() {
     assert_eq!(stage.job(id).await["status"], "queued");
     let (code, out) = dlq(&["jobs", "policy", "any"]).await;
     assert!(code == Some(0) && out.contains("queue.retry.default.max_attempts"), "{out}");
+    let (code, out) = dlq(&["jobs", "release", &id.to_string(), "--reason", "x"]).await;
+    assert!(code == Some(3) && out.contains("illegal_transition"), "{out}");
     let (code, out) = dlq(&["jobs", "cancel", &id.to_string(), "--reason", "enough"]).await;
     assert!(code == Some(0) && out.contains("is cancelled"), "{out}");
     let (code, out) = dlq(&["dlq", "list"]).await;
     assert!(code == Some(0) && out.contains("no such dead letters"), "{out}");
+}
+
+#[tokio::test]
+async fn a_redrive_is_not_held_up_by_letters_that_cannot_be_replayed() {
+    let stage = Stage::open().await;
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        let (id, dead) = dead(&stage).await;
+        ready(&stage, dead).await;
+        jobs.push(id);
+    }
+    let gone = "update job_queue set status = 'cleaned' where job_id = any ($1)";
+    stage.client.execute(gone, &[&&jobs[..2]]).await.unwrap();
+    let redrive = "select fn_job_dead_letter_redrive(null, 'ticket 1', 2, 10, false)";
+    assert_eq!(stage.value(redrive, &[]).await["replayed"], 1);
+    assert_eq!(stage.job(jobs[2]).await["status"], "queued");
+}
+
+#[tokio::test]
+async fn a_view_of_somebody_else_is_not_taken_for_a_table_of_the_host() {
+    let stage = Stage::open().await;
+    let role = format!("reader_{}", Uuid::new_v4().simple());
+    let trap = format!(
+        "create role {role} in role reveille_reader; set session authorization {role};
+         create function pg_temp.caught() returns int language sql as $$ select 1 / (session_user <> current_user)::int $$;
+         create temp view iu_route_dead_letter as select pg_temp.caught() as id;
+         create temp view iu_route_worker_cursor as select pg_temp.caught()::text as worker_name"
+    );
+    stage.client.batch_execute(&trap).await.unwrap();
+    assert_eq!(stage.value("select count(*) from v_dead_letter_all", &[]).await, 0);
+    assert_eq!(
+        stage.value("select count(*) from v_queue_health where component = 'legacy_cursor'", &[]).await,
+        0
+    );
+    let end = format!("reset session authorization; drop owned by {role} cascade; drop role {role}");
+    stage.client.batch_execute(&end).await.unwrap();
 }

@@ -33,6 +33,60 @@ async fn the_reaper_only_tells_until_both_gates_are_open() {
 }
 
 #[tokio::test]
+async fn no_callers_clock_ends_a_lease_that_lives() {
+    let stage = Stage::open().await;
+    stage.open_reaper().await;
+    let id = stage.enqueue("any").await;
+    stage.claim().await;
+    for now in ["infinity", "2999-01-01"] {
+        let reap = format!("select fn_job_lease_reaper(p_now => '{now}')");
+        assert_eq!(stage.value(&reap, &[]).await["found"], 0, "{now}");
+    }
+    assert_eq!(stage.job(id).await["status"], "leased");
+    let error = stage.client.batch_execute("select fn_job_lease_reaper(0)").await.unwrap_err();
+    assert!(error.as_db_error().unwrap().message().contains("p_limit"));
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_freed_holds_up_no_other() {
+    let stage = Stage::open().await;
+    stage.open_reaper().await;
+    let bad = stage.enqueue("any").await;
+    stage.claim().await;
+    let good = stage.enqueue("any").await;
+    stage.claim().await;
+    stage.leases_end().await;
+    let poison = format!(
+        "create function refuse() returns trigger language plpgsql as 'begin raise exception ''no''; end';
+         create trigger refuse before insert on job_attempt for each row when (new.job_id = '{bad}') execute function refuse()"
+    );
+    stage.client.batch_execute(&poison).await.unwrap();
+    let reaped = stage.reap().await;
+    assert_eq!((&reaped["found"], &reaped["failed"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&stage.job(bad).await["status"], &stage.job(good).await["status"]),
+        (&json!("leased"), &json!("queued"))
+    );
+}
+
+#[tokio::test]
+async fn an_operator_takes_a_job_from_its_worker() {
+    let stage = Stage::open().await;
+    let id = stage.enqueue("any").await;
+    let token = stage.claim().await;
+    let role = format!("operator_{}", uuid::Uuid::new_v4().simple());
+    let become_operator =
+        format!("create role {role} in role reveille_operator; set session authorization {role}");
+    stage.client.batch_execute(&become_operator).await.unwrap();
+    let take = "select fn_job_take_back($1, 'test', 'its host is gone')";
+    assert_eq!(stage.value(take, &[&id]).await["status"], "queued");
+    assert_eq!(stage.value(take, &[&id]).await["reason"], "illegal_transition");
+    stage.client.batch_execute(&format!("reset session authorization; drop role {role}")).await.unwrap();
+    assert_eq!(stage.value("select fn_job_succeed($1, $2)", &[&id, &token]).await["reason"], "lease_lost");
+    assert_eq!(stage.outcomes(id).await, json!(["released"]));
+}
+
+#[tokio::test]
 async fn a_lost_lease_is_no_failure_and_the_first_workers_report_comes_too_late() {
     let stage = Stage::open().await;
     stage.open_reaper().await;

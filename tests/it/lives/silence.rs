@@ -198,3 +198,63 @@ async fn a_program_from_cron_has_a_name_and_a_cadence_of_its_own() {
     let (code, out) = does(&["executors", "register", "iu_outbound_default"]).await;
     assert!(code == Some(3) && out.contains("not_owner"), "{out}");
 }
+
+#[tokio::test]
+async fn whatever_the_host_keeps_stops_neither_the_check_nor_the_view() {
+    let stage = Stage::open().await;
+    let legacy = "create table iu_route_worker_cursor (worker_name text, last_run_at timestamptz, events_seen text);
+        insert into iu_route_worker_cursor values ('iu_outbound_default', '-infinity', '1'),
+          ('iu_outbound_default', now() - interval '1 day', '2'), (' x', now(), 'many'), (repeat('y', 500), now(), '1'),
+          ('MOT', now(), '1'), (null, now(), '1')";
+    stage.client.batch_execute(legacy).await.unwrap();
+    stage.value("select fn_queue_heartbeat_register('slow', 'PG_worker', p_expected_cadence_seconds => 2000000000)", &[]).await;
+    let found = check(&stage).await;
+    assert_eq!((&found["silent"], &found["emit_error"]), (&json!(1), &Value::Null), "{found}");
+    let rows = "select jsonb_agg(jsonb_build_array(name, status_hint, value)) from v_queue_health where component = 'legacy_cursor'";
+    assert_eq!(stage.value(rows, &[]).await, json!([["iu_outbound_default", "stale", 2]]));
+    let forget = "select fn_queue_heartbeat_unregister('iu_outbound_default')";
+    assert_eq!(
+        stage.value(forget, &[]).await["reason"],
+        "not_owner",
+        "or it would be announced again and again"
+    );
+}
+
+#[tokio::test]
+async fn a_check_that_somebody_holds_open_keeps_nobody_waiting() {
+    let stage = Stage::open().await;
+    let legacy = "create table iu_route_worker_cursor (worker_name text, last_run_at timestamptz);
+        insert into iu_route_worker_cursor values ('iu_outbound_default', now())";
+    stage.client.batch_execute(legacy).await.unwrap();
+    check(&stage).await;
+    stage.client.batch_execute("begin; update iu_route_worker_cursor set last_run_at = now()").await.unwrap();
+    check(&stage).await;
+    let other = stage.db.client().await;
+    other.batch_execute("set statement_timeout = '2s'; select fn_queue_stale_check()").await.unwrap();
+    stage.client.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backlog_with_a_live_worker_is_no_alarm_and_one_without_is() {
+    let stage = Stage::open().await;
+    let late = "select fn_queue_heartbeat_unregister('one');
+        insert into job_queue (job_kind, actor, idempotency_key, scheduled_at) values ('any', 'test', 'k', now() - interval '100 s')";
+    stage.client.batch_execute(late).await.unwrap();
+    let hint = async || {
+        stage
+            .value(
+                "select status_hint from v_queue_health where (component, name) = ('backlog', 'PG_worker')",
+                &[],
+            )
+            .await
+    };
+    assert_eq!(hint().await, "stale");
+    let beat = async |name: &str, role: &str| {
+        let register = "select fn_queue_heartbeat_register($1, 'PG_worker', p_metadata => jsonb_build_object('role', $2::text))";
+        stage.value(register, &[&name, &role]).await;
+    };
+    beat("d", "dispatcher").await;
+    assert_eq!(hint().await, "stale", "it claims nothing");
+    beat("w", "worker").await;
+    assert_eq!(hint().await, "fresh");
+}

@@ -183,3 +183,26 @@ async fn a_malformed_one_of_many_refuses_all_and_says_which() {
     let refused = shop.value("select fn_job_enqueue_many($1)", &[&json!([good])]).await;
     assert_eq!(refused["reason"], "job_substrate_disabled");
 }
+
+/// Says that it was cancelled, the first time, though nobody asked.
+struct Mistaken;
+
+impl Handler for Mistaken {
+    async fn run(&self, job: &Job, _: &JobContext) -> Outcome {
+        if job.attempts == 0 { Outcome::Cancelled } else { Outcome::done() }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_ends_as_cancelled_though_nobody_asked_is_tried_again() {
+    let shop = Shop::open().await;
+    shop.set("job.mistaken.backoff_seconds", "0").await;
+    let mut settings = shop.settings();
+    settings.worker.poll_interval = Duration::from_millis(50);
+    let worker = shop.start(&settings, Handlers::new().on("mistaken", Mistaken)).await;
+    let id = shop.enqueue("mistaken").await;
+    let done = shop.wait_for_status(id, "succeeded").await;
+    assert_eq!(done["attempts"], 1);
+    assert!(done["last_error"].as_str().unwrap().contains("nobody had cancelled it"));
+    worker.stop().await;
+}

@@ -178,6 +178,9 @@ async fn once_behind_a_closed_gate_is_refused() {
         output(reveille(&["work", "--once", "--json"]).env("DATABASE_URL", shop.db.url()));
     assert_eq!(code, Some(3));
     assert!(answer.contains("worker_disabled"), "{answer}");
+    let names = "select count(*) from queue_heartbeat";
+    let names: i64 = shop.client.query_one(names, &[]).await.unwrap().get(0);
+    assert_eq!(names, 0, "nobody is expected to beat");
 }
 
 #[tokio::test]
