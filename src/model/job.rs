@@ -1,6 +1,7 @@
 //! Jobs: their statuses, and one leased job as its handler sees it.
 
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -18,7 +19,7 @@ pub const STATUSES: [&str; 9] = [
 ];
 
 /// A leased job. Its payload is signal, not data: what the work is about is found behind the references.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the names are the columns of job_queue")]
 pub struct Job {
     pub job_id: Uuid,

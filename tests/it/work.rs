@@ -1,6 +1,8 @@
 //! The worker runtime against a real database: what its handlers may rely on, and what is never lost or done twice.
 
 mod ends;
+mod exec;
+mod exec_stops;
 mod faults;
 mod leases;
 mod rules;
@@ -8,4 +10,5 @@ mod rust_handlers;
 mod shop;
 mod sql_handlers;
 mod stopping;
+mod tools;
 mod wakes;
