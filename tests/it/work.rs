@@ -1,5 +1,6 @@
 //! The worker runtime against a real database: what its handlers may rely on, and what is never lost or done twice.
 
+mod any_language;
 mod ends;
 mod exec;
 mod exec_stops;
