@@ -37,9 +37,10 @@ fn command(shop: &Shop, interpreter: &str, file: &Path) -> Command {
 
 /// Runs it until nothing is left to do.
 async fn run_once(shop: &Shop, interpreter: &str, file: &Path) -> Output {
-    let mut command = command(shop, interpreter, file);
-    command.arg("once");
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    let mut command = tokio::process::Command::from(command(shop, interpreter, file));
+    let output = command.arg("once").stdin(Stdio::null()).kill_on_drop(true).output();
+    // its pipes may be held by a `sleep` that it left behind
+    tokio::time::timeout(SOON * 3, output).await.expect("the program ends in time").unwrap()
 }
 
 async fn external(shop: &Shop, kind: &str, source_ref: Option<&str>, payload: serde_json::Value) -> Uuid {
