@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::domain::{Domain, Turn};
@@ -102,12 +103,16 @@ impl Dispatcher {
             .resting
             .extract_if(.., |_, domain| can_drop_marks && domain.rhythm.is_awake())
             .collect::<Vec<_>>();
-        for (_, mut domain) in awake {
-            state.running.push(Box::pin(async move {
+        let last_turn = |mut domain: Box<Domain>| -> BoxFuture<'static, Done> {
+            Box::pin(async move {
                 let outcome = domain.turn(FoundBy::Look).await;
                 Done::Turned(domain, outcome)
-            }));
+            })
+        };
+        for (_, domain) in awake {
+            state.running.push(last_turn(domain));
         }
+        let mut last_turns = self.domains.len();
         while state.resting.len() < self.domains.len() {
             let done = tokio::select! {
                 done = state.running.next() => done,
@@ -117,6 +122,10 @@ impl Dispatcher {
                 Some(Done::Turned(domain, outcome)) => {
                     if let Err(error) = outcome {
                         tracing::warn!(domain = %domain.name, "stopped in the middle: {error}; the position is unchanged");
+                    } else if can_drop_marks && last_turns > 0 && domain.rhythm.is_awake() {
+                        last_turns -= 1; // it came to its end just before it could see the stop
+                        state.running.push(last_turn(domain));
+                        continue;
                     }
                     state.resting.insert(domain.name.clone(), domain);
                 }

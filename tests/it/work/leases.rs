@@ -11,9 +11,13 @@ use crate::support::{SOON, wait_until};
 
 /// Somebody else takes the job over, as after a lease that ran out.
 async fn take_over(shop: &Shop, id: Uuid) -> i64 {
+    // in one transaction: the worker may look at any moment
+    shop.client.batch_execute("begin").await.unwrap();
     let give_up = "update job_queue set status = 'queued', lease_until = null where job_id = $1";
     shop.client.execute(give_up, &[&id]).await.unwrap();
-    claim(shop, "somebody-else").await
+    let token = claim(shop, "somebody-else").await;
+    shop.client.batch_execute("commit").await.unwrap();
+    token
 }
 
 /// Claims one job under a name of its own; answers the token.
