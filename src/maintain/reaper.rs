@@ -40,6 +40,8 @@ pub struct Reaped {
     pub found: u64,
     /// Of these, how many are dead letters now.
     pub dead_lettered: u64,
+    /// Jobs that could not be freed; they are tried again in the next round.
+    pub failed: u64,
     /// The gates let it only look: nothing was changed.
     pub dry_run: bool,
 }
@@ -89,8 +91,10 @@ impl Reaper {
             let batch = self.batch().await?;
             all.found += batch.found;
             all.dead_lettered += batch.dead_lettered;
+            all.failed += batch.failed;
             all.dry_run = batch.dry_run;
-            if batch.dry_run || batch.found < u64::from(BATCH.unsigned_abs()) {
+            // what failed is the oldest and would come again at once
+            if batch.dry_run || batch.failed > 0 || batch.found < u64::from(BATCH.unsigned_abs()) {
                 return Ok(all);
             }
         }
@@ -103,18 +107,31 @@ impl Reaper {
         let answer = hand_back(client, outcome)?.done("looking for ended leases")?;
         let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
         let dry_run = answer.get("dry_run").and_then(Value::as_bool).unwrap_or(true);
-        Ok(Reaped { found: count("found"), dead_lettered: count("dead_lettered"), dry_run })
+        Ok(Reaped {
+            found: count("found"),
+            dead_lettered: count("dead_lettered"),
+            failed: count("failed"),
+            dry_run,
+        })
     }
 }
 
 /// What was freed is said each time; what only would be is said when it becomes more.
 fn tell(reaped: Reaped, told: &mut u64) {
-    let Reaped { found, dead_lettered, dry_run } = reaped;
-    if !dry_run && found > 0 {
+    let Reaped { found, dead_lettered, failed, dry_run } = reaped;
+    if failed > 0 {
         tracing::warn!(
-            jobs.found = found,
+            jobs.failed = failed,
+            hint = "fn_job_lease_reaper() names them and says why",
+            "{failed} jobs whose lease had ended could not be freed"
+        );
+    }
+    let freed = found - failed;
+    if !dry_run && freed > 0 {
+        tracing::warn!(
+            jobs.freed = freed,
             jobs.dead_lettered = dead_lettered,
-            "freed {found} jobs whose lease had ended unreported; {dead_lettered} of them are dead letters now"
+            "freed {freed} jobs whose lease had ended unreported; {dead_lettered} of them are dead letters now"
         );
     }
     if dry_run && found > *told {

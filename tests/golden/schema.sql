@@ -2535,6 +2535,7 @@ CREATE OR REPLACE FUNCTION fn_job_lease_reaper(p_limit integer DEFAULT 100, p_ac
 AS $function$
 declare
   v_now timestamptz := least(p_now, clock_timestamp()); -- a later moment would end leases that live
+  v_limit int := least(p_limit, 60); -- each takes a savepoint (trap 19)
   v_is_open boolean := fn_gate_is_open('queue.lease_reaper.enabled');
   v_dry boolean := fn_config('queue.lease_reaper.dry_run_only', 'true') <> 'false';
   v_job job_queue;
@@ -2553,17 +2554,17 @@ begin
   v_dry := coalesce(p_dry_run, v_dry or not v_is_open);
   if v_dry then
     select coalesce(jsonb_agg(jsonb_build_object('job_id', e.job_id, 'job_kind', e.job_kind, 'lease_owner', e.lease_owner,
-        'lease_until', e.lease_until, 'status', case
+        'lease_until', e.lease_until, 'error', null, 'status', case
           when e.cancel_requested_at is not null then 'cancelled'
           when e.lease_losses + 1 < p.max_lease_losses then 'queued' else 'dead_letter' end)), '[]'),
       count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
     into v_jobs, v_dead
-    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit p_limit) e
+    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit v_limit) e
     cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
   else
     for v_job in
       select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
-      limit least(p_limit, 60) for update skip locked -- each takes a savepoint (trap 19)
+      limit v_limit for update skip locked
     loop
       begin
         v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
@@ -2573,7 +2574,7 @@ begin
       end;
       v_dead := v_dead + (v_answer ->> 'status' = 'dead_letter')::int;
       v_list := v_list || jsonb_build_object('job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'lease_owner', v_job.lease_owner,
-        'lease_until', v_job.lease_until, 'status', v_answer ->> 'status');
+        'lease_until', v_job.lease_until, 'status', v_answer ->> 'status', 'error', v_answer ->> 'error');
     end loop;
     v_jobs := to_jsonb(v_list);
   end if;

@@ -63,6 +63,7 @@ async fn a_job_that_cannot_be_freed_holds_up_no_other() {
     stage.client.batch_execute(&poison).await.unwrap();
     let reaped = stage.reap().await;
     assert_eq!((&reaped["found"], &reaped["failed"]), (&json!(2), &json!(1)));
+    assert_eq!(reaped["jobs"][0]["error"], "no", "it says why");
     assert_eq!(
         (&stage.job(bad).await["status"], &stage.job(good).await["status"]),
         (&json!("leased"), &json!("queued"))
