@@ -141,6 +141,14 @@ begin
     if coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
       raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;
+  elsif p_key ~ '\.(key_)?rate_limit$' then
+    if coalesce(p_value, '') !~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then
+      raise exception '% must be a number of jobs, or jobs/seconds, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
+  elsif p_key ~ 'concurrency_limit$' then
+    if coalesce(p_value, '') !~ '^[0-9]{1,9}$' then
+      raise exception '% must be a number of jobs, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
   elsif p_key ~ '^queue\.retry\.(backoff_seconds|backoff_cap_seconds|max_attempts|max_lease_losses)\.' or p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';

@@ -1,4 +1,4 @@
--- Functions of phase 003: the guard on moves, enqueue, claim, start, renew, succeed, release, SQL handlers.
+-- Functions of phase 003: the guard on moves, enqueue, order, claim, start, renew, succeed, release, SQL handlers.
 
 -- The moves of the contract. PL/pgSQL on purpose: the guard's condition is prepared anew by every statement, and an
 -- SQL function would be inlined into it and planned each time, which costs more than the rest of claiming one job.
@@ -34,8 +34,9 @@ $$;
 comment on function fn_job_move_refuse() is 'Raises illegal_transition (23514); also for the table''s owner.';
 revoke all on function fn_job_move_refuse() from public;
 
+-- After the row, not before it: a row with a trigger before it has its generated columns computed anew at every update.
 create or replace trigger job_queue_moves
-before update on job_queue
+after update on job_queue
 for each row
 when (old.status is distinct from new.status and not fn_job_move_is_legal(old.status, new.status))
 execute function fn_job_move_refuse();
@@ -131,7 +132,10 @@ language sql immutable
 return case when length(p_key) <= 512 then p_key else left(p_key, 400) || '~sha256:' || encode(sha256(convert_to(p_key, 'UTF8')), 'hex') end;
 comment on function fn_job_key(text) is 'The stored form of an idempotency key.';
 
--- Adds a job, in the caller's transaction. A second call with the same kind and key answers the first job.
+-- Adds a job, in the caller's transaction. A second call with the same kind and key answers the first job. While that one
+-- still waits, p_on_duplicate says what else happens: keep, nothing; replace, it gets what this call says, but stays due
+-- when it was; debounce, it is due when this call says, too, so that each further call puts it off. Its executor and ordering
+-- key stay. Called by producers.
 create or replace function fn_job_enqueue(
   p_job_kind text,
   p_actor text,
@@ -146,15 +150,21 @@ create or replace function fn_job_enqueue(
   p_run_id uuid default null,
   p_ordering_key text default null,
   p_max_attempts int default null,
-  p_correlation_id text default null
+  p_correlation_id text default null,
+  p_on_duplicate text default 'keep'
 ) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_job_id uuid := fn_uuid_v7();
   v_key text := fn_job_key(coalesce(p_idempotency_key, v_job_id::text));
+  v_due timestamptz := fn_job_moment(coalesce(p_scheduled_at, clock_timestamp()));
   v_existing uuid;
 begin
+  if coalesce(p_on_duplicate, '') <> all (array['keep', 'replace', 'debounce']) then
+    raise exception 'fn_job_enqueue: p_on_duplicate must be keep, replace or debounce, not %', quote_nullable(p_on_duplicate)
+      using errcode = '22023';
+  end if;
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
   end if;
@@ -163,19 +173,31 @@ begin
     scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
   values (
     v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
-    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), fn_job_moment(coalesce(p_scheduled_at, clock_timestamp())), p_run_id, p_ordering_key,
+    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), v_due, p_run_id, p_ordering_key,
     coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
   on conflict (job_kind, idempotency_key) do nothing;
   if found then
     perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
     return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
   end if;
+  if p_on_duplicate <> 'keep' then
+    update job_queue j
+    set safe_payload = coalesce(p_safe_payload, '{}'), source_ref = p_source_ref, target_ref = p_target_ref, payload_ref = p_payload_ref,
+        priority = coalesce(p_priority, 100), run_id = p_run_id, correlation_id = p_correlation_id, actor = p_actor,
+        max_attempts = coalesce(p_max_attempts, j.max_attempts),
+        scheduled_at = case p_on_duplicate when 'debounce' then v_due else j.scheduled_at end, updated_at = clock_timestamp()
+    where j.job_kind = p_job_kind and j.idempotency_key = v_key and j.status in ('queued', 'retry_waiting')
+    returning j.job_id into v_existing;
+    if found then
+      return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false, 'changed', true);
+    end if;
+  end if;
   select j.job_id into v_existing from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = v_key;
   return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false);
 end
 $$;
-comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)
-  is 'Adds a job and answers {job_id, created}; refused job_substrate_disabled while the gate is closed.';
+comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)
+  is 'Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed.';
 
 -- Adds many jobs in one statement, in the caller's transaction: an array of objects with the names of fn_job_enqueue's
 -- parameters without p_. Each is judged as fn_job_enqueue judges it; the first that is malformed refuses all. The ids
@@ -287,13 +309,405 @@ end
 $$;
 comment on function fn_job_max_attempts(text, text) is 'max_attempts of a kind in a domain from dot_config; 5 if nothing is set.';
 
--- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first. Each gets a
--- fresh lease token. A refusal is one row. The rows are locked and collected in an array first: a LIMIT that the
--- planner cannot see inside UPDATE … FROM becomes a sequential scan (trap 15). Their ctid serves as long as this
--- transaction holds them. The settings keep one plan, along the ready index, also when the statistics are those of
--- an empty table. The token is the moment of the claim in microseconds and ten random bits, so that
--- nobody guesses it: it grows with every claim of a job, and when a crash forgets a claim that did not wait for the
--- disk, its token does not come again, as one of a sequence could.
+-- Gives the next jobs of some ordering keys their turn, as far as job.<kind>.key_concurrency_limit (1) allows: strictly in
+-- the order in which they were made; one that has to wait holds up those behind it. Called by whatever ends a job that had a turn,
+-- after it has, and by fn_job_place; the row lock on the job that has the turn decides between the two.
+create or replace function fn_job_promote(p_keys text[]) returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_executors text[];
+begin
+  loop
+    with key as (
+      select distinct u.key from unnest(p_keys) u (key)
+    ),
+    next as materialized (
+      select k.key, b.job_id, b.job_kind, t.slots, t.least
+      from key k
+      cross join lateral (
+        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(fn_job_key_limit(j.job_kind)) as least
+        from job_queue j
+        where j.ordering_key = k.key and j.ordering_slot > 0
+          and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) t
+      cross join lateral (
+        select j.job_id, j.job_kind from job_queue j
+        where j.ordering_key = k.key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting')
+        order by j.created_at, j.job_id limit 1 for update) b
+    ),
+    promoted as (
+      update job_queue j
+      set ordering_slot = (select min(g) from generate_series(1, cardinality(n.slots) + 1) g where g <> all (n.slots)), updated_at = clock_timestamp()
+      from next n
+      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, fn_job_key_limit(n.job_kind))
+      returning j.executor
+    )
+    select array_agg(distinct p.executor::text) into v_executors from promoted p;
+    exit when v_executors is null;
+    perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  end loop;
+end
+$$;
+comment on function fn_job_promote(text[]) is 'Gives the next jobs of ordering keys their turn. Internal.';
+
+-- How many jobs of one ordering key may run at a time, as their kind says.
+create or replace function fn_job_key_limit(p_job_kind text) returns int
+language plpgsql stable set search_path from current
+as $$
+begin
+  return greatest(1, fn_config_number('job.' || p_job_kind || '.key_concurrency_limit', 1)::int);
+end
+$$;
+comment on function fn_job_key_limit(text) is 'job.<kind>.key_concurrency_limit; 1 if it is not set.';
+
+-- Places new jobs that have an ordering key: behind the others of their key, and the first of each key gets its turn. Only one
+-- session places at a time, a thousand jobs at most; nobody waits. A key whose turn is just being ended (its row is locked)
+-- is left: whoever ends it looks at the jobs behind when it has. Called by claims that see unplaced jobs.
+create or replace function fn_job_place() returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_jobs uuid[];
+  v_keys text[];
+  v_held text[];
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('reveille.place:' || current_schema(), 0)) then
+    return;
+  end if;
+  -- statements of their own, each after the locks of the one before
+  with unplaced as (
+    select j.job_id, j.ordering_key from job_queue j
+    where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued'
+    order by j.created_at, j.job_id limit 1000 for update skip locked
+  )
+  select array_agg(u.job_id), array_agg(distinct u.ordering_key) into v_jobs, v_keys from unplaced u;
+  if v_jobs is null then
+    return;
+  end if;
+  with free as (
+    select j.job_id from job_queue j
+    where j.ordering_key = any (v_keys) and j.ordering_slot > 0
+      and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
+    for update skip locked
+  )
+  select coalesce(array_agg(distinct j.ordering_key), '{}') into v_held
+  from job_queue j
+  where j.ordering_key = any (v_keys) and j.ordering_slot > 0
+    and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
+    and j.job_id not in (select f.job_id from free f);
+  update job_queue j set ordering_slot = 0
+  where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held);
+  perform fn_job_promote(array(select k from unnest(v_keys) k where k <> all (v_held)));
+end
+$$;
+comment on function fn_job_place() is 'Places new jobs that have an ordering key behind the others of it. Internal.';
+
+-- What follows when jobs have ended, or have given up their place: the next of their ordering keys get their turn, and
+-- executors that sleep learn that a limited kind has room.
+create or replace function fn_job_make_room(p_ordering_key text, p_limit_slot int, p_executor text) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  if p_ordering_key is not null then
+    perform fn_job_promote(array[p_ordering_key]);
+  end if;
+  if p_limit_slot is not null then
+    perform fn_wake('job_wake_' || lower(p_executor));
+  end if;
+end
+$$;
+comment on function fn_job_make_room(text, int, text) is 'The next of an ordering key, and a wake-up for a limited kind. Internal.';
+
+-- The first waiting job of every lane and priority of a kind of executor, due or not, by steps of one index entry each:
+-- what lies behind a head costs nothing. With marks (places in some lanes before which nothing was left) it begins
+-- there, and looks between them for lanes that are new, one in each gap.
+create or replace function fn_job_lanes(p_executor text, p_marks job_lane[] default null) returns setof job_lane
+language plpgsql stable set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
+as $$
+begin
+  if p_marks is null then
+    return query
+    with recursive heads as (
+      (select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
+       from job_queue j where j.executor = p_executor and j.claimable
+       order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1)
+      union all
+      select n.*
+      from heads h
+      cross join lateral (
+        select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
+        from job_queue j where j.executor = p_executor and j.claimable and (j.lane, j.priority) > (h.lane, h.priority)
+        order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) n
+    )
+    select h.lane, h.priority::int, h.job_kind::text, h.event_domain, h.consumer_key, h.scheduled_at, h.job_id, null::int, null::real
+    from heads h;
+    return;
+  end if;
+  return query
+  select n.lane, n.priority::int, n.job_kind::text, n.event_domain, n.consumer_key, n.scheduled_at, n.job_id, null::int, null::real
+  from unnest(p_marks) m
+  cross join lateral (
+    select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and j.lane = m.lane and j.priority = m.priority
+      and (j.scheduled_at, j.job_id) > (m.scheduled_at, m.job_id)
+    order by j.scheduled_at, j.job_id limit 1) n
+  union all
+  select n.lane, n.priority::int, n.job_kind::text, n.event_domain, n.consumer_key, n.scheduled_at, n.job_id, null, null
+  from (
+    select m.lane, m.priority, lead(m.lane, 1, 9223372036854775807) over w as next_lane, lead(m.priority, 1, 2147483647) over w as next_priority
+    from (select u.lane, u.priority from unnest(p_marks) u union all select (-9223372036854775808)::bigint, -1) m
+    window w as (order by m.lane, m.priority)) g
+  cross join lateral (
+    select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and (j.lane, j.priority) > (g.lane, g.priority)
+      and (j.lane, j.priority) < (g.next_lane, g.next_priority)
+    order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) n;
+end
+$$;
+comment on function fn_job_lanes(text, job_lane[]) is 'The first waiting job of each lane and priority of a kind of executor. Internal.';
+
+-- Where a session's claims go on. A session that holds a snapshot open all day keeps every claimed job's index entry from
+-- being cleaned away; a scan from the head of a lane would pass over more of them at every claim. So when the scan of
+-- the heads passed over more than 1000, the session keeps, in a setting of its own, how far it came in each lane, and begins
+-- there, until twenty times that scan's length have passed: then it looks from the head again, for what came back or
+-- was committed late below the mark. Scans from the head take 5 % of the time at most.
+create or replace function fn_job_claim_marks(p_executor text, p_now timestamptz, out marks job_lane[], out stand boolean) returns record
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_text text := current_setting('reveille.claim_marks', true);
+  v_parts text[];
+begin
+  if coalesce(v_text, '') !~ '^[A-Za-z_]+;[0-9]{1,20};(-?[0-9]{1,19},[0-9]{1,10},[0-9]{1,20},[0-9a-f-]{36};)*$' then
+    return;
+  end if;
+  v_parts := string_to_array(rtrim(v_text, ';'), ';');
+  if v_parts[1] <> p_executor then
+    return;
+  end if;
+  stand := v_parts[2]::numeric > fn_epoch_ms(p_now);
+  marks := array(
+    select row(
+      split_part(m, ',', 1)::bigint, split_part(m, ',', 2)::int, null, null, null,
+      'epoch'::timestamptz + split_part(m, ',', 3)::bigint * interval '1 microsecond', split_part(m, ',', 4)::uuid, 0, null)::job_lane
+    from unnest(v_parts[3:]) m);
+end
+$$;
+comment on function fn_job_claim_marks(text, timestamptz) is 'How far this session''s claims came in each lane, and whether the next one goes on from there. Internal.';
+
+-- Keeps how far a claim came: in each lane the last of the places given, but no place of the last 100 ms, in which most
+-- late commits happen. p_until null: as long as the marks that it had.
+create or replace function fn_job_claim_mark(p_executor text, p_now timestamptz, p_until timestamptz, p_places job_lane[]) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  perform set_config('reveille.claim_marks', format('%s;%s;%s', p_executor,
+    coalesce(fn_epoch_ms(p_until)::text, split_part(current_setting('reveille.claim_marks', true), ';', 2)), (
+    select string_agg(format('%s,%s,%s,%s;', m.lane, m.priority, (extract(epoch from m.scheduled_at) * 1000000)::bigint, m.job_id), '')
+    from (
+      select distinct on (c.lane, c.priority) c.*
+      from (
+        select p.lane, p.priority, least(p.scheduled_at, p_now - interval '100 milliseconds') as scheduled_at,
+          case when p.scheduled_at < p_now - interval '100 milliseconds' and p.rank is not null then p.job_id
+            else '00000000-0000-0000-0000-000000000000' end as job_id
+        from unnest(p_places) p) c
+      order by c.lane, c.priority, c.scheduled_at desc, c.job_id desc) m)), false);
+end
+$$;
+comment on function fn_job_claim_mark(text, timestamptz, timestamptz, job_lane[]) is 'Keeps how far this session''s claims came. Internal.';
+
+-- What a claim may look into, in its order: not paused, subscribed, of the kinds asked for, due. Lanes of the most urgent
+-- priority come first, and with them whatever has waited so long that its age has carried it there: a step of priority each
+-- queue.priority.aging_seconds (10; 0 is never), so that the last priority moves, too. Among equals the order is
+-- drawn by lot, weighted by share: with one job a claim, too, each lane gets its part.
+create or replace function fn_job_lanes_open(p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_now timestamptz)
+returns setof job_lane
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_aging numeric := fn_config_number('queue.priority.aging_seconds', 10);
+  v_is_subscribed boolean := exists (select from job_subscription s where p_executor_name like s.executor_name_like);
+begin
+  return query
+  select l.lane, l.priority, l.job_kind, l.event_domain, l.consumer_key, l.scheduled_at, '00000000-0000-0000-0000-000000000000'::uuid,
+    l.rank, l.share::real
+  from (
+    select d.*, greatest(min(d.priority) over (),
+      d.priority - case when v_aging > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / v_aging)) else 0 end)::int as rank
+    from (
+      select h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at,
+        case when v_is_subscribed then (
+          select max(s.share) from job_subscription s
+          where p_executor_name like s.executor_name_like and h.job_kind like s.job_kind_like
+            and s.event_domain in ('*', h.event_domain) and (s.priority_floor is null or h.priority <= s.priority_floor))
+        else 1 end as share
+      from unnest(p_heads) h
+      where h.scheduled_at <= p_now
+        and (p_job_kinds is null or h.job_kind = any (p_job_kinds))
+        and (p_paused is null
+          or not p_paused && array['job_kind:' || h.job_kind, 'domain:' || h.event_domain, 'consumer:' || h.consumer_key])) d
+    where d.share is not null) l
+  order by l.rank, -ln(1 - random()) / l.share;
+end
+$$;
+comment on function fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz)
+  is 'Those of the lanes that an executor may claim from now, in the order of its claim. Internal.';
+
+-- How many more jobs of a kind with limits may be claimed now; null is no limit. Only one claim at a time looks into
+-- such a kind: whoever comes meanwhile gets none of it (0), waits for nobody, and looks again when a run of the kind
+-- has ended. What cannot be read as a limit lets nothing pass.
+create or replace function fn_job_limit_room(p_job_kind text, p_limits jsonb, p_now timestamptz) returns int
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_concurrency text := p_limits ->> ('job.' || p_job_kind || '.concurrency_limit');
+  v_rate text := p_limits ->> ('job.' || p_job_kind || '.rate_limit');
+  v_room int := 2147483647;
+begin
+  if v_concurrency is null and v_rate is null and not p_limits ? ('job.' || p_job_kind || '.key_rate_limit') then
+    return null;
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended(format('reveille.limit:%s:%s', current_schema(), p_job_kind), 0)) then
+    return 0;
+  end if;
+  if v_concurrency is not null then
+    v_room := (fn_rate_parts(v_concurrency)).jobs - (
+      select count(*) from job_queue j
+      where j.job_kind = p_job_kind and j.limit_slot is not null and j.lease_until is not null);
+  end if;
+  if v_rate is not null then
+    v_room := least(v_room, (fn_rate_parts(v_rate)).jobs - (
+      select coalesce(sum(r.jobs), 0) from job_rate r
+      where r.rate_key = p_job_kind and r.claimed_at > p_now - (fn_rate_parts(v_rate)).span));
+  end if;
+  return greatest(v_room, 0);
+end
+$$;
+comment on function fn_job_limit_room(text, jsonb, timestamptz) is 'How many more jobs of a limited kind may be claimed; null is no limit. Internal.';
+
+-- A limit as it is written: `30/60` is 30 in any 60 seconds, `30` is 30 (a second, for a rate). Anything else is none at all.
+create or replace function fn_rate_parts(p_limit text, out jobs int, out span interval) returns record
+language plpgsql immutable set search_path from current
+as $$
+begin
+  jobs := case when p_limit ~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then split_part(p_limit, '/', 1)::int else 0 end;
+  span := make_interval(secs => case when p_limit ~ '^[0-9]{1,9}/[0-9]{1,7}$' then greatest(1, split_part(p_limit, '/', 2)::int) else 1 end);
+end
+$$;
+comment on function fn_rate_parts(text) is 'A limit `jobs/seconds` as number and interval; 0 jobs when it cannot be read.';
+
+-- Of rows that a claim has locked, those that the rate limit of their ordering key lets pass; the others get the moment
+-- at which it will. The caller holds the lock of each kind.
+create or replace function fn_job_limit_keys(p_rows tid[], p_limits jsonb, p_now timestamptz) returns tid[]
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_late tid[];
+begin
+  with candidate as materialized (
+    select u.row, r.jobs, r.span, j.job_kind || ' ' || j.ordering_key as rate_key,
+      row_number() over (partition by j.job_kind, j.ordering_key order by u.n) as nth
+    from unnest(p_rows) with ordinality as u (row, n)
+    cross join lateral (
+      select q.job_kind, q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
+    cross join lateral (select p_limits ->> ('job.' || j.job_kind || '.key_rate_limit') as text) l
+    cross join lateral fn_rate_parts(l.text) r
+    where l.text is not null
+  ),
+  late as (
+    select c.row, case when c.jobs = 0 then p_now + interval '1 minute' else greatest(p_now + interval '1 millisecond', coalesce(w.oldest, p_now) + c.span) end as at
+    from candidate c
+    cross join lateral (
+      select coalesce(sum(t.jobs), 0) as used, min(t.claimed_at) as oldest
+      from job_rate t where t.rate_key = c.rate_key and t.claimed_at > p_now - c.span) w
+    where w.used + c.nth > c.jobs
+  ),
+  moved as (
+    update job_queue j set scheduled_at = l.at from late l where j.ctid = l.row
+    returning l.row
+  )
+  select array_agg(m.row) into v_late from moved m;
+  return case when v_late is null then p_rows else array(
+    select u.row from unnest(p_rows) with ordinality as u (row, n) where u.row <> all (v_late) order by u.n) end;
+end
+$$;
+comment on function fn_job_limit_keys(tid[], jsonb, timestamptz) is 'Those of the locked rows that the rates of their keys let pass. Internal.';
+
+-- The places that rows of limited kinds take, in their order (null for others), and what counts towards their rates.
+create or replace function fn_job_limit_take(p_rows tid[], p_limits jsonb, p_now timestamptz) returns int[]
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+declare
+  v_kinds text[];
+  v_slots int[];
+begin
+  select array_agg(j.job_kind::text order by u.n) into v_kinds
+  from unnest(p_rows) with ordinality as u (row, n)
+  cross join lateral (select q.job_kind from job_queue q where q.ctid = u.row offset 0) j;
+  insert into job_rate (rate_key, claimed_at, jobs)
+  select k.job_kind, p_now, count(*) from unnest(v_kinds) k (job_kind)
+  where p_limits ? ('job.' || k.job_kind || '.rate_limit')
+  group by k.job_kind
+  union all
+  select j.job_kind || ' ' || j.ordering_key, p_now, count(*)
+  from unnest(p_rows) u (row)
+  cross join lateral (
+    select q.job_kind, q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
+  where p_limits ? ('job.' || j.job_kind || '.key_rate_limit')
+  group by j.job_kind, j.ordering_key;
+  with counted as (
+    select k.n, k.job_kind, row_number() over (partition by k.job_kind order by k.n) as nth,
+      p_limits ->> ('job.' || k.job_kind || '.concurrency_limit') as text
+    from unnest(v_kinds) with ordinality as k (job_kind, n)
+  ),
+  free as (
+    select f.job_kind, s.slot, row_number() over (partition by f.job_kind order by s.slot) as nth
+    from (select c.job_kind, c.text, count(*) as wanted from counted c where c.text is not null group by 1, 2) f
+    cross join lateral (
+      select g as slot from generate_series(1, (fn_rate_parts(f.text)).jobs) g
+      where not exists (
+        select from job_queue q where q.job_kind = f.job_kind and q.limit_slot = g and q.lease_until is not null)
+      limit f.wanted) s
+  )
+  select array_agg(f.slot order by c.n) into v_slots
+  from counted c left join free f on f.job_kind = c.job_kind and f.nth = c.nth;
+  return v_slots;
+end
+$$;
+comment on function fn_job_limit_take(tid[], jsonb, timestamptz) is 'The places that claimed rows take in their kinds'' limits. Internal.';
+
+-- Whether an executor may claim at least one of these kinds.
+create or replace function fn_executor_is_subscribed(p_executor_name text, p_job_kinds text[]) returns boolean
+language plpgsql stable set search_path from current
+as $$
+begin
+  return not exists (select from job_subscription s where p_executor_name like s.executor_name_like)
+    or exists (
+      select from job_subscription s
+      where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
+end
+$$;
+comment on function fn_executor_is_subscribed(text, text[]) is 'Whether one of the kinds is within an executor''s subscriptions, or it has none.';
+
+-- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first, and each gets a fresh
+-- lease token. A refusal is one row, nothing to do is none. Called by workers.
+--
+-- What one claim may not take (paused, not subscribed, over a limit) it passes by with one step for each lane; what waits
+-- for its time, its dependencies or its turn is behind the heads of the lanes or not in the index at all. Lanes that
+-- are equally urgent share p_limit; what one does not use goes to the others.
+--
+-- The rows are locked and collected in an array first: a LIMIT that the planner cannot see inside UPDATE … FROM becomes
+-- a sequential scan (trap 15). Their ctid serves as long as this transaction holds them. The settings keep one plan,
+-- along the ready index, also when the statistics are those of an empty table. The token is the moment of the claim in
+-- microseconds and ten random bits, so that nobody guesses it: it grows with every claim of a job, and when a crash
+-- forgets a claim that did not wait for the disk, its token does not come again, as one of a sequence could.
 create or replace function fn_job_claim(
   p_executor_name text,
   p_limit int default 1,
@@ -311,47 +725,136 @@ as $$
 declare
   v_admission record;
   v_seconds int;
-  v_priority int := -1;
+  v_paused text[];
   v_now timestamptz := clock_timestamp();
   v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
+  v_marks record;
+  v_heads job_lane[];
+  v_lanes job_lane[];
+  v_lane job_lane;
+  v_limits jsonb;
+  v_left int := p_limit;
+  v_first int := 1;
+  v_next int;
+  v_shares real;
+  v_round int;
+  v_quota int;
+  v_room int;
+  v_took jsonb := '{}';
+  v_taken record;
   v_rows tid[] := '{}';
+  v_slots int[];
+  v_cost interval;
+  v_walked bigint;
 begin
   select * into v_admission from fn_executor_admission(p_executor_name) a;
-  if v_admission.reason is not null then
-    return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
-      null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
-    return;
+  if v_admission.reason is null then
+    select array_agg(p.scope || ':' || p.name) into v_paused from queue_pause p where p.resumed_at is null;
+    if v_paused && array['all:', 'executor:' || p_executor_name, 'executor:' || v_admission.executor_kind] then
+      v_admission.reason := 'paused';
+    end if;
   end if;
   v_seconds := coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int);
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
   end if;
 
-  -- one priority after the other: due jobs of a later priority are found without walking over the
-  -- scheduled jobs of an earlier one
-  loop
-    select j.priority into v_priority
-    from job_queue j where j.executor = v_admission.executor_kind and j.claimable and j.priority > v_priority
-    order by j.priority limit 1;
-    exit when not found;
-    v_rows := v_rows || array(
-      select j.ctid
-      from job_queue j
-      where j.executor = v_admission.executor_kind
-        and j.claimable
-        and j.priority = v_priority
-        and j.scheduled_at <= v_now
-        and (p_job_kinds is null or j.job_kind = any (p_job_kinds))
-      order by j.scheduled_at, j.job_id
-      limit p_limit - cardinality(v_rows)
-      for update skip locked);
-    exit when cardinality(v_rows) >= p_limit;
+  if v_admission.reason is null then
+    if exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued') then
+      perform fn_job_place();
+    end if;
+    select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
+    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_marks.stand then v_marks.marks end) l);
+    v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
+    v_cost := clock_timestamp() - v_now;
+    v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_paused, v_now) l);
+    if cardinality(v_lanes) = 0 and p_job_kinds is not null and not fn_executor_is_subscribed(p_executor_name, p_job_kinds) then
+      v_admission.reason := 'not_subscribed';
+    end if;
+  end if;
+  if v_admission.reason is not null then
+    return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
+      null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
+      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
+    return;
+  end if;
+  if cardinality(v_lanes) > 0 then
+    v_limits := (
+      select jsonb_object_agg(c.key, c.value)
+      from dot_config c
+      where c.key = any (array(
+        select 'job.' || k.job_kind || n.name
+        from (select distinct u.job_kind from unnest(v_lanes) u) k
+        cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
+  end if;
+
+  -- one rank after the other; within a rank in rounds, until there is no room or nothing left
+  while v_first <= cardinality(v_lanes) and v_left > 0 loop
+    v_next := v_first;
+    while v_next <= cardinality(v_lanes) and (v_lanes[v_next]).rank = (v_lanes[v_first]).rank loop
+      v_next := v_next + 1;
+    end loop;
+    loop
+      v_shares := 0;
+      for v_i in v_first .. v_next - 1 loop
+        v_shares := v_shares + (v_lanes[v_i]).share;
+      end loop;
+      exit when v_shares = 0 or v_left = 0;
+      v_round := v_left;
+      for v_i in v_first .. v_next - 1 loop
+        v_lane := v_lanes[v_i];
+        continue when v_lane.share = 0; -- it has no more
+        exit when v_left = 0;
+        v_quota := least(v_left, ceil(v_round * (v_lane.share / v_shares)));
+        v_room := null;
+        if v_limits is not null then
+          v_room := fn_job_limit_room(v_lane.job_kind, v_limits, v_now) - coalesce((v_took ->> v_lane.job_kind)::int, 0);
+        end if;
+        select array_agg(t.ctid) as rows, (array_agg(t.scheduled_at))[count(*)] as scheduled_at, (array_agg(t.job_id))[count(*)] as job_id,
+          count(*)::int as count
+        into v_taken
+        from (
+          select j.ctid, j.scheduled_at, j.job_id
+          from job_queue j
+          where j.executor = v_admission.executor_kind and j.claimable and j.lane = v_lane.lane and j.priority = v_lane.priority
+            and (j.scheduled_at, j.job_id) > (v_lane.scheduled_at, v_lane.job_id) and j.scheduled_at <= v_now
+          order by j.scheduled_at, j.job_id
+          limit least(v_quota, v_room)
+          for update skip locked) t;
+        if v_taken.count > 0 then
+          v_rows := v_rows || v_taken.rows;
+          v_left := v_left - v_taken.count;
+          v_lane.scheduled_at := v_taken.scheduled_at;
+          v_lane.job_id := v_taken.job_id;
+          if v_room is not null then
+            v_took := v_took || jsonb_build_object(v_lane.job_kind, coalesce((v_took ->> v_lane.job_kind)::int, 0) + v_taken.count);
+          end if;
+        end if;
+        if v_taken.count < v_quota then
+          v_lane.share := 0;
+        end if;
+        v_lanes[v_i] := v_lane;
+      end loop;
+    end loop;
+    v_first := v_next;
   end loop;
+
+  if v_marks.stand or v_walked > 1000 then
+    perform fn_job_claim_mark(v_admission.executor_kind, v_now, case when v_marks.stand then null else v_now + 20 * v_cost end,
+      v_marks.marks || v_heads || v_lanes);
+  elsif v_marks.marks is not null then
+    perform set_config('reveille.claim_marks', '', false);
+  end if;
+  if v_limits is not null and cardinality(v_rows) > 0 then
+    v_rows := fn_job_limit_keys(v_rows, v_limits, v_now);
+    v_slots := fn_job_limit_take(v_rows, v_limits, v_now);
+  end if;
   if cardinality(v_rows) = 0 then
     return;
   end if;
 
+  v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
   with claimed as (
     update job_queue j
@@ -359,6 +862,7 @@ begin
         lease_owner = p_executor_name,
         lease_token = greatest(v_token, j.lease_token + 1),
         lease_until = v_now + make_interval(secs => v_seconds),
+        limit_slot = case when v_slots is not null then v_slots[array_position(v_rows, j.ctid)] end,
         picked_at = v_now,
         started_at = null,
         updated_at = v_now
@@ -513,14 +1017,17 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
+  v_job record;
 begin
   update job_queue j
   set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    and fn_lease_is_ours(j.lease_owner);
+    and fn_lease_is_ours(j.lease_owner)
+  returning j.ordering_key, j.limit_slot, j.executor into v_job;
   if found then
     perform fn_job_tell(array[p_job_id], 'job_succeeded');
+    perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor);
   elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
@@ -540,6 +1047,8 @@ declare
   v_now timestamptz := clock_timestamp();
   v_done uuid[];
   v_owners text[];
+  v_keys text[];
+  v_limited text[];
   v_lost jsonb := '[]';
 begin
   if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
@@ -554,14 +1063,21 @@ begin
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = any (p_job_ids)
       and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    returning j.job_id, j.lease_owner
+    returning j.job_id, j.lease_owner, j.ordering_key, j.executor, j.limit_slot
   )
-  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner) into v_done, v_owners from done d;
+  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner),
+    array_agg(distinct d.ordering_key) filter (where d.ordering_key is not null),
+    array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
+  into v_done, v_owners, v_keys, v_limited from done d;
   if exists (select from unnest(v_owners) o where not fn_lease_is_ours(o)) then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
   perform fn_job_tell(v_done, 'job_succeeded');
+  if v_keys is not null then
+    perform fn_job_promote(v_keys);
+  end if;
+  perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
@@ -613,6 +1129,8 @@ begin
   set status = 'cancelled', finished_at = v_now, lease_until = null, cancel_requested_at = coalesce(j.cancel_requested_at, v_now),
       cancel_reason = (p_job).cancel_reason, last_error = coalesce(left(p_error, 8000), j.last_error), updated_at = v_now
   where j.job_id = (p_job).job_id;
+  perform fn_job_make_room(case when (p_job).ordering_slot > 0 then (p_job).ordering_key end,
+    case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor);
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $$;
@@ -633,7 +1151,7 @@ begin
       scheduled_at = coalesce(p_at, j.scheduled_at), lease_losses = j.lease_losses + (p_outcome = 'lease_lost')::int,
       last_error = coalesce(left(p_error, 8000), j.last_error)
   where j.job_id = (p_job).job_id;
-  if p_at is null or p_at <= clock_timestamp() then
+  if p_at is null or p_at <= clock_timestamp() or (p_job).limit_slot is not null then
     perform fn_wake('job_wake_' || lower((p_job).executor));
   end if;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'queued', 'scheduled_at', coalesce(p_at, (p_job).scheduled_at));
@@ -814,7 +1332,7 @@ comment on function fn_job_release_unknown(text, interval, uuid[])
 create or replace function fn_job_handler_of(p_job_id uuid, p_lease_token bigint) returns table (job jsonb, handler text)
 language sql stable security definer set search_path from current
 as $$
-  select to_jsonb(j.*) - 'claimable', h.handler
+  select to_jsonb(j.*) - array['claimable', 'lane'], h.handler
   from job_queue j
   left join job_handler h on h.job_kind = j.job_kind
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress')
@@ -870,12 +1388,12 @@ begin
     'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
     'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',
     'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
-    'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'] loop
+    'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
   end loop;
   call pr_grant(
-    format('execute on function %s', 'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text)'::regprocedure),
+    format('execute on function %s', 'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)'::regprocedure),
     array['reveille_operator']);
   call pr_grant(format('execute on function %s', 'fn_job_enqueue_many(jsonb)'::regprocedure), array['reveille_operator']);
   foreach v_function in array array['fn_job_cancel(uuid, text, text)', 'fn_job_take_back(uuid, text, text)'] loop
@@ -884,9 +1402,12 @@ begin
   end loop;
   foreach v_function in array array[
     'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
-    'fn_job_requeue(job_queue, text, text, timestamptz)'] loop
+    'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[])', 'fn_job_place()', 'fn_job_make_room(text, int, text)',
+    'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz)',
+    'fn_job_limit_room(text, jsonb, timestamptz)', 'fn_job_limit_keys(tid[], jsonb, timestamptz)', 'fn_job_limit_take(tid[], jsonb, timestamptz)',
+    'fn_executor_is_subscribed(text, text[])'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
-  call pr_grant('select on table job_queue, job_attempt, job_handler', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate', array['reveille_operator', 'reveille_reader']);
 end
 $$;

@@ -49,6 +49,8 @@ create table job_queue (
   last_error text,
   idempotency_key job_key not null,
   ordering_key text,
+  ordering_slot smallint,
+  limit_slot int,
   actor job_actor not null,
   run_id uuid,
   workflow_id uuid,
@@ -63,15 +65,29 @@ create table job_queue (
   cancel_reason text,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
-  claimable boolean generated always as (status in ('queued', 'retry_waiting') and blocked_by = 0) stored,
+  claimable boolean generated always as (
+    status in ('queued', 'retry_waiting') and blocked_by = 0 and (ordering_key is null or coalesce(ordering_slot, 0) > 0)) stored,
+  lane bigint generated always as (
+    hashtextextended(job_kind || E'\x1f' || coalesce(event_domain, '') || E'\x1f' || coalesce(consumer_key, ''), 0)) stored,
   constraint job_queue_idempotency_unique unique (job_kind, idempotency_key),
   constraint job_queue_lease_check check ((status in ('leased', 'in_progress')) = (lease_until is not null)),
   constraint job_queue_finished_check check (
     (status in ('succeeded', 'failed', 'dead_letter', 'cancelled', 'cleaned')) = (finished_at is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0, vacuum_truncate = off);
 
--- The claim's own order.
-create index job_queue_ready_idx on job_queue (executor, priority, scheduled_at, job_id) where claimable;
+-- The claim's own order: lane by lane, so that it passes a paused or limited one with a single step.
+create index job_queue_ready_idx on job_queue (executor, lane, priority, scheduled_at, job_id) where claimable;
+
+-- Keys whose jobs run in order: those that nobody has placed yet, those that wait behind, those whose turn it is.
+create index job_queue_unplaced_idx on job_queue (created_at, job_id)
+  where ordering_key is not null and ordering_slot is null and status = 'queued';
+create index job_queue_behind_idx on job_queue (ordering_key, created_at, job_id)
+  where ordering_slot = 0 and status in ('queued', 'retry_waiting');
+create unique index job_queue_turn_idx on job_queue (ordering_key, ordering_slot)
+  where ordering_slot > 0 and status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter');
+
+-- Kinds with a limit: no slot twice, whatever else goes wrong.
+create unique index job_queue_limit_idx on job_queue (job_kind, limit_slot) where limit_slot is not null and lease_until is not null;
 
 -- What the health view and the reaper read: leases by their end.
 create index job_queue_lease_idx on job_queue (lease_until) where lease_until is not null;
@@ -87,8 +103,77 @@ comment on column job_queue.lease_losses is 'Leases that ended unreported; count
 comment on column job_queue.cancel_requested_at is 'Somebody wishes the run to end; the worker learns of it when it renews.';
 comment on column job_queue.idempotency_key is 'A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.';
 comment on column job_queue.blocked_by is 'Unmet dependencies; 0 means free to run.';
+comment on column job_queue.ordering_key is 'Jobs of one key run one at a time, in the order in which they were made, also across retries.';
+comment on column job_queue.ordering_slot is 'Of a job with an ordering key: null not placed yet, 0 behind others, from 1 on its turn.';
+comment on column job_queue.limit_slot is 'Of a run of a kind with job.<kind>.concurrency_limit: which of its places it takes.';
 comment on column job_queue.causation_event_id is 'The event this job was made from.';
-comment on column job_queue.claimable is 'Derived: waiting and not blocked.';
+comment on column job_queue.claimable is 'Derived: waiting, not blocked, and not behind others of its ordering key.';
+comment on column job_queue.lane is 'Derived: a hash of job_kind, event_domain and consumer_key; claims share out among lanes.';
+
+-- A lane and priority of the ready index, as a claim sees it.
+create type job_lane as (
+  lane bigint,
+  priority int,
+  job_kind text,
+  event_domain text,
+  consumer_key text,
+  scheduled_at timestamptz,
+  job_id uuid,
+  rank int,
+  share real
+);
+comment on type job_lane is 'A lane at one priority: its first job, its rank (0 first, aging counted) and its share among equals.';
+
+-- Work that is stopped: rows, so that a restart forgets nothing. Written by fn_pause and fn_resume.
+create table queue_pause (
+  pause_id bigint generated always as identity primary key,
+  scope text not null
+    constraint queue_pause_scope_check check (scope in ('all', 'domain', 'consumer', 'job_kind', 'executor')),
+  name text not null default '',
+  actor text not null,
+  reason text not null,
+  paused_at timestamptz not null default clock_timestamp(),
+  paused_by name not null default session_user,
+  resumed_at timestamptz,
+  resumed_by name,
+  resume_actor text,
+  resume_reason text,
+  constraint queue_pause_name_check check ((scope = 'all') = (name = ''))
+);
+create unique index queue_pause_standing_idx on queue_pause (scope, name) where resumed_at is null;
+comment on table queue_pause is 'What is paused, by whom and why; rows with resumed_at are history.';
+comment on column queue_pause.name is 'The domain, consumer, job kind, or executor (its name or its kind); empty for all.';
+
+-- What an executor may claim. One without a row may claim everything of its kind.
+create table job_subscription (
+  executor_name text not null,
+  job_kind text not null default '*',
+  event_domain text not null default '*',
+  priority_floor int,
+  share real not null default 1 constraint job_subscription_share_check check (share > 0 and share <= 1000000),
+  description text,
+  actor text not null,
+  set_by name not null default session_user,
+  created_at timestamptz not null default clock_timestamp(),
+  updated_at timestamptz not null default clock_timestamp(),
+  executor_name_like text generated always as (replace(replace(replace(executor_name, '\', '\\'), '_', '\_'), '*', '%')) stored,
+  job_kind_like text generated always as (replace(replace(job_kind, '_', '\_'), '*', '%')) stored,
+  primary key (executor_name, job_kind, event_domain)
+);
+comment on table job_subscription is 'What an executor may claim, nothing beside; an executor without a row may claim everything of its kind.';
+comment on column job_subscription.executor_name is 'A registered name; * stands for any characters, here and in job_kind.';
+comment on column job_subscription.event_domain is '* is every domain, and jobs without one.';
+comment on column job_subscription.priority_floor is 'The last priority that it may claim; null is all.';
+comment on column job_subscription.share is 'Weight among lanes that are equally urgent.';
+
+-- What counts towards job.<kind>.rate_limit and key_rate_limit: a row a claim, appended and pruned, never updated.
+create table job_rate (
+  rate_key text not null,
+  claimed_at timestamptz not null,
+  jobs int not null
+);
+create index job_rate_key_idx on job_rate (rate_key, claimed_at);
+comment on table job_rate is 'How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only.';
 
 -- How runs ended. One row an ended lease, written by the statement that ends it; a success stays on the job's own row.
 create table job_attempt (

@@ -65,7 +65,7 @@ begin
     job_id, job_kind, event_domain, executor, consumer_key, reason_class, error, job, attempts, previous_dead_letter_id)
   values (
     v_job.job_id, v_job.job_kind, v_job.event_domain, v_job.executor, v_job.consumer_key, p_reason_class, v_job.last_error,
-    to_jsonb(v_job) - 'claimable',
+    to_jsonb(v_job) - array['claimable', 'lane'],
     (select coalesce(jsonb_agg(to_jsonb(n) - 'job_id' order by n.lease_token), '[]')
      from (select a.* from job_attempt a where a.job_id = v_job.job_id order by a.lease_token desc limit 100) n),
     (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
@@ -114,6 +114,8 @@ begin
   else
     perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
+  -- a retry and a dead letter keep their turn: what is behind them waits until somebody has decided
+  perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor);
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
 end
@@ -268,6 +270,8 @@ $$;
 comment on function fn_dead_letter_authority_set(text, name, boolean, boolean, text, text)
   is 'Sets which role may triage and replay dead letters of a domain, audited. Refused not_found when there is no such role.';
 
+-- Notes what was decided about a dead letter. A job of an ordering key holds up those behind it until its letter is
+-- discarded, superseded or closed, or it was replayed and ended well.
 create or replace function fn_job_dead_letter_triage(p_dead_letter_id uuid, p_triage_status text, p_actor text, p_note text default null)
 returns jsonb
 language plpgsql volatile security definer set search_path from current
@@ -294,6 +298,12 @@ begin
   set triage_status = p_triage_status, triage_actor = p_actor, triage_role = session_user, triage_note = p_note,
       triaged_at = clock_timestamp()
   where d.dead_letter_id = p_dead_letter_id;
+  if p_triage_status in ('discarded', 'superseded', 'closed') then
+    update job_queue j set ordering_slot = 0 where j.job_id = v_letter.job_id and j.status = 'dead_letter' and j.ordering_slot > 0;
+    if found then
+      perform fn_job_make_room((select j.ordering_key from job_queue j where j.job_id = v_letter.job_id), null, v_letter.executor);
+    end if;
+  end if;
   return jsonb_build_object('refused', false, 'dead_letter_id', p_dead_letter_id, 'triage_status', p_triage_status,
     'was', v_letter.triage_status);
 end
@@ -336,7 +346,7 @@ begin
   if not coalesce(p_dry_run, true) then
     update job_queue j
     set status = 'queued', finished_at = null, attempts = 0, lease_losses = 0, lease_owner = null, picked_at = null, started_at = null,
-        cancel_requested_at = null, cancel_reason = null, scheduled_at = fn_job_moment(coalesce(p_at, clock_timestamp())),
+        cancel_requested_at = null, cancel_reason = null, ordering_slot = nullif(j.ordering_slot, 0), scheduled_at = fn_job_moment(coalesce(p_at, clock_timestamp())),
         updated_at = clock_timestamp()
     where j.job_id = v_job.job_id;
     update job_dead_letter d

@@ -407,6 +407,12 @@ begin
   if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
+  if exists (
+    select from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)))
+  then
+    return jsonb_build_object('refused', true, 'reason', 'paused'); -- the position stays
+  end if;
   perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
   if not found then
     if exists (select from dispatch_cursor c where c.event_domain = p_event_domain) then

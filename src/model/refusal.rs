@@ -67,6 +67,8 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "executor_alive" => {
             "another process beats under this name: choose another one, wait until it is stale, or say --takeover"
         }
+        "paused" => "somebody paused it: `reveille resume`, once its reason is gone",
+        "not_subscribed" => "the executor's rows in job_subscription allow none of these kinds",
         "executor_silent" => "the executor must beat again: fn_queue_heartbeat_tick",
         "lease_lost" => "the lease ran out or the job was taken over; drop the result",
         "reaper_disabled" => {

@@ -74,7 +74,7 @@ fn summary(row: &Row) -> Result<Summary> {
 /// One job with every column; none when there is no such job.
 pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>> {
     const SQL: &str = "
-        select to_jsonb(j) - 'claimable' as document
+        select to_jsonb(j) - array['claimable', 'lane'] as document
         from job_queue j
         where j.job_id = $1";
     let found = rows(client, "reading a job", SQL, &[&id]).await?;

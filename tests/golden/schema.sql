@@ -268,6 +268,8 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   last_error text
   idempotency_key job_key not null
   ordering_key text
+  ordering_slot smallint
+  limit_slot integer
   actor job_actor not null
   run_id uuid
   workflow_id uuid
@@ -282,15 +284,20 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   cancel_reason text
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
-  claimable boolean generated always as ((((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND ((blocked_by)::integer = 0))) stored
+  claimable boolean generated always as ((((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND ((blocked_by)::integer = 0) AND ((ordering_key IS NULL) OR (COALESCE((ordering_slot)::integer, 0) > 0)))) stored
+  lane bigint generated always as (hashtextextended((((((job_kind)::text || ''::text) || COALESCE(event_domain, ''::text)) || ''::text) || COALESCE(consumer_key, ''::text)), (0)::bigint)) stored
   job_queue_finished_check CHECK ((((status)::text = ANY (ARRAY['succeeded'::text, 'failed'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])) = (finished_at IS NOT NULL)))
   job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
   job_queue_lease_check CHECK ((((status)::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
   job_queue_pkey PRIMARY KEY (job_id)
+  CREATE INDEX job_queue_behind_idx ON job_queue USING btree (ordering_key, created_at, job_id) WHERE ((ordering_slot = 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])))
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
-  CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, priority, scheduled_at, job_id) WHERE claimable
+  CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, lane, priority, scheduled_at, job_id) WHERE claimable
+  CREATE INDEX job_queue_unplaced_idx ON job_queue USING btree (created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (ordering_slot IS NULL) AND ((status)::text = 'queued'::text))
+  CREATE UNIQUE INDEX job_queue_limit_idx ON job_queue USING btree (job_kind, limit_slot) WHERE ((limit_slot IS NOT NULL) AND (lease_until IS NOT NULL))
+  CREATE UNIQUE INDEX job_queue_turn_idx ON job_queue USING btree (ordering_key, ordering_slot) WHERE ((ordering_slot > 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])))
   CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN (((new.status)::text <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
-  CREATE TRIGGER job_queue_moves BEFORE UPDATE ON job_queue FOR EACH ROW WHEN ((((old.status)::text IS DISTINCT FROM (new.status)::text) AND (NOT fn_job_move_is_legal((old.status)::text, (new.status)::text)))) EXECUTE FUNCTION fn_job_move_refuse()
+  CREATE TRIGGER job_queue_moves AFTER UPDATE ON job_queue FOR EACH ROW WHEN ((((old.status)::text IS DISTINCT FROM (new.status)::text) AND (NOT fn_job_move_is_legal((old.status)::text, (new.status)::text)))) EXECUTE FUNCTION fn_job_move_refuse()
   -- table: Work: one row a job. Status moves only through fn_job_*; an illegal move is refused by a trigger.
   -- executor: Kind of executor that may run it. MOT is none.
   -- safe_payload: Signal, not data: at most 16 kB of JSON, no denied key at any depth.
@@ -300,10 +307,42 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   -- attempts: Failures that count towards max_attempts; a claim is not one.
   -- lease_losses: Leases that ended unreported; counted apart from failures, with a limit of their own.
   -- idempotency_key: A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.
+  -- ordering_key: Jobs of one key run one at a time, in the order in which they were made, also across retries.
+  -- ordering_slot: Of a job with an ordering key: null not placed yet, 0 behind others, from 1 on its turn.
+  -- limit_slot: Of a run of a kind with job.<kind>.concurrency_limit: which of its places it takes.
   -- blocked_by: Unmet dependencies; 0 means free to run.
   -- causation_event_id: The event this job was made from.
   -- cancel_requested_at: Somebody wishes the run to end; the worker learns of it when it renews.
-  -- claimable: Derived: waiting and not blocked.
+  -- claimable: Derived: waiting, not blocked, and not behind others of its ordering key.
+  -- lane: Derived: a hash of job_kind, event_domain and consumer_key; claims share out among lanes.
+
+table job_rate
+  rate_key text not null
+  claimed_at timestamp with time zone not null
+  jobs integer not null
+  CREATE INDEX job_rate_key_idx ON job_rate USING btree (rate_key, claimed_at)
+  -- table: How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only.
+
+table job_subscription
+  executor_name text not null
+  job_kind text not null default '*'::text
+  event_domain text not null default '*'::text
+  priority_floor integer
+  share real not null default 1
+  description text
+  actor text not null
+  set_by name not null default SESSION_USER
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  executor_name_like text generated always as (replace(replace(replace(executor_name, '\'::text, '\\'::text), '_'::text, '\_'::text), '*'::text, '%'::text)) stored
+  job_kind_like text generated always as (replace(replace(job_kind, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
+  job_subscription_pkey PRIMARY KEY (executor_name, job_kind, event_domain)
+  job_subscription_share_check CHECK (((share > (0)::double precision) AND (share <= (1000000)::double precision)))
+  -- table: What an executor may claim, nothing beside; an executor without a row may claim everything of its kind.
+  -- executor_name: A registered name; * stands for any characters, here and in job_kind.
+  -- event_domain: * is every domain, and jobs without one.
+  -- priority_floor: The last priority that it may claim; null is all.
+  -- share: Weight among lanes that are equally urgent.
 
 table queue_heartbeat with (fillfactor=10)
   executor_name text not null
@@ -331,6 +370,25 @@ table queue_heartbeat with (fillfactor=10)
   -- instance: The process that beats under the name; another one must wait until it is stale, or take over.
   -- is_passive: A worker of the host that does not beat: its own cursor shows when it ran. Nobody may beat for it.
   -- owner_role: Only members of this role may beat or claim under the name.
+
+table queue_pause
+  pause_id bigint not null generated always as identity
+  scope text not null
+  name text not null default ''::text
+  actor text not null
+  reason text not null
+  paused_at timestamp with time zone not null default clock_timestamp()
+  paused_by name not null default SESSION_USER
+  resumed_at timestamp with time zone
+  resumed_by name
+  resume_actor text
+  resume_reason text
+  queue_pause_name_check CHECK (((scope = 'all'::text) = (name = ''::text)))
+  queue_pause_pkey PRIMARY KEY (pause_id)
+  queue_pause_scope_check CHECK ((scope = ANY (ARRAY['all'::text, 'domain'::text, 'consumer'::text, 'job_kind'::text, 'executor'::text])))
+  CREATE UNIQUE INDEX queue_pause_standing_idx ON queue_pause USING btree (scope, name) WHERE (resumed_at IS NULL)
+  -- table: What is paused, by whom and why; rows with resumed_at are history.
+  -- name: The domain, consumer, job kind, or executor (its name or its kind); empty for all.
 
 table reveille_migration
   number integer not null
@@ -388,6 +446,8 @@ sequence dot_config_audit_audit_id_seq as bigint start 1
 
 sequence event_arrival_arrival_seq_seq as bigint start 1
 
+sequence queue_pause_pause_id_seq as bigint start 1
+
 view v_dead_letter_all
   -- Dead letters of jobs and, where the host has them, of its older route worker.
  SELECT 'job_queue'::text AS source, d.dead_letter_id::text AS dead_letter_id,
@@ -400,6 +460,12 @@ UNION ALL
     NULL::text AS event_domain, l.reason_class, l.error, l.is_open, l.resolution, l.created_at
    FROM fn_dead_letter_legacy() l(dead_letter_id, reason_class, error, is_open, resolution, created_at);
 
+view v_job_queue_backlog
+  -- What waits to be claimed: due jobs (counted up to 1000; more says that there are others), and the reason when nobody may claim them.
+ SELECT b.executor, b.job_kind, b.event_domain, b.consumer_key, b.priority, b.due, b.more,
+    b.oldest_due_at, b.next_due_at, b.reason
+   FROM fn_job_backlog() b(executor, job_kind, event_domain, consumer_key, priority, due, more, oldest_due_at, next_due_at, reason);
+
 view v_job_queue_dead_letter_open
   -- Dead letters that nobody has decided about for good.
  SELECT d.dead_letter_id, d.job_id, d.job_kind, d.event_domain, d.executor, d.consumer_key,
@@ -407,6 +473,34 @@ view v_job_queue_dead_letter_open
     d.previous_dead_letter_id, d.created_at
    FROM job_dead_letter d
   WHERE d.triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text]);
+
+view v_ordering_blocked
+  -- Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).
+ SELECT t.ordering_key, t.job_id AS blocking_job_id, t.job_kind::text AS blocking_job_kind,
+    t.status::text AS blocking_status,
+        CASE
+            WHEN (t.status::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) AND t.lease_until < clock_timestamp() THEN 'its lease has ended: the reaper frees it'::text
+            WHEN t.status::text = ANY (ARRAY['leased'::text, 'in_progress'::text]) THEN 'it runs'::text
+            WHEN t.status::text = 'dead_letter'::text THEN 'it is a dead letter that nobody has decided about'::text
+            WHEN t.status::text = 'retry_waiting'::text AND t.scheduled_at > clock_timestamp() THEN 'it failed and waits to be tried again'::text
+            WHEN t.blocked_by::integer > 0 THEN 'it waits for other jobs'::text
+            WHEN t.scheduled_at > clock_timestamp() THEN 'it is scheduled for later'::text
+            ELSE 'it waits to be claimed'::text
+        END AS reason,
+        CASE
+            WHEN t.lease_until IS NULL AND t.status::text <> 'dead_letter'::text AND t.scheduled_at > clock_timestamp() THEN t.scheduled_at
+            ELSE NULL::timestamp with time zone
+        END AS until,
+    t.last_error, n.job_id AS next_job_id, n.behind, n.oldest AS oldest_created_at
+   FROM job_queue t
+     CROSS JOIN LATERAL ( SELECT min(b.created_at) AS oldest, count(*)::integer AS behind,
+            (array_agg(b.job_id))[1] AS job_id
+           FROM ( SELECT j.job_id, j.created_at
+                   FROM job_queue j
+                  WHERE j.ordering_key = t.ordering_key AND j.ordering_slot = 0 AND (j.status::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text]))
+                  ORDER BY j.created_at, j.job_id
+                 LIMIT 1000) b) n
+  WHERE t.ordering_slot > 0 AND (t.status::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])) AND n.behind > 0;
 
 view v_queue_health
   -- component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.
@@ -761,6 +855,12 @@ begin
   end if;
   if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  end if;
+  if exists (
+    select from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)))
+  then
+    return jsonb_build_object('refused', true, 'reason', 'paused'); -- the position stays
   end if;
   perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
   if not found then
@@ -1771,6 +1871,37 @@ begin
 end
 $function$
 
+-- Whether one of the kinds is within an executor's subscriptions, or it has none.
+CREATE OR REPLACE FUNCTION fn_executor_is_subscribed(p_executor_name text, p_job_kinds text[])
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return not exists (select from job_subscription s where p_executor_name like s.executor_name_like)
+    or exists (
+      select from job_subscription s
+      where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
+end
+$function$
+
+-- Names of the executors of a kind that beat.
+CREATE OR REPLACE FUNCTION fn_executors_live(p_executor_kind text)
+ RETURNS TABLE(executor_name text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  select h.executor_name from queue_heartbeat h
+  where h.executor_kind = p_executor_kind and not h.is_passive and h.metadata ->> 'role' is distinct from 'dispatcher'
+    and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
+end
+$function$
+
 -- true only when dot_config holds the text 'true' under the key.
 CREATE OR REPLACE FUNCTION fn_gate_is_open(p_key text)
  RETURNS boolean
@@ -1822,6 +1953,14 @@ begin
     if coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
       raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
     end if;
+  elsif p_key ~ '\.(key_)?rate_limit$' then
+    if coalesce(p_value, '') !~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then
+      raise exception '% must be a number of jobs, or jobs/seconds, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
+  elsif p_key ~ 'concurrency_limit$' then
+    if coalesce(p_value, '') !~ '^[0-9]{1,9}$' then
+      raise exception '% must be a number of jobs, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    end if;
   elsif p_key ~ '^queue\.retry\.(backoff_seconds|backoff_cap_seconds|max_attempts|max_lease_losses)\.' or p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' then
     if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
       raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
@@ -1865,6 +2004,34 @@ CREATE OR REPLACE FUNCTION fn_job_attempt_refuse()
 AS $function$
 begin
   raise exception 'job_attempt is append-only: what happened cannot be changed' using errcode = '23514';
+end
+$function$
+
+-- What waits to be claimed, by lane and priority. Called by v_job_queue_backlog.
+CREATE OR REPLACE FUNCTION fn_job_backlog()
+ RETURNS TABLE(executor text, job_kind text, event_domain text, consumer_key text, priority integer, due integer, more boolean, oldest_due_at timestamp with time zone, next_due_at timestamp with time zone, reason text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  select x.executor, l.job_kind, l.event_domain, l.consumer_key, l.priority, n.due::int, n.due = 1000,
+    case when n.due > 0 then l.scheduled_at end, case when n.due = 0 then l.scheduled_at end,
+    case when n.due > 0 then fn_job_lane_verdict(x.executor, l.job_kind, l.event_domain, l.consumer_key, l.priority) end
+  from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) as x (executor)
+  cross join lateral fn_job_lanes(x.executor) l
+  cross join lateral (
+    select count(*) as due
+    from (
+      select from job_queue j
+      where j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority and j.scheduled_at <= clock_timestamp()
+      limit 1000) d) n;
 end
 $function$
 
@@ -1992,47 +2159,136 @@ AS $function$
 declare
   v_admission record;
   v_seconds int;
-  v_priority int := -1;
+  v_paused text[];
   v_now timestamptz := clock_timestamp();
   v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
+  v_marks record;
+  v_heads job_lane[];
+  v_lanes job_lane[];
+  v_lane job_lane;
+  v_limits jsonb;
+  v_left int := p_limit;
+  v_first int := 1;
+  v_next int;
+  v_shares real;
+  v_round int;
+  v_quota int;
+  v_room int;
+  v_took jsonb := '{}';
+  v_taken record;
   v_rows tid[] := '{}';
+  v_slots int[];
+  v_cost interval;
+  v_walked bigint;
 begin
   select * into v_admission from fn_executor_admission(p_executor_name) a;
-  if v_admission.reason is not null then
-    return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
-      null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
-    return;
+  if v_admission.reason is null then
+    select array_agg(p.scope || ':' || p.name) into v_paused from queue_pause p where p.resumed_at is null;
+    if v_paused && array['all:', 'executor:' || p_executor_name, 'executor:' || v_admission.executor_kind] then
+      v_admission.reason := 'paused';
+    end if;
   end if;
   v_seconds := coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int);
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
   end if;
 
-  -- one priority after the other: due jobs of a later priority are found without walking over the
-  -- scheduled jobs of an earlier one
-  loop
-    select j.priority into v_priority
-    from job_queue j where j.executor = v_admission.executor_kind and j.claimable and j.priority > v_priority
-    order by j.priority limit 1;
-    exit when not found;
-    v_rows := v_rows || array(
-      select j.ctid
-      from job_queue j
-      where j.executor = v_admission.executor_kind
-        and j.claimable
-        and j.priority = v_priority
-        and j.scheduled_at <= v_now
-        and (p_job_kinds is null or j.job_kind = any (p_job_kinds))
-      order by j.scheduled_at, j.job_id
-      limit p_limit - cardinality(v_rows)
-      for update skip locked);
-    exit when cardinality(v_rows) >= p_limit;
+  if v_admission.reason is null then
+    if exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued') then
+      perform fn_job_place();
+    end if;
+    select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
+    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_marks.stand then v_marks.marks end) l);
+    v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
+    v_cost := clock_timestamp() - v_now;
+    v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_paused, v_now) l);
+    if cardinality(v_lanes) = 0 and p_job_kinds is not null and not fn_executor_is_subscribed(p_executor_name, p_job_kinds) then
+      v_admission.reason := 'not_subscribed';
+    end if;
+  end if;
+  if v_admission.reason is not null then
+    return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
+      null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
+      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
+    return;
+  end if;
+  if cardinality(v_lanes) > 0 then
+    v_limits := (
+      select jsonb_object_agg(c.key, c.value)
+      from dot_config c
+      where c.key = any (array(
+        select 'job.' || k.job_kind || n.name
+        from (select distinct u.job_kind from unnest(v_lanes) u) k
+        cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
+  end if;
+
+  -- one rank after the other; within a rank in rounds, until there is no room or nothing left
+  while v_first <= cardinality(v_lanes) and v_left > 0 loop
+    v_next := v_first;
+    while v_next <= cardinality(v_lanes) and (v_lanes[v_next]).rank = (v_lanes[v_first]).rank loop
+      v_next := v_next + 1;
+    end loop;
+    loop
+      v_shares := 0;
+      for v_i in v_first .. v_next - 1 loop
+        v_shares := v_shares + (v_lanes[v_i]).share;
+      end loop;
+      exit when v_shares = 0 or v_left = 0;
+      v_round := v_left;
+      for v_i in v_first .. v_next - 1 loop
+        v_lane := v_lanes[v_i];
+        continue when v_lane.share = 0; -- it has no more
+        exit when v_left = 0;
+        v_quota := least(v_left, ceil(v_round * (v_lane.share / v_shares)));
+        v_room := null;
+        if v_limits is not null then
+          v_room := fn_job_limit_room(v_lane.job_kind, v_limits, v_now) - coalesce((v_took ->> v_lane.job_kind)::int, 0);
+        end if;
+        select array_agg(t.ctid) as rows, (array_agg(t.scheduled_at))[count(*)] as scheduled_at, (array_agg(t.job_id))[count(*)] as job_id,
+          count(*)::int as count
+        into v_taken
+        from (
+          select j.ctid, j.scheduled_at, j.job_id
+          from job_queue j
+          where j.executor = v_admission.executor_kind and j.claimable and j.lane = v_lane.lane and j.priority = v_lane.priority
+            and (j.scheduled_at, j.job_id) > (v_lane.scheduled_at, v_lane.job_id) and j.scheduled_at <= v_now
+          order by j.scheduled_at, j.job_id
+          limit least(v_quota, v_room)
+          for update skip locked) t;
+        if v_taken.count > 0 then
+          v_rows := v_rows || v_taken.rows;
+          v_left := v_left - v_taken.count;
+          v_lane.scheduled_at := v_taken.scheduled_at;
+          v_lane.job_id := v_taken.job_id;
+          if v_room is not null then
+            v_took := v_took || jsonb_build_object(v_lane.job_kind, coalesce((v_took ->> v_lane.job_kind)::int, 0) + v_taken.count);
+          end if;
+        end if;
+        if v_taken.count < v_quota then
+          v_lane.share := 0;
+        end if;
+        v_lanes[v_i] := v_lane;
+      end loop;
+    end loop;
+    v_first := v_next;
   end loop;
+
+  if v_marks.stand or v_walked > 1000 then
+    perform fn_job_claim_mark(v_admission.executor_kind, v_now, case when v_marks.stand then null else v_now + 20 * v_cost end,
+      v_marks.marks || v_heads || v_lanes);
+  elsif v_marks.marks is not null then
+    perform set_config('reveille.claim_marks', '', false);
+  end if;
+  if v_limits is not null and cardinality(v_rows) > 0 then
+    v_rows := fn_job_limit_keys(v_rows, v_limits, v_now);
+    v_slots := fn_job_limit_take(v_rows, v_limits, v_now);
+  end if;
   if cardinality(v_rows) = 0 then
     return;
   end if;
 
+  v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
   with claimed as (
     update job_queue j
@@ -2040,6 +2296,7 @@ begin
         lease_owner = p_executor_name,
         lease_token = greatest(v_token, j.lease_token + 1),
         lease_until = v_now + make_interval(secs => v_seconds),
+        limit_slot = case when v_slots is not null then v_slots[array_position(v_rows, j.ctid)] end,
         picked_at = v_now,
         started_at = null,
         updated_at = v_now
@@ -2051,6 +2308,54 @@ begin
     c.idempotency_key::text, c.ordering_key, c.actor::text, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
   from claimed c
   order by c.priority, c.scheduled_at, c.job_id;
+end
+$function$
+
+-- Keeps how far this session's claims came. Internal.
+CREATE OR REPLACE FUNCTION fn_job_claim_mark(p_executor text, p_now timestamp with time zone, p_until timestamp with time zone, p_places job_lane[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform set_config('reveille.claim_marks', format('%s;%s;%s', p_executor,
+    coalesce(fn_epoch_ms(p_until)::text, split_part(current_setting('reveille.claim_marks', true), ';', 2)), (
+    select string_agg(format('%s,%s,%s,%s;', m.lane, m.priority, (extract(epoch from m.scheduled_at) * 1000000)::bigint, m.job_id), '')
+    from (
+      select distinct on (c.lane, c.priority) c.*
+      from (
+        select p.lane, p.priority, least(p.scheduled_at, p_now - interval '100 milliseconds') as scheduled_at,
+          case when p.scheduled_at < p_now - interval '100 milliseconds' and p.rank is not null then p.job_id
+            else '00000000-0000-0000-0000-000000000000' end as job_id
+        from unnest(p_places) p) c
+      order by c.lane, c.priority, c.scheduled_at desc, c.job_id desc) m)), false);
+end
+$function$
+
+-- How far this session's claims came in each lane, and whether the next one goes on from there. Internal.
+CREATE OR REPLACE FUNCTION fn_job_claim_marks(p_executor text, p_now timestamp with time zone, OUT marks job_lane[], OUT stand boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_text text := current_setting('reveille.claim_marks', true);
+  v_parts text[];
+begin
+  if coalesce(v_text, '') !~ '^[A-Za-z_]+;[0-9]{1,20};(-?[0-9]{1,19},[0-9]{1,10},[0-9]{1,20},[0-9a-f-]{36};)*$' then
+    return;
+  end if;
+  v_parts := string_to_array(rtrim(v_text, ';'), ';');
+  if v_parts[1] <> p_executor then
+    return;
+  end if;
+  stand := v_parts[2]::numeric > fn_epoch_ms(p_now);
+  marks := array(
+    select row(
+      split_part(m, ',', 1)::bigint, split_part(m, ',', 2)::int, null, null, null,
+      'epoch'::timestamptz + split_part(m, ',', 3)::bigint * interval '1 microsecond', split_part(m, ',', 4)::uuid, 0, null)::job_lane
+    from unnest(v_parts[3:]) m);
 end
 $function$
 
@@ -2144,7 +2449,7 @@ begin
   if not coalesce(p_dry_run, true) then
     update job_queue j
     set status = 'queued', finished_at = null, attempts = 0, lease_losses = 0, lease_owner = null, picked_at = null, started_at = null,
-        cancel_requested_at = null, cancel_reason = null, scheduled_at = fn_job_moment(coalesce(p_at, clock_timestamp())),
+        cancel_requested_at = null, cancel_reason = null, ordering_slot = nullif(j.ordering_slot, 0), scheduled_at = fn_job_moment(coalesce(p_at, clock_timestamp())),
         updated_at = clock_timestamp()
     where j.job_id = v_job.job_id;
     update job_dead_letter d
@@ -2186,6 +2491,12 @@ begin
   set triage_status = p_triage_status, triage_actor = p_actor, triage_role = session_user, triage_note = p_note,
       triaged_at = clock_timestamp()
   where d.dead_letter_id = p_dead_letter_id;
+  if p_triage_status in ('discarded', 'superseded', 'closed') then
+    update job_queue j set ordering_slot = 0 where j.job_id = v_letter.job_id and j.status = 'dead_letter' and j.ordering_slot > 0;
+    if found then
+      perform fn_job_make_room((select j.ordering_key from job_queue j where j.job_id = v_letter.job_id), null, v_letter.executor);
+    end if;
+  end if;
   return jsonb_build_object('refused', false, 'dead_letter_id', p_dead_letter_id, 'triage_status', p_triage_status,
     'was', v_letter.triage_status);
 end
@@ -2207,7 +2518,7 @@ begin
     job_id, job_kind, event_domain, executor, consumer_key, reason_class, error, job, attempts, previous_dead_letter_id)
   values (
     v_job.job_id, v_job.job_kind, v_job.event_domain, v_job.executor, v_job.consumer_key, p_reason_class, v_job.last_error,
-    to_jsonb(v_job) - 'claimable',
+    to_jsonb(v_job) - array['claimable', 'lane'],
     (select coalesce(jsonb_agg(to_jsonb(n) - 'job_id' order by n.lease_token), '[]')
      from (select a.* from job_attempt a where a.job_id = v_job.job_id order by a.lease_token desc limit 100) n),
     (select d.dead_letter_id from job_dead_letter d where d.job_id = v_job.job_id order by d.created_at desc limit 1));
@@ -2233,12 +2544,14 @@ begin
   set status = 'cancelled', finished_at = v_now, lease_until = null, cancel_requested_at = coalesce(j.cancel_requested_at, v_now),
       cancel_reason = (p_job).cancel_reason, last_error = coalesce(left(p_error, 8000), j.last_error), updated_at = v_now
   where j.job_id = (p_job).job_id;
+  perform fn_job_make_room(case when (p_job).ordering_slot > 0 then (p_job).ordering_key end,
+    case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor);
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $function$
 
--- Adds a job and answers {job_id, created}; refused job_substrate_disabled while the gate is closed.
-CREATE OR REPLACE FUNCTION fn_job_enqueue(p_job_kind text, p_actor text, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_run_id uuid DEFAULT NULL::uuid, p_ordering_key text DEFAULT NULL::text, p_max_attempts integer DEFAULT NULL::integer, p_correlation_id text DEFAULT NULL::text)
+-- Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed.
+CREATE OR REPLACE FUNCTION fn_job_enqueue(p_job_kind text, p_actor text, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_run_id uuid DEFAULT NULL::uuid, p_ordering_key text DEFAULT NULL::text, p_max_attempts integer DEFAULT NULL::integer, p_correlation_id text DEFAULT NULL::text, p_on_duplicate text DEFAULT 'keep'::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -2247,8 +2560,13 @@ AS $function$
 declare
   v_job_id uuid := fn_uuid_v7();
   v_key text := fn_job_key(coalesce(p_idempotency_key, v_job_id::text));
+  v_due timestamptz := fn_job_moment(coalesce(p_scheduled_at, clock_timestamp()));
   v_existing uuid;
 begin
+  if coalesce(p_on_duplicate, '') <> all (array['keep', 'replace', 'debounce']) then
+    raise exception 'fn_job_enqueue: p_on_duplicate must be keep, replace or debounce, not %', quote_nullable(p_on_duplicate)
+      using errcode = '22023';
+  end if;
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
   end if;
@@ -2257,12 +2575,24 @@ begin
     scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
   values (
     v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
-    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), fn_job_moment(coalesce(p_scheduled_at, clock_timestamp())), p_run_id, p_ordering_key,
+    coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), v_due, p_run_id, p_ordering_key,
     coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
   on conflict (job_kind, idempotency_key) do nothing;
   if found then
     perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
     return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
+  end if;
+  if p_on_duplicate <> 'keep' then
+    update job_queue j
+    set safe_payload = coalesce(p_safe_payload, '{}'), source_ref = p_source_ref, target_ref = p_target_ref, payload_ref = p_payload_ref,
+        priority = coalesce(p_priority, 100), run_id = p_run_id, correlation_id = p_correlation_id, actor = p_actor,
+        max_attempts = coalesce(p_max_attempts, j.max_attempts),
+        scheduled_at = case p_on_duplicate when 'debounce' then v_due else j.scheduled_at end, updated_at = clock_timestamp()
+    where j.job_kind = p_job_kind and j.idempotency_key = v_key and j.status in ('queued', 'retry_waiting')
+    returning j.job_id into v_existing;
+    if found then
+      return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false, 'changed', true);
+    end if;
   end if;
   select j.job_id into v_existing from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = v_key;
   return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false);
@@ -2388,6 +2718,8 @@ begin
   else
     perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
+  -- a retry and a dead letter keep their turn: what is behind them waits until somebody has decided
+  perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor);
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
 end
@@ -2470,7 +2802,7 @@ CREATE OR REPLACE FUNCTION fn_job_handler_of(p_job_id uuid, p_lease_token bigint
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
-  select to_jsonb(j.*) - 'claimable', h.handler
+  select to_jsonb(j.*) - array['claimable', 'lane'], h.handler
   from job_queue j
   left join job_handler h on h.job_kind = j.job_kind
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress')
@@ -2491,6 +2823,18 @@ CREATE OR REPLACE FUNCTION fn_job_key(p_key text)
  IMMUTABLE
 RETURN CASE WHEN (length(p_key) <= 512) THEN p_key ELSE (("left"(p_key, 400) || '~sha256:'::text) || encode(sha256(convert_to(p_key, 'UTF8'::name)), 'hex'::text)) END
 
+-- job.<kind>.key_concurrency_limit; 1 if it is not set.
+CREATE OR REPLACE FUNCTION fn_job_key_limit(p_job_kind text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return greatest(1, fn_config_number('job.' || p_job_kind || '.key_concurrency_limit', 1)::int);
+end
+$function$
+
 -- The given kinds and those of job_handler: SQL function and job.<kind>.time_limit_seconds, each null where there is none.
 CREATE OR REPLACE FUNCTION fn_job_kinds(p_job_kinds text[] DEFAULT '{}'::text[])
  RETURNS TABLE(job_kind text, handler text, time_limit_seconds text)
@@ -2502,6 +2846,157 @@ AS $function$
   from (select unnest(p_job_kinds) union select a.job_kind from job_handler a) as k (job_kind)
   left join job_handler h on h.job_kind = k.job_kind
   order by k.job_kind
+$function$
+
+-- Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog and fn_job_explain.
+CREATE OR REPLACE FUNCTION fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority integer)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_pause text;
+  v_limit text;
+  v_used bigint;
+begin
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return 'job_substrate_disabled';
+  elsif not fn_gate_is_open('queue.worker.enabled') then
+    return 'worker_disabled';
+  end if;
+  select 'paused: ' || case p.scope when 'all' then 'all' else p.scope || ' ' || p.name end into v_pause
+  from queue_pause p
+  where p.resumed_at is null and (
+    p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
+    or (p.scope = 'consumer' and p.name = p_consumer_key) or (p.scope = 'executor' and p.name = p_executor))
+  order by p.pause_id limit 1;
+  if found then
+    return v_pause;
+  end if;
+  if not exists (select from fn_executors_live(p_executor)) then
+    return 'no_live_executor';
+  elsif not exists (
+    select from fn_executors_live(p_executor) e
+    where not exists (select from job_subscription s where e.executor_name like s.executor_name_like)
+      or exists (
+        select from job_subscription s
+        where e.executor_name like s.executor_name_like and p_job_kind like s.job_kind_like
+          and s.event_domain in ('*', p_event_domain) and (s.priority_floor is null or p_priority <= s.priority_floor)))
+  then
+    return 'not_subscribed';
+  elsif not exists (
+    select from fn_executors_live(p_executor) e
+    where not exists (select from queue_pause p where p.resumed_at is null and p.scope = 'executor' and p.name = e.executor_name))
+  then
+    return 'paused: every executor';
+  end if;
+  v_limit := fn_config('job.' || p_job_kind || '.concurrency_limit', null);
+  if v_limit is not null then
+    select count(*) into v_used from job_queue j where j.job_kind = p_job_kind and j.limit_slot is not null and j.lease_until is not null;
+    if v_used >= (fn_rate_parts(v_limit)).jobs then
+      return format('concurrency_limit: %s of %s run', v_used, v_limit);
+    end if;
+  end if;
+  v_limit := fn_config('job.' || p_job_kind || '.rate_limit', null);
+  if v_limit is not null then
+    select coalesce(sum(r.jobs), 0) into v_used from job_rate r
+    where r.rate_key = p_job_kind and r.claimed_at > clock_timestamp() - (fn_rate_parts(v_limit)).span;
+    if v_used >= (fn_rate_parts(v_limit)).jobs then
+      return format('rate_limit: %s begun of %s', v_used, v_limit);
+    end if;
+  end if;
+  return null;
+end
+$function$
+
+-- The first waiting job of each lane and priority of a kind of executor. Internal.
+CREATE OR REPLACE FUNCTION fn_job_lanes(p_executor text, p_marks job_lane[] DEFAULT NULL::job_lane[])
+ RETURNS SETOF job_lane
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  if p_marks is null then
+    return query
+    with recursive heads as (
+      (select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
+       from job_queue j where j.executor = p_executor and j.claimable
+       order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1)
+      union all
+      select n.*
+      from heads h
+      cross join lateral (
+        select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
+        from job_queue j where j.executor = p_executor and j.claimable and (j.lane, j.priority) > (h.lane, h.priority)
+        order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) n
+    )
+    select h.lane, h.priority::int, h.job_kind::text, h.event_domain, h.consumer_key, h.scheduled_at, h.job_id, null::int, null::real
+    from heads h;
+    return;
+  end if;
+  return query
+  select n.lane, n.priority::int, n.job_kind::text, n.event_domain, n.consumer_key, n.scheduled_at, n.job_id, null::int, null::real
+  from unnest(p_marks) m
+  cross join lateral (
+    select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and j.lane = m.lane and j.priority = m.priority
+      and (j.scheduled_at, j.job_id) > (m.scheduled_at, m.job_id)
+    order by j.scheduled_at, j.job_id limit 1) n
+  union all
+  select n.lane, n.priority::int, n.job_kind::text, n.event_domain, n.consumer_key, n.scheduled_at, n.job_id, null, null
+  from (
+    select m.lane, m.priority, lead(m.lane, 1, 9223372036854775807) over w as next_lane, lead(m.priority, 1, 2147483647) over w as next_priority
+    from (select u.lane, u.priority from unnest(p_marks) u union all select (-9223372036854775808)::bigint, -1) m
+    window w as (order by m.lane, m.priority)) g
+  cross join lateral (
+    select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and (j.lane, j.priority) > (g.lane, g.priority)
+      and (j.lane, j.priority) < (g.next_lane, g.next_priority)
+    order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) n;
+end
+$function$
+
+-- Those of the lanes that an executor may claim from now, in the order of its claim. Internal.
+CREATE OR REPLACE FUNCTION fn_job_lanes_open(p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_now timestamp with time zone)
+ RETURNS SETOF job_lane
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_aging numeric := fn_config_number('queue.priority.aging_seconds', 10);
+  v_is_subscribed boolean := exists (select from job_subscription s where p_executor_name like s.executor_name_like);
+begin
+  return query
+  select l.lane, l.priority, l.job_kind, l.event_domain, l.consumer_key, l.scheduled_at, '00000000-0000-0000-0000-000000000000'::uuid,
+    l.rank, l.share::real
+  from (
+    select d.*, greatest(min(d.priority) over (),
+      d.priority - case when v_aging > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / v_aging)) else 0 end)::int as rank
+    from (
+      select h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at,
+        case when v_is_subscribed then (
+          select max(s.share) from job_subscription s
+          where p_executor_name like s.executor_name_like and h.job_kind like s.job_kind_like
+            and s.event_domain in ('*', h.event_domain) and (s.priority_floor is null or h.priority <= s.priority_floor))
+        else 1 end as share
+      from unnest(p_heads) h
+      where h.scheduled_at <= p_now
+        and (p_job_kinds is null or h.job_kind = any (p_job_kinds))
+        and (p_paused is null
+          or not p_paused && array['job_kind:' || h.job_kind, 'domain:' || h.event_domain, 'consumer:' || h.consumer_key])) d
+    where d.share is not null) l
+  order by l.rank, -ln(1 - random()) / l.share;
+end
 $function$
 
 -- The refusal lease_lost, not_owner or not_found.
@@ -2602,6 +3097,143 @@ begin
 end
 $function$
 
+-- Those of the locked rows that the rates of their keys let pass. Internal.
+CREATE OR REPLACE FUNCTION fn_job_limit_keys(p_rows tid[], p_limits jsonb, p_now timestamp with time zone)
+ RETURNS tid[]
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_late tid[];
+begin
+  with candidate as materialized (
+    select u.row, r.jobs, r.span, j.job_kind || ' ' || j.ordering_key as rate_key,
+      row_number() over (partition by j.job_kind, j.ordering_key order by u.n) as nth
+    from unnest(p_rows) with ordinality as u (row, n)
+    cross join lateral (
+      select q.job_kind, q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
+    cross join lateral (select p_limits ->> ('job.' || j.job_kind || '.key_rate_limit') as text) l
+    cross join lateral fn_rate_parts(l.text) r
+    where l.text is not null
+  ),
+  late as (
+    select c.row, case when c.jobs = 0 then p_now + interval '1 minute' else greatest(p_now + interval '1 millisecond', coalesce(w.oldest, p_now) + c.span) end as at
+    from candidate c
+    cross join lateral (
+      select coalesce(sum(t.jobs), 0) as used, min(t.claimed_at) as oldest
+      from job_rate t where t.rate_key = c.rate_key and t.claimed_at > p_now - c.span) w
+    where w.used + c.nth > c.jobs
+  ),
+  moved as (
+    update job_queue j set scheduled_at = l.at from late l where j.ctid = l.row
+    returning l.row
+  )
+  select array_agg(m.row) into v_late from moved m;
+  return case when v_late is null then p_rows else array(
+    select u.row from unnest(p_rows) with ordinality as u (row, n) where u.row <> all (v_late) order by u.n) end;
+end
+$function$
+
+-- How many more jobs of a limited kind may be claimed; null is no limit. Internal.
+CREATE OR REPLACE FUNCTION fn_job_limit_room(p_job_kind text, p_limits jsonb, p_now timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_concurrency text := p_limits ->> ('job.' || p_job_kind || '.concurrency_limit');
+  v_rate text := p_limits ->> ('job.' || p_job_kind || '.rate_limit');
+  v_room int := 2147483647;
+begin
+  if v_concurrency is null and v_rate is null and not p_limits ? ('job.' || p_job_kind || '.key_rate_limit') then
+    return null;
+  end if;
+  if not pg_try_advisory_xact_lock(hashtextextended(format('reveille.limit:%s:%s', current_schema(), p_job_kind), 0)) then
+    return 0;
+  end if;
+  if v_concurrency is not null then
+    v_room := (fn_rate_parts(v_concurrency)).jobs - (
+      select count(*) from job_queue j
+      where j.job_kind = p_job_kind and j.limit_slot is not null and j.lease_until is not null);
+  end if;
+  if v_rate is not null then
+    v_room := least(v_room, (fn_rate_parts(v_rate)).jobs - (
+      select coalesce(sum(r.jobs), 0) from job_rate r
+      where r.rate_key = p_job_kind and r.claimed_at > p_now - (fn_rate_parts(v_rate)).span));
+  end if;
+  return greatest(v_room, 0);
+end
+$function$
+
+-- The places that claimed rows take in their kinds' limits. Internal.
+CREATE OR REPLACE FUNCTION fn_job_limit_take(p_rows tid[], p_limits jsonb, p_now timestamp with time zone)
+ RETURNS integer[]
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_kinds text[];
+  v_slots int[];
+begin
+  select array_agg(j.job_kind::text order by u.n) into v_kinds
+  from unnest(p_rows) with ordinality as u (row, n)
+  cross join lateral (select q.job_kind from job_queue q where q.ctid = u.row offset 0) j;
+  insert into job_rate (rate_key, claimed_at, jobs)
+  select k.job_kind, p_now, count(*) from unnest(v_kinds) k (job_kind)
+  where p_limits ? ('job.' || k.job_kind || '.rate_limit')
+  group by k.job_kind
+  union all
+  select j.job_kind || ' ' || j.ordering_key, p_now, count(*)
+  from unnest(p_rows) u (row)
+  cross join lateral (
+    select q.job_kind, q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
+  where p_limits ? ('job.' || j.job_kind || '.key_rate_limit')
+  group by j.job_kind, j.ordering_key;
+  with counted as (
+    select k.n, k.job_kind, row_number() over (partition by k.job_kind order by k.n) as nth,
+      p_limits ->> ('job.' || k.job_kind || '.concurrency_limit') as text
+    from unnest(v_kinds) with ordinality as k (job_kind, n)
+  ),
+  free as (
+    select f.job_kind, s.slot, row_number() over (partition by f.job_kind order by s.slot) as nth
+    from (select c.job_kind, c.text, count(*) as wanted from counted c where c.text is not null group by 1, 2) f
+    cross join lateral (
+      select g as slot from generate_series(1, (fn_rate_parts(f.text)).jobs) g
+      where not exists (
+        select from job_queue q where q.job_kind = f.job_kind and q.limit_slot = g and q.lease_until is not null)
+      limit f.wanted) s
+  )
+  select array_agg(f.slot order by c.n) into v_slots
+  from counted c left join free f on f.job_kind = c.job_kind and f.nth = c.nth;
+  return v_slots;
+end
+$function$
+
+-- The next of an ordering key, and a wake-up for a limited kind. Internal.
+CREATE OR REPLACE FUNCTION fn_job_make_room(p_ordering_key text, p_limit_slot integer, p_executor text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_ordering_key is not null then
+    perform fn_job_promote(array[p_ordering_key]);
+  end if;
+  if p_limit_slot is not null then
+    perform fn_wake('job_wake_' || lower(p_executor));
+  end if;
+end
+$function$
+
 -- max_attempts of a kind in a domain from dot_config; 5 if nothing is set.
 CREATE OR REPLACE FUNCTION fn_job_max_attempts(p_job_kind text, p_event_domain text DEFAULT NULL::text)
  RETURNS integer
@@ -2665,6 +3297,52 @@ begin
 end
 $function$
 
+-- Places new jobs that have an ordering key behind the others of it. Internal.
+CREATE OR REPLACE FUNCTION fn_job_place()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_jobs uuid[];
+  v_keys text[];
+  v_held text[];
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('reveille.place:' || current_schema(), 0)) then
+    return;
+  end if;
+  -- statements of their own, each after the locks of the one before
+  with unplaced as (
+    select j.job_id, j.ordering_key from job_queue j
+    where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued'
+    order by j.created_at, j.job_id limit 1000 for update skip locked
+  )
+  select array_agg(u.job_id), array_agg(distinct u.ordering_key) into v_jobs, v_keys from unplaced u;
+  if v_jobs is null then
+    return;
+  end if;
+  with free as (
+    select j.job_id from job_queue j
+    where j.ordering_key = any (v_keys) and j.ordering_slot > 0
+      and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
+    for update skip locked
+  )
+  select coalesce(array_agg(distinct j.ordering_key), '{}') into v_held
+  from job_queue j
+  where j.ordering_key = any (v_keys) and j.ordering_slot > 0
+    and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
+    and j.job_id not in (select f.job_id from free f);
+  update job_queue j set ordering_slot = 0
+  where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held);
+  perform fn_job_promote(array(select k from unnest(v_keys) k where k <> all (v_held)));
+end
+$function$
+
 -- Retry policy of a kind in a domain, and which key of dot_config each part comes from.
 CREATE OR REPLACE FUNCTION fn_job_policy(p_job_kind text, p_event_domain text DEFAULT NULL::text)
  RETURNS TABLE(strategy text, backoff_seconds numeric, cap_seconds numeric, max_attempts integer, max_lease_losses integer, sources jsonb)
@@ -2702,6 +3380,51 @@ CREATE OR REPLACE FUNCTION fn_job_policy_keys(p_name text, p_job_kind text, p_ev
  LANGUAGE sql
  IMMUTABLE
 RETURN ARRAY[((('job.'::text || p_job_kind) || '.'::text) || p_name), ((('queue.retry.'::text || p_name) || '.'::text) || p_job_kind), ((('queue.retry.domain.'::text || p_event_domain) || '.'::text) || p_name), ('queue.retry.default.'::text || p_name)]
+
+-- Gives the next jobs of ordering keys their turn. Internal.
+CREATE OR REPLACE FUNCTION fn_job_promote(p_keys text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_executors text[];
+begin
+  loop
+    with key as (
+      select distinct u.key from unnest(p_keys) u (key)
+    ),
+    next as materialized (
+      select k.key, b.job_id, b.job_kind, t.slots, t.least
+      from key k
+      cross join lateral (
+        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(fn_job_key_limit(j.job_kind)) as least
+        from job_queue j
+        where j.ordering_key = k.key and j.ordering_slot > 0
+          and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) t
+      cross join lateral (
+        select j.job_id, j.job_kind from job_queue j
+        where j.ordering_key = k.key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting')
+        order by j.created_at, j.job_id limit 1 for update) b
+    ),
+    promoted as (
+      update job_queue j
+      set ordering_slot = (select min(g) from generate_series(1, cardinality(n.slots) + 1) g where g <> all (n.slots)), updated_at = clock_timestamp()
+      from next n
+      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, fn_job_key_limit(n.job_kind))
+      returning j.executor
+    )
+    select array_agg(distinct p.executor::text) into v_executors from promoted p;
+    exit when v_executors is null;
+    perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  end loop;
+end
+$function$
 
 -- Puts a leased job back to queued; attempts stay as they are.
 CREATE OR REPLACE FUNCTION fn_job_release(p_job_id uuid, p_lease_token bigint)
@@ -2796,7 +3519,7 @@ begin
       scheduled_at = coalesce(p_at, j.scheduled_at), lease_losses = j.lease_losses + (p_outcome = 'lease_lost')::int,
       last_error = coalesce(left(p_error, 8000), j.last_error)
   where j.job_id = (p_job).job_id;
-  if p_at is null or p_at <= clock_timestamp() then
+  if p_at is null or p_at <= clock_timestamp() or (p_job).limit_slot is not null then
     perform fn_wake('job_wake_' || lower((p_job).executor));
   end if;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'queued', 'scheduled_at', coalesce(p_at, (p_job).scheduled_at));
@@ -2896,14 +3619,17 @@ CREATE OR REPLACE FUNCTION fn_job_succeed(p_job_id uuid, p_lease_token bigint, p
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
+  v_job record;
 begin
   update job_queue j
   set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    and fn_lease_is_ours(j.lease_owner);
+    and fn_lease_is_ours(j.lease_owner)
+  returning j.ordering_key, j.limit_slot, j.executor into v_job;
   if found then
     perform fn_job_tell(array[p_job_id], 'job_succeeded');
+    perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor);
   elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
@@ -2927,6 +3653,8 @@ declare
   v_now timestamptz := clock_timestamp();
   v_done uuid[];
   v_owners text[];
+  v_keys text[];
+  v_limited text[];
   v_lost jsonb := '[]';
 begin
   if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
@@ -2941,14 +3669,21 @@ begin
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = any (p_job_ids)
       and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    returning j.job_id, j.lease_owner
+    returning j.job_id, j.lease_owner, j.ordering_key, j.executor, j.limit_slot
   )
-  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner) into v_done, v_owners from done d;
+  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner),
+    array_agg(distinct d.ordering_key) filter (where d.ordering_key is not null),
+    array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
+  into v_done, v_owners, v_keys, v_limited from done d;
   if exists (select from unnest(v_owners) o where not fn_lease_is_ours(o)) then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
   perform fn_job_tell(v_done, 'job_succeeded');
+  if v_keys is not null then
+    perform fn_job_promote(v_keys);
+  end if;
+  perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
@@ -3073,6 +3808,31 @@ begin
   loop
     return next;
   end loop;
+end
+$function$
+
+-- Stops new work of a scope until fn_resume: {scope, name, changed, paused_at}.
+CREATE OR REPLACE FUNCTION fn_pause(p_scope text, p_name text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_name text := case when p_scope = 'all' then '' else btrim(coalesce(p_name, '')) end;
+  v_pause queue_pause;
+begin
+  call pr_pause_check('fn_pause', p_scope, v_name, p_actor, p_reason);
+  insert into queue_pause (scope, name, actor, reason) values (p_scope, v_name, p_actor, p_reason)
+  on conflict (scope, name) where resumed_at is null do nothing
+  returning * into v_pause;
+  if not found then
+    select p.* into v_pause from queue_pause p where p.scope = p_scope and p.name = v_name and p.resumed_at is null;
+    return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'changed', false, 'paused_at', v_pause.paused_at,
+      'actor', v_pause.actor, 'reason', v_pause.reason);
+  end if;
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'changed', true, 'paused_at', v_pause.paused_at);
 end
 $function$
 
@@ -3290,6 +4050,45 @@ begin
 end
 $function$
 
+-- A limit `jobs/seconds` as number and interval; 0 jobs when it cannot be read.
+CREATE OR REPLACE FUNCTION fn_rate_parts(p_limit text, OUT jobs integer, OUT span interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  jobs := case when p_limit ~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then split_part(p_limit, '/', 1)::int else 0 end;
+  span := make_interval(secs => case when p_limit ~ '^[0-9]{1,9}/[0-9]{1,7}$' then greatest(1, split_part(p_limit, '/', 2)::int) else 1 end);
+end
+$function$
+
+-- Ends a pause: {scope, name}. Refused not_found when nothing is paused there.
+CREATE OR REPLACE FUNCTION fn_resume(p_scope text, p_name text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_name text := case when p_scope = 'all' then '' else btrim(coalesce(p_name, '')) end;
+begin
+  call pr_pause_check('fn_resume', p_scope, v_name, p_actor, p_reason);
+  update queue_pause p
+  set resumed_at = clock_timestamp(), resumed_by = session_user, resume_actor = p_actor, resume_reason = p_reason
+  where p.scope = p_scope and p.name = v_name and p.resumed_at is null;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'scope', p_scope, 'name', v_name);
+  end if;
+  perform pg_notify('queue_control', '');
+  perform fn_wake('job_wake_' || k)
+  from unnest(array['dot', 'agent', 'hermes', 'codex', 'pg_worker', 'external_worker', 'future_kestra_adapter']) k;
+  perform fn_wake('queue_wake_' || c.event_domain) from dispatch_cursor c
+  where p_scope = 'all' or (p_scope = 'domain' and c.event_domain = v_name);
+  return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name);
+end
+$function$
+
 -- What a consumer that need not be stored would do with the newest p_limit events of its domain.
 CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer jsonb, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
  RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
@@ -3360,6 +4159,60 @@ begin
       using errcode = '22023', hint = 'See `reveille consumers list`.';
   end if;
   return query select * from fn_route_consumer_dry_run(v_consumer, p_since, p_limit);
+end
+$function$
+
+-- Takes subscriptions of an executor away: {removed}. Refused not_found.
+CREATE OR REPLACE FUNCTION fn_subscription_remove(p_executor_name text, p_actor text, p_job_kind text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_removed int;
+begin
+  if coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_subscription_remove needs an actor' using errcode = '22023';
+  end if;
+  delete from job_subscription s
+  where s.executor_name = p_executor_name and (p_job_kind is null or s.job_kind = p_job_kind)
+    and (p_event_domain is null or s.event_domain = p_event_domain);
+  get diagnostics v_removed = row_count;
+  if v_removed = 0 then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'executor_name', p_executor_name);
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('job_subscription.' || p_executor_name, format('%s %s', coalesce(p_job_kind, '*'), coalesce(p_event_domain, '*')), null, p_actor, 'removed');
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'removed', v_removed);
+end
+$function$
+
+-- Adds or changes what an executor may claim: {executor_name, job_kind, event_domain}.
+CREATE OR REPLACE FUNCTION fn_subscription_set(p_executor_name text, p_actor text, p_job_kind text DEFAULT '*'::text, p_event_domain text DEFAULT '*'::text, p_priority_floor integer DEFAULT NULL::integer, p_share real DEFAULT 1, p_description text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if coalesce(btrim(p_executor_name), '') = '' or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_job_kind), '') = ''
+    or coalesce(btrim(p_event_domain), '') = ''
+  then
+    raise exception 'fn_subscription_set needs an executor, an actor, a job kind and a domain; * stands for all' using errcode = '22023';
+  elsif p_priority_floor not between 0 and 32767 then
+    raise exception 'fn_subscription_set: p_priority_floor must be from 0 to 32767, not %', p_priority_floor using errcode = '22023';
+  elsif p_share is null or not p_share between 0.000001 and 1000000 then
+    raise exception 'fn_subscription_set: p_share must be a number above 0, not %', coalesce(p_share::text, 'null') using errcode = '22023';
+  end if;
+  insert into job_subscription as s (executor_name, job_kind, event_domain, priority_floor, share, description, actor)
+  values (p_executor_name, p_job_kind, p_event_domain, p_priority_floor, p_share, p_description, p_actor)
+  on conflict (executor_name, job_kind, event_domain) do update
+  set priority_floor = excluded.priority_floor, share = excluded.share, description = excluded.description, actor = excluded.actor,
+      set_by = session_user, updated_at = clock_timestamp();
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'job_kind', p_job_kind, 'event_domain', p_event_domain);
 end
 $function$
 
@@ -3464,6 +4317,23 @@ begin
 end
 $procedure$
 
+-- Raises 22023 when a pause is asked for without what it needs. Internal.
+CREATE OR REPLACE PROCEDURE pr_pause_check(IN p_function text, IN p_scope text, IN p_name text, IN p_actor text, IN p_reason text)
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $procedure$
+begin
+  if coalesce(p_scope, '') <> all (array['all', 'domain', 'consumer', 'job_kind', 'executor']) then
+    raise exception '%: p_scope must be all, domain, consumer, job_kind or executor, not %', p_function, quote_nullable(p_scope)
+      using errcode = '22023';
+  elsif p_scope <> 'all' and p_name = '' then
+    raise exception '%: p_name is missing; name the % that is meant', p_function, p_scope using errcode = '22023';
+  elsif coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception '% needs an actor and a reason', p_function using errcode = '22023';
+  end if;
+end
+$procedure$
+
 grant EXECUTE on function fn_arrival_ranges(pg_snapshot,pg_snapshot,xid8,bigint) to public
 
 grant EXECUTE on function fn_config(text,text) to reveille_dispatcher
@@ -3542,6 +4412,14 @@ grant EXECUTE on function fn_executor_is_ours(name) to public
 
 grant EXECUTE on function fn_executor_is_passive(text) to public
 
+grant EXECUTE on function fn_executors_live(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_executors_live(text) to reveille_executor
+
+grant EXECUTE on function fn_executors_live(text) to reveille_operator
+
+grant EXECUTE on function fn_executors_live(text) to reveille_reader
+
 grant EXECUTE on function fn_gate_is_open(text) to reveille_dispatcher
 
 grant EXECUTE on function fn_gate_is_open(text) to reveille_executor
@@ -3562,6 +4440,14 @@ grant EXECUTE on function fn_gate_set(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_is_signal(jsonb) to public
 
+grant EXECUTE on function fn_job_backlog() to reveille_dispatcher
+
+grant EXECUTE on function fn_job_backlog() to reveille_executor
+
+grant EXECUTE on function fn_job_backlog() to reveille_operator
+
+grant EXECUTE on function fn_job_backlog() to reveille_reader
+
 grant EXECUTE on function fn_job_backoff(text,integer,text) to public
 
 grant EXECUTE on function fn_job_busy(uuid[],bigint[]) to reveille_executor
@@ -3574,15 +4460,19 @@ grant EXECUTE on function fn_job_cancellations(uuid[]) to reveille_executor
 
 grant EXECUTE on function fn_job_claim(text,integer,integer,text[]) to reveille_executor
 
+grant EXECUTE on function fn_job_claim_mark(text,timestamp with time zone,timestamp with time zone,job_lane[]) to public
+
+grant EXECUTE on function fn_job_claim_marks(text,timestamp with time zone) to public
+
 grant EXECUTE on function fn_job_dead_letter_redrive(jsonb,text,integer,numeric,boolean) to reveille_operator
 
 grant EXECUTE on function fn_job_dead_letter_replay(uuid,text,boolean,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_job_dead_letter_triage(uuid,text,text,text) to reveille_operator
 
-grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_executor
+grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text,text) to reveille_executor
 
-grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text) to reveille_operator
+grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text,text) to reveille_operator
 
 grant EXECUTE on function fn_job_enqueue_many(jsonb) to reveille_executor
 
@@ -3598,7 +4488,17 @@ grant EXECUTE on function fn_job_has_succeeded(uuid,bigint) to public
 
 grant EXECUTE on function fn_job_key(text) to public
 
+grant EXECUTE on function fn_job_key_limit(text) to public
+
 grant EXECUTE on function fn_job_kinds(text[]) to reveille_executor
+
+grant EXECUTE on function fn_job_lane_verdict(text,text,text,text,integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_lane_verdict(text,text,text,text,integer) to reveille_executor
+
+grant EXECUTE on function fn_job_lane_verdict(text,text,text,text,integer) to reveille_operator
+
+grant EXECUTE on function fn_job_lane_verdict(text,text,text,text,integer) to reveille_reader
 
 grant EXECUTE on function fn_job_lease_lost(uuid,bigint) to reveille_executor
 
@@ -3650,6 +4550,8 @@ grant EXECUTE on function fn_legacy_workers() to reveille_operator
 
 grant EXECUTE on function fn_legacy_workers() to reveille_reader
 
+grant EXECUTE on function fn_pause(text,text,text,text) to reveille_operator
+
 grant EXECUTE on function fn_queue_heartbeat_leave(text,text) to reveille_dispatcher
 
 grant EXECUTE on function fn_queue_heartbeat_leave(text,text) to reveille_executor
@@ -3670,6 +4572,10 @@ grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone)
 
 grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone) to reveille_operator
 
+grant EXECUTE on function fn_rate_parts(text) to public
+
+grant EXECUTE on function fn_resume(text,text,text,text) to reveille_operator
+
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
 
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_operator
@@ -3679,6 +4585,10 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_operator
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
+
+grant EXECUTE on function fn_subscription_remove(text,text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_subscription_set(text,text,text,text,integer,real,text) to reveille_operator
 
 grant EXECUTE on function fn_template_expand(text,text,jsonb) to public
 
@@ -3760,15 +4670,39 @@ grant SELECT on table job_queue to reveille_operator
 
 grant SELECT on table job_queue to reveille_reader
 
+grant SELECT on table job_rate to reveille_operator
+
+grant SELECT on table job_rate to reveille_reader
+
+grant SELECT on table job_subscription to reveille_operator
+
+grant SELECT on table job_subscription to reveille_reader
+
+grant SELECT on table queue_pause to reveille_operator
+
+grant SELECT on table queue_pause to reveille_reader
+
 grant SELECT on table reveille_migration to public
 
 grant SELECT on table v_dead_letter_all to reveille_operator
 
 grant SELECT on table v_dead_letter_all to reveille_reader
 
+grant SELECT on table v_job_queue_backlog to reveille_dispatcher
+
+grant SELECT on table v_job_queue_backlog to reveille_operator
+
+grant SELECT on table v_job_queue_backlog to reveille_reader
+
 grant SELECT on table v_job_queue_dead_letter_open to reveille_operator
 
 grant SELECT on table v_job_queue_dead_letter_open to reveille_reader
+
+grant SELECT on table v_ordering_blocked to reveille_dispatcher
+
+grant SELECT on table v_ordering_blocked to reveille_operator
+
+grant SELECT on table v_ordering_blocked to reveille_reader
 
 grant SELECT on table v_queue_health to reveille_dispatcher
 

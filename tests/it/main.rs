@@ -4,6 +4,7 @@
 mod adoption;
 mod architecture;
 mod bench;
+mod claims;
 mod cli;
 mod commands;
 mod config;

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
 
 mod database;
+mod ear;
 mod flow;
 mod folder;
 mod outbox;
@@ -17,6 +18,7 @@ mod wait;
 pub(crate) use database::{
     TestDb, connect, login, open_gates, own_server, password, quiet_options, shared_server,
 };
+pub(crate) use ear::heard;
 pub(crate) use flow::{DOMAIN, all_became_jobs, emit_at_once, emit_each, flow, open_flow};
 pub(crate) use folder::{Folder, copy_program, script};
 pub(crate) use outbox::{Outbox, emit};

@@ -1,0 +1,2 @@
+-- Phase 007: who may claim what, and what is paused. The tables are those of phase 003, because every claim reads them;
+-- here is what writes and shows them.

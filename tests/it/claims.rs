@@ -1,0 +1,9 @@
+//! Who gets which job: pauses, subscriptions, priorities, order, limits.
+
+mod fairness;
+mod limits;
+mod marks;
+mod order;
+mod pauses;
+mod stage;
+mod subscriptions;
