@@ -44,6 +44,7 @@ drop function fn_job_limit_room(text, jsonb, timestamptz);
 drop function fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz);
 drop function fn_job_claim_mark(text, timestamptz, timestamptz, job_lane[]);
 drop function fn_job_claim_marks(text, timestamptz);
+drop function fn_job_due(text);
 drop function fn_job_lanes(text, job_lane[]);
 drop function fn_job_make_room(text, int, text);
 drop function fn_job_place();

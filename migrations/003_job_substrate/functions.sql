@@ -469,6 +469,29 @@ end
 $$;
 comment on function fn_job_lanes(text, job_lane[]) is 'The first waiting job of each lane and priority of a kind of executor. Internal.';
 
+-- What of a kind of executor is due: the oldest moment, and how many, counted up to 1000 in each lane and priority.
+create or replace function fn_job_due(p_executor text) returns table (due bigint, oldest timestamptz)
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+  return query
+  select coalesce(sum(n.due), 0)::bigint, min(l.scheduled_at)
+  from fn_job_lanes(p_executor) l
+  cross join lateral (
+    select count(*) as due
+    from (
+      select from job_queue j
+      where j.executor = p_executor and j.claimable and j.lane = l.lane and j.priority = l.priority and j.scheduled_at <= clock_timestamp()
+      limit 1000) d) n
+  where l.scheduled_at <= clock_timestamp();
+end
+$$;
+comment on function fn_job_due(text) is 'How many jobs of a kind of executor are due (up to 1000 a lane), and since when. Called by v_queue_health.';
+revoke all on function fn_job_due(text) from public;
+call pr_grant(format('execute on function %s', 'fn_job_due(text)'::regprocedure),
+  array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
+
 -- Where a session's claims go on. A session that holds a snapshot open all day keeps every claimed job's index entry from
 -- being cleaned away; a scan from the head of a lane would pass over more of them at every claim. So when the scan of
 -- the heads passed over more than 1000, the session keeps, in a setting of its own, how far it came in each lane, and begins

@@ -361,15 +361,9 @@ select
   end,
   coalesce(round(extract(epoch from clock_timestamp() - r.oldest)::numeric, 3), 0),
   r.due,
-  jsonb_build_object('counted_up_to', 10000)
+  jsonb_build_object('counted_up_to', 1000, 'in_each', 'job kind, domain, consumer and priority')
 from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) as x (executor)
-cross join lateral (
-  select count(*) as due, min(s.scheduled_at) as oldest
-  from (
-    select j.scheduled_at from job_queue j
-    where j.executor = x.executor and j.claimable and j.scheduled_at <= clock_timestamp()
-    order by j.priority, j.scheduled_at, j.job_id
-    limit 10000) s) r
+cross join lateral fn_job_due(x.executor) r
 union all
 select
   'cursor',

@@ -563,14 +563,10 @@ UNION ALL
             ELSE 'fresh'::text
         END AS status_hint,
     COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - r.oldest), 3), 0::numeric) AS age_seconds,
-    r.due AS value, jsonb_build_object('counted_up_to', 10000) AS detail
+    r.due AS value,
+    jsonb_build_object('counted_up_to', 1000, 'in_each', 'job kind, domain, consumer and priority') AS detail
    FROM unnest(ARRAY['DOT'::text, 'Agent'::text, 'Hermes'::text, 'Codex'::text, 'PG_worker'::text, 'external_worker'::text, 'future_Kestra_adapter'::text]) x(executor)
-     CROSS JOIN LATERAL ( SELECT count(*) AS due, min(s.scheduled_at) AS oldest
-           FROM ( SELECT j.scheduled_at
-                   FROM job_queue j
-                  WHERE j.executor::text = x.executor AND j.claimable AND j.scheduled_at <= clock_timestamp()
-                  ORDER BY j.priority, j.scheduled_at, j.job_id
-                 LIMIT 10000) s) r
+     CROSS JOIN LATERAL fn_job_due(x.executor) r(due, oldest)
 UNION ALL
  SELECT 'cursor'::text AS component, d.event_domain AS name, 'never'::text AS status_hint,
     NULL::numeric AS age_seconds, NULL::numeric AS value,
@@ -2526,6 +2522,31 @@ begin
 end
 $function$
 
+-- How many jobs of a kind of executor are due (up to 1000 a lane), and since when. Called by v_queue_health.
+CREATE OR REPLACE FUNCTION fn_job_due(p_executor text)
+ RETURNS TABLE(due bigint, oldest timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  return query
+  select coalesce(sum(n.due), 0)::bigint, min(l.scheduled_at)
+  from fn_job_lanes(p_executor) l
+  cross join lateral (
+    select count(*) as due
+    from (
+      select from job_queue j
+      where j.executor = p_executor and j.claimable and j.lane = l.lane and j.priority = l.priority and j.scheduled_at <= clock_timestamp()
+      limit 1000) d) n
+  where l.scheduled_at <= clock_timestamp();
+end
+$function$
+
 -- Moves a locked job to cancelled, with its attempt. Internal.
 CREATE OR REPLACE FUNCTION fn_job_end_cancelled(p_job job_queue, p_error text DEFAULT NULL::text)
  RETURNS jsonb
@@ -4469,6 +4490,14 @@ grant EXECUTE on function fn_job_dead_letter_redrive(jsonb,text,integer,numeric,
 grant EXECUTE on function fn_job_dead_letter_replay(uuid,text,boolean,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_job_dead_letter_triage(uuid,text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_job_due(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_due(text) to reveille_executor
+
+grant EXECUTE on function fn_job_due(text) to reveille_operator
+
+grant EXECUTE on function fn_job_due(text) to reveille_reader
 
 grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text,text) to reveille_executor
 
