@@ -318,6 +318,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 as $$
 declare
   v_executors text[];
+  v_is_limited boolean := fn_job_keys_are_limited();
 begin
   loop
     with key as (
@@ -327,7 +328,7 @@ begin
       select k.key, b.job_id, b.job_kind, t.slots, t.least
       from key k
       cross join lateral (
-        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(fn_job_key_limit(j.job_kind)) as least
+        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) as least
         from job_queue j
         where j.ordering_key = k.key and j.ordering_slot > 0
           and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) t
@@ -340,12 +341,12 @@ begin
       update job_queue j
       set ordering_slot = (select min(g) from generate_series(1, cardinality(n.slots) + 1) g where g <> all (n.slots)), updated_at = clock_timestamp()
       from next n
-      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, fn_job_key_limit(n.job_kind))
+      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, case when v_is_limited then fn_job_key_limit(n.job_kind) else 1 end)
       returning j.executor
     )
     select array_agg(distinct p.executor::text) into v_executors from promoted p;
-    exit when v_executors is null;
     perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+    exit when v_executors is null or not v_is_limited; -- one each is all that one round can give
   end loop;
 end
 $$;
@@ -361,10 +362,10 @@ end
 $$;
 comment on function fn_job_key_limit(text) is 'job.<kind>.key_concurrency_limit; 1 if it is not set.';
 
--- Places new jobs that have an ordering key: behind the others of their key, and the first of each key gets its turn. Only one
--- session places at a time, a thousand jobs at most; nobody waits. A key whose turn is just being ended (its row is locked)
--- is left: whoever ends it looks at the jobs behind when it has. Called by claims that see unplaced jobs.
-create or replace function fn_job_place() returns void
+-- Places new jobs that have an ordering key: the first of a key of which nothing is left gets its turn, others come behind.
+-- Only one session places at a time, p_limit jobs at most; nobody waits. A key whose turn is just being ended (its row is
+-- locked) is left: whoever ends it looks at the jobs behind when it has. Called by claims that see unplaced jobs.
+create or replace function fn_job_place(p_limit int) returns void
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
@@ -372,6 +373,9 @@ declare
   v_jobs uuid[];
   v_keys text[];
   v_held text[];
+  v_used text[];
+  v_first uuid[];
+  v_executors text[];
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('reveille.place:' || current_schema(), 0)) then
     return;
@@ -380,7 +384,7 @@ begin
   with unplaced as (
     select j.job_id, j.ordering_key from job_queue j
     where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued'
-    order by j.created_at, j.job_id limit 1000 for update skip locked
+    order by j.created_at, j.job_id limit p_limit for update skip locked
   )
   select array_agg(u.job_id), array_agg(distinct u.ordering_key) into v_jobs, v_keys from unplaced u;
   if v_jobs is null then
@@ -397,12 +401,44 @@ begin
   where j.ordering_key = any (v_keys) and j.ordering_slot > 0
     and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
     and j.job_id not in (select f.job_id from free f);
-  update job_queue j set ordering_slot = 0
-  where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held);
-  perform fn_job_promote(array(select k from unnest(v_keys) k where k <> all (v_held)));
+  v_used := v_held || array(
+    select k.key from unnest(v_keys) k (key)
+    where exists (
+        select from job_queue j where j.ordering_key = k.key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting'))
+      or exists (
+        select from job_queue j
+        where j.ordering_key = k.key and j.ordering_slot > 0
+          and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')));
+  select coalesce(array_agg(f.job_id), '{}') into v_first
+  from (
+    select distinct on (j.ordering_key) j.job_id
+    from unnest(v_jobs) with ordinality u (job_id, n)
+    cross join lateral (select q.job_id, q.ordering_key from job_queue q where q.job_id = u.job_id offset 0) j
+    where j.ordering_key <> all (v_used)
+    order by j.ordering_key, u.n) f;
+  with placed as (
+    update job_queue j set ordering_slot = (j.job_id = any (v_first))::int
+    where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held)
+    returning j.executor, j.ordering_slot
+  )
+  select array_agg(distinct p.executor::text) filter (where p.ordering_slot > 0) into v_executors from placed p;
+  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  perform fn_job_promote(array(
+    select k.key from unnest(v_keys) k (key)
+    where k.key <> all (v_held) and (k.key = any (v_used) or fn_job_keys_are_limited())));
 end
 $$;
-comment on function fn_job_place() is 'Places new jobs that have an ordering key behind the others of it. Internal.';
+comment on function fn_job_place(int) is 'Places new jobs that have an ordering key behind the others of it. Internal.';
+
+-- Whether any kind lets more than one job of an ordering key run.
+create or replace function fn_job_keys_are_limited() returns boolean
+language plpgsql stable set search_path from current
+as $$
+begin
+  return exists (select from dot_config c where c.key like 'job.%.key\_concurrency\_limit');
+end
+$$;
+comment on function fn_job_keys_are_limited() is 'Whether some job.<kind>.key_concurrency_limit is set.';
 
 -- What follows when jobs have ended, or have given up their place: the next of their ordering keys get their turn, and
 -- executors that sleep learn that a limited kind has room.
@@ -784,7 +820,7 @@ begin
 
   if v_admission.reason is null then
     if exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued') then
-      perform fn_job_place();
+      perform fn_job_place(least(1000, 100 + 2 * p_limit));
     end if;
     select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
@@ -1425,7 +1461,7 @@ begin
   end loop;
   foreach v_function in array array[
     'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
-    'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[])', 'fn_job_place()', 'fn_job_make_room(text, int, text)',
+    'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[])', 'fn_job_place(int)', 'fn_job_make_room(text, int, text)',
     'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz)',
     'fn_job_limit_room(text, jsonb, timestamptz)', 'fn_job_limit_keys(tid[], jsonb, timestamptz)', 'fn_job_limit_take(tid[], jsonb, timestamptz)',
     'fn_executor_is_subscribed(text, text[])'] loop

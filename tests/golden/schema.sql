@@ -2191,7 +2191,7 @@ begin
 
   if v_admission.reason is null then
     if exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued') then
-      perform fn_job_place();
+      perform fn_job_place(least(1000, 100 + 2 * p_limit));
     end if;
     select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
@@ -2856,6 +2856,18 @@ begin
 end
 $function$
 
+-- Whether some job.<kind>.key_concurrency_limit is set.
+CREATE OR REPLACE FUNCTION fn_job_keys_are_limited()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return exists (select from dot_config c where c.key like 'job.%.key\_concurrency\_limit');
+end
+$function$
+
 -- The given kinds and those of job_handler: SQL function and job.<kind>.time_limit_seconds, each null where there is none.
 CREATE OR REPLACE FUNCTION fn_job_kinds(p_job_kinds text[] DEFAULT '{}'::text[])
  RETURNS TABLE(job_kind text, handler text, time_limit_seconds text)
@@ -3319,7 +3331,7 @@ end
 $function$
 
 -- Places new jobs that have an ordering key behind the others of it. Internal.
-CREATE OR REPLACE FUNCTION fn_job_place()
+CREATE OR REPLACE FUNCTION fn_job_place(p_limit integer)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3333,6 +3345,9 @@ declare
   v_jobs uuid[];
   v_keys text[];
   v_held text[];
+  v_used text[];
+  v_first uuid[];
+  v_executors text[];
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('reveille.place:' || current_schema(), 0)) then
     return;
@@ -3341,7 +3356,7 @@ begin
   with unplaced as (
     select j.job_id, j.ordering_key from job_queue j
     where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued'
-    order by j.created_at, j.job_id limit 1000 for update skip locked
+    order by j.created_at, j.job_id limit p_limit for update skip locked
   )
   select array_agg(u.job_id), array_agg(distinct u.ordering_key) into v_jobs, v_keys from unplaced u;
   if v_jobs is null then
@@ -3358,9 +3373,31 @@ begin
   where j.ordering_key = any (v_keys) and j.ordering_slot > 0
     and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
     and j.job_id not in (select f.job_id from free f);
-  update job_queue j set ordering_slot = 0
-  where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held);
-  perform fn_job_promote(array(select k from unnest(v_keys) k where k <> all (v_held)));
+  v_used := v_held || array(
+    select k.key from unnest(v_keys) k (key)
+    where exists (
+        select from job_queue j where j.ordering_key = k.key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting'))
+      or exists (
+        select from job_queue j
+        where j.ordering_key = k.key and j.ordering_slot > 0
+          and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')));
+  select coalesce(array_agg(f.job_id), '{}') into v_first
+  from (
+    select distinct on (j.ordering_key) j.job_id
+    from unnest(v_jobs) with ordinality u (job_id, n)
+    cross join lateral (select q.job_id, q.ordering_key from job_queue q where q.job_id = u.job_id offset 0) j
+    where j.ordering_key <> all (v_used)
+    order by j.ordering_key, u.n) f;
+  with placed as (
+    update job_queue j set ordering_slot = (j.job_id = any (v_first))::int
+    where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held)
+    returning j.executor, j.ordering_slot
+  )
+  select array_agg(distinct p.executor::text) filter (where p.ordering_slot > 0) into v_executors from placed p;
+  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  perform fn_job_promote(array(
+    select k.key from unnest(v_keys) k (key)
+    where k.key <> all (v_held) and (k.key = any (v_used) or fn_job_keys_are_limited())));
 end
 $function$
 
@@ -3415,6 +3452,7 @@ CREATE OR REPLACE FUNCTION fn_job_promote(p_keys text[])
 AS $function$
 declare
   v_executors text[];
+  v_is_limited boolean := fn_job_keys_are_limited();
 begin
   loop
     with key as (
@@ -3424,7 +3462,7 @@ begin
       select k.key, b.job_id, b.job_kind, t.slots, t.least
       from key k
       cross join lateral (
-        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(fn_job_key_limit(j.job_kind)) as least
+        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) as least
         from job_queue j
         where j.ordering_key = k.key and j.ordering_slot > 0
           and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) t
@@ -3437,12 +3475,12 @@ begin
       update job_queue j
       set ordering_slot = (select min(g) from generate_series(1, cardinality(n.slots) + 1) g where g <> all (n.slots)), updated_at = clock_timestamp()
       from next n
-      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, fn_job_key_limit(n.job_kind))
+      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, case when v_is_limited then fn_job_key_limit(n.job_kind) else 1 end)
       returning j.executor
     )
     select array_agg(distinct p.executor::text) into v_executors from promoted p;
-    exit when v_executors is null;
     perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+    exit when v_executors is null or not v_is_limited; -- one each is all that one round can give
   end loop;
 end
 $function$
@@ -4518,6 +4556,8 @@ grant EXECUTE on function fn_job_has_succeeded(uuid,bigint) to public
 grant EXECUTE on function fn_job_key(text) to public
 
 grant EXECUTE on function fn_job_key_limit(text) to public
+
+grant EXECUTE on function fn_job_keys_are_limited() to public
 
 grant EXECUTE on function fn_job_kinds(text[]) to reveille_executor
 
