@@ -1,6 +1,8 @@
 //! What becomes of a job that does not end well: retries, lost leases, dead letters, replay.
 
 mod dead_letters;
+mod fencing;
+mod moves;
 mod reaper;
 mod retry;
 mod silence;
