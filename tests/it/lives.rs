@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod fencing;
+mod hour;
 mod moves;
 mod reaper;
 mod retry;

@@ -9,26 +9,15 @@ use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
 use super::facts::{Consumer, DOMAINS};
-use crate::support::{TestDb, connect};
+use crate::support::{Dice, TestDb, connect};
 
 const PRODUCERS: u64 = 4;
 const TRANSACTIONS: u64 = 120;
 /// Between two kills.
 const PAUSE: Duration = Duration::from_millis(15);
 
-/// Numbers that look random, from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        ((mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 33) % sides
-    }
-
-    fn domain(&mut self) -> &'static str {
-        DOMAINS[usize::try_from(self.roll(2)).unwrap()]
-    }
+fn domain(dice: &mut Dice) -> &'static str {
+    DOMAINS[usize::try_from(dice.roll(2)).unwrap()]
 }
 
 /// A connection that the storm may kill.
@@ -61,7 +50,7 @@ async fn transaction(client: &Client, dice: &mut Dice) -> Result<Vec<Uuid>, Erro
         let rows = i32::try_from(1 + dice.roll(5)).unwrap();
         let insert = "insert into event_outbox (event_domain, event_type, event_stream, delivery_lane)
                       select $1, 'changed', 'update', 'immediate' from generate_series(1, $2) returning id";
-        let written = client.query(insert, &[&dice.domain(), &rows]).await?;
+        let written = client.query(insert, &[&domain(dice), &rows]).await?;
         if kept {
             events.extend(written.iter().map(|row| row.get::<_, Uuid>(0)));
         } else {
@@ -82,7 +71,7 @@ async fn dispatch(url: &str, seed: u64, stop: &AtomicBool) {
     let mut client = mortal(url).await;
     while !stop.load(Ordering::Relaxed) {
         let limit = [1, 3, 20, 1000][usize::try_from(dice.roll(4)).unwrap()];
-        let pass = format!("begin; select fn_consumer_dispatch_batch('{}', {limit})", dice.domain());
+        let pass = format!("begin; select fn_consumer_dispatch_batch('{}', {limit})", domain(&mut dice));
         let end = if dice.roll(8) == 0 { "rollback" } else { "commit" };
         if client.batch_execute(&pass).await.is_err() || client.batch_execute(end).await.is_err() {
             client = mortal(url).await;

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses some of it")]
 
 mod database;
+mod dice;
 mod ear;
 mod flow;
 mod folder;
@@ -18,6 +19,7 @@ mod wait;
 pub(crate) use database::{
     TestDb, connect, login, open_gates, own_server, password, quiet_options, shared_server,
 };
+pub(crate) use dice::Dice;
 pub(crate) use ear::heard;
 pub(crate) use flow::{DOMAIN, all_became_jobs, emit_at_once, emit_each, flow, open_flow};
 pub(crate) use folder::{Folder, copy_program, script};
