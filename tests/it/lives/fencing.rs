@@ -1,6 +1,6 @@
 //! A token that is not the current one opens nothing, whichever function it is shown to.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::stage::Stage;
@@ -79,6 +79,6 @@ async fn a_finished_job_opens_to_no_token_but_that_of_its_end() {
     for (name, call) in CALLS {
         let answer = stage.value(&format!("select {call}"), &[&unknown, &token]).await;
         let is_nothing = answer["reason"] == "not_found" || answer["lease_lost"] == json!([unknown]);
-        assert!(is_nothing || answer == Value::from(0), "{name}: {answer}");
+        assert!(is_nothing || answer == 0, "{name}: {answer}");
     }
 }

@@ -22,7 +22,7 @@ struct Seen {
 }
 
 /// One worker: claims some jobs and does one of all that workers do with each.
-async fn work(client: Client, name: String, seed: u64, seen: Arc<Seen>, stop: Arc<AtomicBool>) {
+async fn work(client: Client, name: String, seed: u64, books: Arc<Seen>, stop: Arc<AtomicBool>) {
     let mut dice = Dice(seed);
     client.execute("select fn_queue_heartbeat_register($1, 'PG_worker')", &[&name]).await.unwrap();
     while !stop.load(Ordering::Relaxed) {
@@ -30,7 +30,7 @@ async fn work(client: Client, name: String, seed: u64, seen: Arc<Seen>, stop: Ar
         let claim = "select job_id, lease_token from fn_job_claim($1, $2, 1) where not refused";
         for job in client.query(claim, &[&name, &limit]).await.unwrap() {
             let (id, token): (Uuid, i64) = (job.get(0), job.get(1));
-            seen.leases.lock().unwrap().push((id, token));
+            books.leases.lock().unwrap().push((id, token));
             let call = match dice.roll(12) {
                 0..=4 => "fn_job_succeed($1, $2)",
                 5 => "fn_job_fail_transient($1, $2, 'may pass')",
@@ -44,7 +44,7 @@ async fn work(client: Client, name: String, seed: u64, seen: Arc<Seen>, stop: Ar
             let answer =
                 client.query_one(&format!("select {call} ->> 'refused'"), &[&id, &token]).await.unwrap();
             if call.starts_with("fn_job_succeed") && answer.get::<_, String>(0) == "false" {
-                *seen.successes.lock().unwrap().entry(id).or_default() += 1;
+                *books.successes.lock().unwrap().entry(id).or_default() += 1;
             }
         }
     }
