@@ -10,42 +10,33 @@ const SHELL: &str = "|&;<>()$`";
 
 /// The words of a line, at least one. Quotes, double quotes and backslashes group them as in a shell.
 pub(super) fn split(line: &str) -> Result<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut letters = line.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            ' ' | '\t' | '\n' => words.extend(word.take()),
-            '\'' | '"' => quoted(&mut letters, letter, word.get_or_insert_default(), line)?,
-            '\\' => {
-                let next = letters.next().ok_or_else(|| wrong(line, "a backslash at its end"))?;
-                word.get_or_insert_default().push(next);
-            }
-            _ if SHELL.contains(letter) => return Err(for_a_shell(line, letter)),
-            _ => word.get_or_insert_default().push(letter),
-        }
+    let words =
+        shell_words::split(line).map_err(|error| wrong(line, "a quote that is not closed").because(error))?;
+    if let Some(letter) = unquoted(line, &words) {
+        return Err(for_a_shell(line, letter));
     }
-    words.extend(word);
+    if line.bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1 {
+        return Err(wrong(line, "a backslash at its end"));
+    }
     if words.first().is_none_or(String::is_empty) {
         return Err(wrong(line, "no program"));
     }
     Ok(words)
 }
 
-/// Adds what stands up to the closing quote.
-fn quoted(letters: &mut std::str::Chars<'_>, quote: char, word: &mut String, line: &str) -> Result<()> {
-    loop {
-        match letters.next() {
-            None => return Err(wrong(line, "a quote that is not closed")),
-            Some(letter) if letter == quote => return Ok(()),
-            Some('\\') if quote == '"' => match letters.next() {
-                Some(next) if "\\\"$`".contains(next) => word.push(next),
-                next => word.extend(['\\'].into_iter().chain(next)),
-            },
-            Some(letter) if quote == '"' && "$`".contains(letter) => return Err(for_a_shell(line, letter)),
-            Some(letter) => word.push(letter),
-        }
+/// The first letter that a shell would do something with.
+fn unquoted(line: &str, words: &[String]) -> Option<char> {
+    // what stands behind the `#` of a comment is in no word
+    let letters = |words: &[String]| words.iter().map(String::len).sum::<usize>();
+    let shown = shell_words::split(&line.replace('#', "x"));
+    if shown.is_ok_and(|shown| letters(&shown) > letters(words)) {
+        return Some('#');
     }
+    // a backslash changes nothing but the meaning of such a letter, and is one more letter where it has none
+    let marked = |place| [&line[..place], "\\", &line[place..]].concat();
+    let is_live = |place| shell_words::split(&marked(place)).is_ok_and(|same| same == words);
+    let mut places = line.char_indices().filter(|(_, letter)| SHELL.contains(*letter));
+    places.find(|(place, _)| is_live(*place)).map(|(_, letter)| letter)
 }
 
 fn wrong(line: &str, what: &str) -> Error {
@@ -97,6 +88,7 @@ mod tests {
             (r#"a \' "\"\n\\" '\n'"#, vec!["a", "'", r#""\n\"#, r"\n"]),
             ("sh -c 'a | b > $C'", vec!["sh", "-c", "a | b > $C"]),
             (r"a \$b \;", vec!["a", "$b", ";"]),
+            (r##"a '$b' "|" c#d '#' "#" \#"##, vec!["a", "$b", "|", "c#d", "#", "#", "#"]),
         ] {
             assert_eq!(split(line).unwrap(), words, "{line}");
         }
@@ -104,7 +96,8 @@ mod tests {
 
     #[test]
     fn what_only_a_shell_understands_is_refused_instead_of_passed_on() {
-        for line in ["a | b", "a; b", "a > b", "a $B", "a \"$B\"", "a `b`", "a && b", "(a)"] {
+        for line in ["a | b", "a; b", "a > b", "a $B", "a \"$B\"", "a `b`", "a && b", "(a)", "a # b", "'a'|b"]
+        {
             assert!(split(line).unwrap_err().hint_text().unwrap().contains("sh -c"), "{line}");
         }
         for line in ["", "  ", "''", "a 'b", "a \"b", "a \\"] {
