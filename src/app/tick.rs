@@ -66,11 +66,11 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     if tick.swept > 0 && !tick.dispatched(dispatcher.run_once(end).await) {
         return Ok(tick);
     }
-    tick.reaped = tick.part("reap", timeout_at(end, reaper.run_once()).await).unwrap_or_default();
+    let (mut reaped, mut pruned) = (Reaped::default(), Pruned::default());
+    tick.part("reap", timeout_at(end, reaper.run_once(&mut reaped)).await);
     tick.silences = tick.part("look", timeout_at(end, housekeeper.look()).await).unwrap_or_default();
-    let mut pruned = Pruned::default();
     tick.part("prune", timeout_at(end, housekeeper.run_once(&mut pruned)).await);
-    Ok(Tick { pruned, ..tick })
+    Ok(Tick { reaped, pruned, ..tick })
 }
 
 fn silent(server: &Server, limit: Duration) -> Error {

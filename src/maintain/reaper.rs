@@ -57,15 +57,19 @@ impl Reaper {
         let mut trouble = None;
         let mut told = 0;
         loop {
+            let mut reaped = Reaped::default();
             let round = tokio::select! {
                 // a batch that is cut off leaves nothing behind
-                () = shutdown.requested() => return Ok(()),
-                round = self.run_once() => round,
+                () = shutdown.requested() => None,
+                round = self.run_once(&mut reaped) => Some(round),
             };
+            if reaped.found > 0 || matches!(round, Some(Ok(()))) {
+                tell(reaped, &mut told);
+            }
+            let Some(round) = round else { return Ok(()) };
             let pause = match round {
-                Ok(reaped) => {
+                Ok(()) => {
                     trouble = None;
-                    tell(reaped, &mut told);
                     self.interval
                 }
                 Err(error) if matches!(error.kind(), Kind::Denied | Kind::Schema) => return Err(error),
@@ -84,18 +88,17 @@ impl Reaper {
         }
     }
 
-    /// One round: batches until one is not full.
-    pub async fn run_once(&self) -> Result<Reaped> {
-        let mut all = Reaped::default();
+    /// One round: batches until one is not full; counted batch by batch, for when a later one fails or is cut off.
+    pub async fn run_once(&self, reaped: &mut Reaped) -> Result<()> {
         loop {
             let batch = self.batch().await?;
-            all.found += batch.found;
-            all.dead_lettered += batch.dead_lettered;
-            all.failed += batch.failed;
-            all.dry_run = batch.dry_run;
+            reaped.found += batch.found;
+            reaped.dead_lettered += batch.dead_lettered;
+            reaped.failed += batch.failed;
+            reaped.dry_run = batch.dry_run;
             // what failed is the oldest and would come again at once
             if batch.dry_run || batch.failed > 0 || batch.found < u64::from(BATCH.unsigned_abs()) {
-                return Ok(all);
+                return Ok(());
             }
         }
     }

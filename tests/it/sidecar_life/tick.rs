@@ -135,3 +135,26 @@ async fn a_domain_that_fails_is_told_though_the_sweep_fails_too() {
         ["the host refuses", "; and ", "no sweep today"].map(|words| ended.err.find(words)).into();
     assert!(told.iter().all(Option::is_some) && told.is_sorted(), "{}", ended.err);
 }
+
+#[tokio::test]
+async fn what_a_tick_freed_is_counted_though_its_next_batch_fails() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let one_batch_only = "select fn_gate_set(key, value, 'test', 'a test')
+          from (values ('queue.lease_reaper.enabled', 'true'), ('queue.lease_reaper.dry_run_only', 'false')) g (key, value);
+        select fn_queue_heartbeat_register('gone', 'PG_worker');
+        select fn_job_enqueue('any', 'test') from generate_series(1, 100);
+        select fn_job_claim('gone', 100);
+        update job_queue set lease_until = clock_timestamp() - interval '1 second';
+        create sequence batches;
+        alter function fn_job_lease_reaper rename to the_reaper;
+        create function fn_job_lease_reaper(p_limit int, p_actor text) returns jsonb language plpgsql as $$ begin
+          if nextval('batches') > 1 then raise exception 'one batch a day' using errcode = '55000'; end if;
+          return the_reaper(p_limit => p_limit, p_actor => p_actor);
+        end $$";
+    client.batch_execute(one_batch_only).await.unwrap();
+    let ended = Program::start(&db.url(), &["tick", "--json"], &[]).ends().await;
+    assert!(ended.code == Some(1) && ended.err.contains("one batch a day"), "{ended:?}");
+    let tick: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&tick["reaped"]["found"], &tick["reaped"]["dry_run"]), (&json!(60), &json!(false)), "{tick}");
+}
