@@ -1,10 +1,14 @@
--- Undoes phase 003. Refuses while there are jobs.
+-- Undoes phase 003. Refuses while there are jobs, or the history of some.
 do $$
 begin
-  lock table job_queue, job_handler; -- whoever is about to commit is waited for, and then seen
+  lock table job_queue, job_attempt, job_handler; -- whoever is about to commit is waited for, and then seen
   if exists (select from job_queue) then
     raise exception 'job_queue holds jobs that would be lost'
       using errcode = '55000', hint = 'Export and empty job_queue first, then run the down step again.';
+  end if;
+  if exists (select from job_attempt) then
+    raise exception 'job_attempt holds how runs ended, which would be lost'
+      using errcode = '55000', hint = 'Export and empty job_attempt first, then run the down step again.';
   end if;
   if exists (select from job_handler) then
     raise exception 'job_handler holds handlers that would be lost'

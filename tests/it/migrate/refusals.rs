@@ -100,6 +100,38 @@ async fn going_back_is_refused_while_rows_would_be_lost() {
 }
 
 #[tokio::test]
+async fn no_down_step_loses_a_history_or_a_right_that_somebody_gave() {
+    let cases = [
+        (
+            "insert into job_attempt (job_id, lease_token, lease_owner, picked_at, outcome)
+             values (gen_random_uuid(), 1, 'one', now(), 'transient')",
+            "job_attempt holds how runs ended, which would be lost",
+            "delete from job_attempt",
+        ),
+        (
+            "select fn_dead_letter_authority_set('iu', 'pg_monitor', true, false, 'test', 'a test')",
+            "dead_letter_authority holds rights that would be lost",
+            "select fn_dead_letter_authority_set('iu', 'pg_monitor', false, false, 'test', 'a test')",
+        ),
+        (
+            "select fn_dead_letter_authority_set('*', 'reveille_operator', true, false, 'test', 'a test')",
+            "dead_letter_authority holds rights that would be lost",
+            "select fn_dead_letter_authority_set('*', 'reveille_operator', false, false, 'test', 'a test')",
+        ),
+    ];
+    for (write, message, remove) in cases {
+        let database = TestDb::new().await;
+        let (client, migrator) = (database.client().await, Migrator::new(server_at(&database.url())));
+        client.batch_execute(write).await.unwrap();
+        let error = migrator.down(Some(2), false).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        assert!(error.to_string().contains(message) && error.hint_text().is_some(), "{error}");
+        client.batch_execute(remove).await.unwrap();
+        migrator.down(Some(2), false).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_missing_schema_is_named_with_the_command_that_makes_it() {
     let database = TestDb::empty().await;
     let settings = Database { schema: "nowhere".to_owned(), ..database_at(&database.url()) };
