@@ -66,11 +66,12 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     if tick.swept > 0 && !tick.dispatched(dispatcher.run_once(end).await) {
         return Ok(tick);
     }
-    let (mut reaped, mut pruned) = (Reaped::default(), Pruned::default());
-    tick.part("reap", timeout_at(end, reaper.run_once(&mut reaped)).await);
+    let freed = timeout_at(end, reaper.run_once(&mut tick.reaped)).await;
+    tick.part("reap", freed);
     tick.silences = tick.part("look", timeout_at(end, housekeeper.look()).await).unwrap_or_default();
-    tick.part("prune", timeout_at(end, housekeeper.run_once(&mut pruned)).await);
-    Ok(Tick { reaped, pruned, ..tick })
+    let pruned = timeout_at(end, housekeeper.run_once(&mut tick.pruned)).await;
+    tick.part("prune", pruned);
+    Ok(tick)
 }
 
 fn silent(server: &Server, limit: Duration) -> Error {
