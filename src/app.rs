@@ -2,7 +2,7 @@
 //!
 //! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper,
 //! housekeeper. Stop:
-//! all of these are asked at once and end; then the sidecar's name is forgotten, if it ended well, and the face goes;
+//! all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well, and the face goes;
 //! at the deadline, or at the second signal, they are cut.
 
 mod tick;
@@ -129,7 +129,11 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     .latched(latch);
     let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
-    let housekeeper = Arc::new(Housekeeper::new(server, pool, &settings.maintenance));
+    let housekeeper = Housekeeper::new(server, pool, &settings.maintenance)
+        .beating_for("dispatcher", dispatcher.alive())
+        .beating_for("sweeper", sweeper.alive())
+        .beating_for("reaper", reaper.alive());
+    let housekeeper = Arc::new(housekeeper);
     let keeper = Arc::clone(&housekeeper);
     registry.add(|registry| dispatcher.stats().register(registry));
     registry.add(|registry| sweeper.stats().register(registry));

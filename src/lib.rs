@@ -8,6 +8,7 @@
 //! other (`tests/it/floors.rs` reads the imports and fails on a breach).
 
 // 1 ground: no module of ours beneath
+pub mod alive;
 pub mod backoff;
 pub mod error;
 pub mod host;

@@ -350,10 +350,10 @@ select
   case
     when r.due = 0 then 'fresh'
     when r.oldest < clock_timestamp() - interval '60 seconds' and not exists (
-      -- a dispatcher beats, but claims nothing
+      -- the parts of a sidecar beat, but claim nothing
       select from queue_heartbeat h
       where h.executor_kind = x.executor
-        and h.metadata ->> 'role' is distinct from 'dispatcher'
+        and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper')
         and not h.is_passive
         and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds)) then 'stale'
     when r.oldest < clock_timestamp() - interval '300 seconds' then 'warning'

@@ -87,7 +87,7 @@ fn sweep_and_maintenance(read: &mut Reader, settings: &mut Settings) {
     read.read("maintenance.reap_interval", &mut it.reap_interval, duration(s(1)..=hours(1)));
     read.read("maintenance.keep_passes_for", &mut it.keep_passes_for, duration(minutes(1)..=hours(24 * 365)));
     read.read("maintenance.heartbeat_interval", &mut it.heartbeat_interval, duration(s(1)..=hours(1)));
-    read.read("maintenance.executor_name", &mut it.executor_name, executor_name);
+    read.read("maintenance.executor_name", &mut it.executor_name, sidecar_name);
 }
 
 fn worker(read: &mut Reader, settings: &mut Settings) {
@@ -175,9 +175,19 @@ fn domain(word: &str) -> Checked<()> {
 
 /// The form that `queue_heartbeat` takes; empty stands for a name made up for each process.
 fn executor_name(value: &Value) -> Checked<String> {
+    name_within(value, 120)
+}
+
+/// The same, with room for what the names of its parts add: `-sweeper`.
+fn sidecar_name(value: &Value) -> Checked<String> {
+    name_within(value, 112)
+}
+
+fn name_within(value: &Value, longest: usize) -> Checked<String> {
     let name = text(value)?;
-    if name.starts_with(char::is_whitespace) || name.chars().count() > 120 {
-        return Err(Fault::rule("must be a name of at most 120 characters that begins with a visible one"));
+    if name.starts_with(char::is_whitespace) || name.chars().count() > longest {
+        let rule = format!("must be a name of at most {longest} characters that begins with a visible one");
+        return Err(Fault::rule(rule));
     }
     Ok(name)
 }

@@ -140,9 +140,9 @@ pub struct Maintenance {
     pub reap_interval: Duration,
     /// How long finished dispatch passes are kept.
     pub keep_passes_for: Duration,
-    /// Time between two heartbeats of this process.
+    /// Time between two heartbeats of the sidecar's parts.
     pub heartbeat_interval: Duration,
-    /// The registered name that the sidecar beats under; empty: one made up for each process.
+    /// The registered name that its dispatcher beats under; the others' are made from it. Empty: made up for each process.
     pub executor_name: String,
 }
 

@@ -19,6 +19,7 @@ use super::state::{Asking, Done, State};
 use super::stats::DispatchStats;
 use super::trouble::Teller;
 use super::waker::Waker;
+use crate::alive::Alive;
 use crate::config;
 use crate::error::Result;
 use crate::latch::Latch;
@@ -44,6 +45,7 @@ pub struct Dispatcher {
     pub(super) listener: Option<Arc<ListenerStatus>>,
     pub(super) stats: Arc<DispatchStats>,
     pub(super) latch: Latch,
+    pub(super) alive: Alive,
 }
 
 impl Dispatcher {
@@ -61,8 +63,19 @@ impl Dispatcher {
         let pool = server.pool("dispatch", connections, &session)?;
         let stats = Arc::new(DispatchStats::default());
         let latch = Latch::alone("dispatcher", "not started yet");
-        let place = server.describe();
-        Ok(Self { server, place, pool, settings: settings.clone(), domains, waker, listener, stats, latch })
+        let (place, alive) = (server.describe(), Alive::default());
+        Ok(Self {
+            server,
+            place,
+            pool,
+            settings: settings.clone(),
+            domains,
+            waker,
+            listener,
+            stats,
+            latch,
+            alive,
+        })
     }
 
     /// Says through `latch` whether positions are known and the database can be used.
@@ -76,11 +89,19 @@ impl Dispatcher {
         &self.stats
     }
 
+    /// Whether its loop turns.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
+    }
+
     /// Dispatches until told to stop.
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
         let mut state = self.begin(&shutdown);
+        // the timer's statement comes and ends within this time, whatever else happens
+        let next = self.settings.poll_interval.saturating_mul(2) + self.server.limit(2);
         let mut watchdog = tokio::time::interval(systemd::watchdog_interval().unwrap_or(NO_WATCHDOG));
         loop {
+            self.alive.turns(next);
             self.start_waiting(&mut state);
             tokio::select! {
                 biased;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::stats::SweepStats;
 use super::waker::Waker;
+use crate::alive::Alive;
 use crate::backoff::Trouble;
 use crate::config;
 use crate::error::{Kind, Result};
@@ -39,6 +40,7 @@ pub struct Sweeper {
     settings: config::Sweep,
     waker: Arc<Waker>,
     stats: Arc<SweepStats>,
+    alive: Alive,
 }
 
 /// What a sweep found.
@@ -55,7 +57,8 @@ impl Sweeper {
     pub fn new(server: &Server, settings: &config::Sweep, waker: Arc<Waker>) -> Result<Self> {
         let server = server.patient(PATIENCE);
         let pool = server.pool("sweep", 1, &server.session())?;
-        Ok(Self { server, pool, settings: settings.clone(), waker, stats: Arc::new(SweepStats::default()) })
+        let (stats, alive) = (Arc::new(SweepStats::default()), Alive::default());
+        Ok(Self { server, pool, settings: settings.clone(), waker, stats, alive })
     }
 
     /// The counters, to be shared with metrics.
@@ -63,11 +66,17 @@ impl Sweeper {
         Arc::clone(&self.stats)
     }
 
+    /// Whether it turns.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
+    }
+
     /// Sweeps until told to stop.
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
         let mut trouble = None;
         let mut interval = None;
         loop {
+            self.alive.turns(self.server.limit(2));
             let round = tokio::select! {
                 // a sweep that is cut off leaves nothing behind, and the next one begins where it began
                 () = shutdown.requested() => return Ok(()),
@@ -90,6 +99,7 @@ impl Sweeper {
                     trouble.next_try().saturating_duration_since(Instant::now())
                 }
             };
+            self.alive.turns(pause);
             if !shutdown.pause(pause).await {
                 return Ok(());
             }

@@ -2,6 +2,7 @@
 
 pub mod consumer_sync;
 mod housekeeper;
+mod pulse;
 mod reaper;
 mod silences;
 

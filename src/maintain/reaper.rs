@@ -10,6 +10,7 @@ use deadpool_postgres::Pool;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::alive::Alive;
 use crate::backoff::Trouble;
 use crate::config;
 use crate::error::{Kind, Result};
@@ -31,6 +32,7 @@ pub struct Reaper {
     server: Server,
     pool: Pool,
     interval: Duration,
+    alive: Alive,
 }
 
 /// What a round did.
@@ -49,7 +51,12 @@ pub struct Reaped {
 impl Reaper {
     /// A reaper that takes its connection from `pool`.
     pub fn new(server: Server, pool: Pool, settings: &config::Maintenance) -> Self {
-        Self { server, pool, interval: settings.reap_interval }
+        Self { server, pool, interval: settings.reap_interval, alive: Alive::default() }
+    }
+
+    /// Whether it turns.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
     }
 
     /// Reaps until told to stop.
@@ -82,6 +89,7 @@ impl Reaper {
                     trouble.next_try().saturating_duration_since(Instant::now().into_std())
                 }
             };
+            self.alive.turns(pause);
             if !shutdown.pause(pause).await {
                 return Ok(());
             }
@@ -91,6 +99,7 @@ impl Reaper {
     /// One round: batches until one is not full; counted batch by batch, for when a later one fails or is cut off.
     pub async fn run_once(&self, reaped: &mut Reaped) -> Result<()> {
         loop {
+            self.alive.turns(self.server.limit(1));
             let batch = self.batch().await?;
             reaped.found += batch.found;
             reaped.dead_lettered += batch.dead_lettered;

@@ -69,6 +69,11 @@ impl Server {
 }
 
 impl Server {
+    /// How long work of so many `statements` may take.
+    pub fn limit(&self, statements: u32) -> Duration {
+        self.session().statement_timeout * statements + self.connect_timeout()
+    }
+
     /// Gives work of so many `statements` no longer than the server may take for them: its own `statement_timeout`
     /// ends a slow statement, this ends the wait for a server that has gone without a word.
     pub async fn in_time<T>(
@@ -77,7 +82,7 @@ impl Server {
         what: &str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let limit = self.session().statement_timeout * statements + self.connect_timeout();
+        let limit = self.limit(statements);
         timeout(limit, work).await.unwrap_or_else(|_| {
             let limit = humantime::format_duration(limit);
             Err(Error::new(

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use serde_json::Value;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{get, row};
+use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::executor::ExecutorKind;
 use crate::model::refusal::Answer;
@@ -25,6 +26,15 @@ impl Beater {
     pub fn new(name: String) -> Self {
         Self { name, instance: Uuid::new_v4().simple().to_string() }
     }
+}
+
+/// A part of this process that beats under a name of its own.
+#[derive(Debug)]
+pub struct Part {
+    /// Who beats.
+    pub beater: Beater,
+    /// Signals about it.
+    pub metadata: Value,
 }
 
 /// How a name is registered.
@@ -96,6 +106,53 @@ pub async fn tick(client: &impl GenericClient, beater: &Beater, current_job: Opt
     let what = format!("beating for {}", beater.name);
     let answer = row(client, &what, SQL, &[&beater.name, &current_job, &beater.instance]).await?;
     Ok(Answer::from_json(get(&answer, "answer")?))
+}
+
+/// Registers parts, each with a beat, by one statement; what each is answered, by name. Their kind is that of what runs
+/// beside Postgres; the role in their metadata says that they claim nothing.
+pub async fn register_parts(
+    client: &impl GenericClient,
+    parts: &[&Part],
+    cadence: Duration,
+) -> Result<Vec<(String, Answer)>> {
+    const SQL: &str = "
+        select p.name, fn_queue_heartbeat_register(
+          p_executor_name => p.name, p_executor_kind => 'PG_worker', p_expected_cadence_seconds => $4,
+          p_metadata => p.metadata, p_instance => p.instance) as answer
+        from unnest($1::text[], $2::text[], $3::jsonb[]) as p (name, instance, metadata)";
+    let (names, instances) = names(parts);
+    let metadata: Vec<&Value> = parts.iter().map(|part| &part.metadata).collect();
+    let seconds = i32::try_from(cadence.as_secs().max(1)).unwrap_or(i32::MAX);
+    let what = "registering the sidecar's parts";
+    read(&rows(client, what, SQL, &[&names, &instances, &metadata, &seconds]).await?)
+}
+
+/// Beats for parts by one statement; what each is answered, by name.
+pub async fn tick_parts(client: &impl GenericClient, parts: &[&Part]) -> Result<Vec<(String, Answer)>> {
+    const SQL: &str = "
+        select p.name, fn_queue_heartbeat_tick(p_executor_name => p.name, p_instance => p.instance) as answer
+        from unnest($1::text[], $2::text[]) as p (name, instance)";
+    let (names, instances) = names(parts);
+    read(&rows(client, "beating for the sidecar's parts", SQL, &[&names, &instances]).await?)
+}
+
+/// Says that the parts do not beat any more, by one statement; their names are forgotten, or stay free for another
+/// process.
+pub async fn leave_parts(client: &impl GenericClient, parts: &[&Part], forget: bool) -> Result<()> {
+    const SQL: &str = "
+        select case when $3 then fn_queue_heartbeat_unregister(p.name, p.instance)
+          else fn_queue_heartbeat_leave(p.name, p.instance) end
+        from unnest($1::text[], $2::text[]) as p (name, instance)";
+    let (names, instances) = names(parts);
+    rows(client, "leaving", SQL, &[&names, &instances, &forget]).await.map(|_| ())
+}
+
+fn names<'a>(parts: &[&'a Part]) -> (Vec<&'a str>, Vec<&'a str>) {
+    parts.iter().map(|part| (part.beater.name.as_str(), part.beater.instance.as_str())).unzip()
+}
+
+fn read(rows: &[Row]) -> Result<Vec<(String, Answer)>> {
+    rows.iter().map(|row| Ok((get(row, "name")?, Answer::from_json(get(row, "answer")?)))).collect()
 }
 
 /// Looks who does not beat any more, and who does again.

@@ -558,7 +558,7 @@ UNION ALL
             WHEN r.due = 0 THEN 'fresh'::text
             WHEN r.oldest < (clock_timestamp() - '00:01:00'::interval) AND NOT (EXISTS ( SELECT
                FROM queue_heartbeat h
-              WHERE h.executor_kind::text = x.executor AND (h.metadata::jsonb ->> 'role'::text) IS DISTINCT FROM 'dispatcher'::text AND NOT h.is_passive AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
+              WHERE h.executor_kind::text = x.executor AND (COALESCE(h.metadata::jsonb ->> 'role'::text, ''::text) <> ALL (ARRAY['dispatcher'::text, 'sweeper'::text, 'reaper'::text])) AND NOT h.is_passive AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
             WHEN r.oldest < (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
             ELSE 'fresh'::text
         END AS status_hint,

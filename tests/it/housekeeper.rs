@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reveille::alive::Alive;
 use reveille::config;
 use reveille::error::Result;
 use reveille::maintain::Housekeeper;
@@ -23,12 +24,19 @@ struct Keeping {
 
 impl Keeping {
     fn start(db: &TestDb) -> Self {
+        Self::start_with(db, Alive::new(NEVER))
+    }
+
+    /// The same, with a reaper beside the dispatcher.
+    fn start_with(db: &TestDb, reaper: Alive) -> Self {
         let settings = config::Maintenance {
             interval: Duration::from_millis(1),
             heartbeat_interval: NEVER,
             ..Default::default()
         };
-        let housekeeper = Housekeeper::new(server_at(&db.url()), db.pool(1), &settings);
+        let housekeeper = Housekeeper::new(server_at(&db.url()), db.pool(1), &settings)
+            .beating_for("dispatcher", Alive::new(NEVER))
+            .beating_for("reaper", reaper);
         let shutdown = Shutdown::new();
         let stop = shutdown.clone();
         Self { shutdown, task: tokio::spawn(async move { housekeeper.run(stop).await }) }
@@ -56,10 +64,10 @@ async fn two_sidecars_of_one_host_beat_under_two_names_and_a_clean_stop_forgets_
     let db = TestDb::new().await;
     let client = db.client().await;
     let one = Sidecar::start(woken(&db));
-    wait_until("the first beats", SOON, async || names(&client).await.len() == 1).await;
+    wait_until("the first beats", SOON, async || names(&client).await.len() == 3).await;
     let first = names(&client).await;
     let two = Sidecar::start(woken(&db));
-    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 2).await;
+    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 6).await;
     two.stop().await;
     assert_eq!(names(&client).await, first);
     drop(one);
@@ -77,10 +85,10 @@ async fn a_sidecar_that_fails_will_be_seen_to_be_silent() {
     let db = TestDb::new().await;
     let client = db.client().await;
     let sidecar = Sidecar::start(polling(&db));
-    wait_until("it beats", SOON, async || names(&client).await.len() == 1).await;
+    wait_until("it beats", SOON, async || names(&client).await.len() == 3).await;
     client.batch_execute("drop function fn_dispatch_poll").await.unwrap();
     sidecar.ended().await.unwrap_err();
-    assert_eq!(names(&client).await.len(), 1);
+    assert_eq!(names(&client).await.len(), 3);
 }
 
 #[tokio::test]
@@ -92,7 +100,8 @@ async fn a_name_that_was_given_stays() {
     let sidecar = Sidecar::start(settings);
     wait_until("it beats", SOON, async || beats(&client).await > 0).await;
     sidecar.stop().await;
-    assert_eq!(names(&client).await, ["the one sidecar"]);
+    let parts = ["the one sidecar", "the one sidecar-reaper", "the one sidecar-sweeper"];
+    assert_eq!(names(&client).await, parts);
 }
 
 #[tokio::test]
@@ -122,4 +131,59 @@ async fn a_prune_without_end_neither_silences_the_sidecar_nor_delays_its_stop() 
     let keeping = Keeping::start(&db);
     wait_until("it beats between batches", SOON, async || beats(&client).await > 10).await;
     keeping.stops_at_once().await;
+}
+
+#[tokio::test]
+async fn the_parts_of_a_sidecar_beat_as_themselves() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let mut settings = polling(&db);
+    settings.maintenance.heartbeat_interval = Duration::from_secs(1);
+    let sidecar = Sidecar::start(settings); // idle, and all gates are closed
+    let fresh = "select coalesce(string_agg(detail -> 'metadata' ->> 'role', ' ' order by name), '') from v_queue_health
+        where component = 'executor' and status_hint = 'fresh' and value >= 3
+          and name like '%-' || (detail -> 'metadata' ->> 'role') || '-%'";
+    wait_until("all of them beat, again and again", SOON, async || {
+        client.query_one(fresh, &[]).await.unwrap().get::<_, &str>(0) == "dispatcher reaper sweeper"
+    })
+    .await;
+    sidecar.stop().await;
+    assert!(names(&client).await.is_empty(), "a clean stop forgets them all");
+}
+
+#[tokio::test]
+async fn a_part_that_hangs_is_announced_though_the_sidecar_lives() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let reaper = Alive::default(); // it has never turned
+    let keeping = Keeping::start_with(&db, reaper.clone());
+    wait_until("both are registered", SOON, async || names(&client).await.len() == 2).await;
+    let a_day = "update queue_heartbeat set last_beat_at = last_beat_at - interval '1 day'";
+    client.batch_execute(a_day).await.unwrap();
+    let silent = async || -> String {
+        let silent = "select coalesce(string_agg(metadata ->> 'role', ' '), '') from queue_heartbeat where silent_since is not null";
+        client.query_one(silent, &[]).await.unwrap().get(0)
+    };
+    wait_until("the reaper alone is silent", SOON, async || silent().await == "reaper").await;
+    let told = "select exists (select from event_outbox
+        where event_type = 'queue_worker_silent' and event_subject_ref like '%-reaper-%')";
+    assert!(client.query_one(told, &[]).await.unwrap().get::<_, bool>(0));
+    reaper.turns(NEVER);
+    wait_until("it beats again", SOON, async || silent().await.is_empty()).await;
+    keeping.stops_at_once().await;
+}
+
+#[tokio::test]
+async fn no_part_of_a_sidecar_hides_that_nobody_takes_the_jobs() {
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    let client = db.client().await;
+    let sidecar = Sidecar::start(polling(&db));
+    wait_until("its parts beat", SOON, async || names(&client).await.len() == 3).await;
+    let wait = "select fn_job_enqueue('any', 'test');
+        update job_queue set scheduled_at = clock_timestamp() - interval '2 minutes'";
+    client.batch_execute(wait).await.unwrap();
+    let hint = "select status_hint from v_queue_health where component = 'backlog' and name = 'PG_worker'";
+    assert_eq!(client.query_one(hint, &[]).await.unwrap().get::<_, &str>(0), "stale");
+    sidecar.stop().await;
 }
