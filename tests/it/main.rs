@@ -34,3 +34,4 @@ mod support;
 mod systemd;
 mod two_sidecars;
 mod work;
+mod wrong_clock;
