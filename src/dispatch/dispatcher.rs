@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::domain::{Domain, Turn};
 use super::poll;
-use super::rhythm::Rhythm;
 use super::state::{Asking, Done, State};
 use super::stats::DispatchStats;
 use super::trouble::Teller;
@@ -157,22 +156,8 @@ impl Dispatcher {
     }
 
     fn begin(&self, shutdown: &Shutdown) -> State {
-        let resting = self.domains.iter().map(|name| {
-            let domain = Domain {
-                name: name.clone(),
-                server: self.server.clone(),
-                pool: self.pool.clone(),
-                settings: self.settings.clone(),
-                stats: Arc::clone(&self.stats),
-                shutdown: shutdown.clone(),
-                rhythm: Rhythm::new(&self.settings),
-                batch_size: self.settings.batch_size,
-                chase: None,
-                busy_since: None,
-                turns: 0,
-            };
-            (name.clone(), Box::new(domain))
-        });
+        let domain = |name: &String| (name.clone(), Box::new(Domain::new(self, name, shutdown)));
+        let resting = self.domains.iter().map(domain);
         State::new(resting.collect(), Instant::now() + poll::pause(self.settings.poll_interval))
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Pool};
 
+use super::dispatcher::Dispatcher;
 use super::rhythm::{Next, Rhythm};
 use super::stats::DispatchStats;
 use super::waker::channel;
@@ -35,24 +36,24 @@ const QUERY_CANCELED: &str = "57014";
 #[derive(Debug)]
 pub(super) struct Domain {
     pub(super) name: String,
-    pub(super) server: Server,
-    pub(super) pool: Pool,
-    pub(super) settings: config::Dispatch,
-    pub(super) stats: Arc<DispatchStats>,
-    pub(super) shutdown: Shutdown,
+    server: Server,
+    pool: Pool,
+    settings: config::Dispatch,
+    stats: Arc<DispatchStats>,
+    shutdown: Shutdown,
     pub(super) rhythm: Rhythm,
     /// Events of a pass: as the settings say, and fewer after one that took the server too long.
-    pub(super) batch_size: u32,
-    pub(super) chase: Option<Chase>,
+    batch_size: u32,
+    chase: Option<Chase>,
     /// Since when another session holds the domain, whose snapshot may be older than what woke us.
-    pub(super) busy_since: Option<Instant>,
+    busy_since: Option<Instant>,
     /// Counts turns, so that an outdated timer is known.
     pub(super) turns: u64,
 }
 
 /// Transactions older than the arming may have read the awake mark before it fell: they commit without a NOTIFY.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Chase {
+struct Chase {
     armed: Armed,
     since: Instant,
 }
@@ -71,6 +72,24 @@ pub(super) enum Turn {
 }
 
 impl Domain {
+    /// A domain of this dispatcher, which has not looked yet.
+    pub(super) fn new(dispatcher: &Dispatcher, name: &str, shutdown: &Shutdown) -> Self {
+        let settings = &dispatcher.settings;
+        Self {
+            name: name.to_owned(),
+            server: dispatcher.server.clone(),
+            pool: dispatcher.pool.clone(),
+            settings: settings.clone(),
+            stats: Arc::clone(&dispatcher.stats),
+            shutdown: shutdown.clone(),
+            rhythm: Rhythm::new(settings),
+            batch_size: settings.batch_size,
+            chase: None,
+            busy_since: None,
+            turns: 0,
+        }
+    }
+
     /// Reads what is there, for a short while.
     pub(super) async fn turn(&mut self, found_by: FoundBy) -> Result<Turn> {
         self.turns += 1;
