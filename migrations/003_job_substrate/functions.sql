@@ -1121,7 +1121,7 @@ begin
         result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = any (p_job_ids)
-      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and (j.lease_until > v_now) is true -- or it would be read by the index of the leases
     returning j.job_id, j.lease_owner, j.ordering_key, j.executor, j.limit_slot
   )
   select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner),

@@ -362,6 +362,18 @@ end
 $$;
 comment on function fn_dispatch_events_singly(uuid[]) is 'Makes the jobs of some events one by one, when doing it at once failed. Internal.';
 
+-- Whether somebody has paused the dispatch of a domain.
+create or replace function fn_domain_is_paused(p_event_domain text) returns boolean
+language plpgsql stable set search_path from current
+as $$
+begin
+  return exists (
+    select from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)));
+end
+$$;
+comment on function fn_domain_is_paused(text) is 'Whether all, or this domain, is paused.';
+
 -- One pass of one domain: read the next arrivals in commit-safe order, make their jobs, append the new position.
 -- One transaction: a crash leaves position and jobs as they were before. Called by the dispatcher and by `tick`.
 -- The plans are fixed: arrivals by their index, events by primary key in the order given, each against the few
@@ -407,10 +419,7 @@ begin
   if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  if exists (
-    select from queue_pause p
-    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)))
-  then
+  if fn_domain_is_paused(p_event_domain) then
     return jsonb_build_object('refused', true, 'reason', 'paused'); -- the position stays
   end if;
   perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
@@ -528,17 +537,22 @@ comment on function fn_consumer_dispatch_batch(text, int, text)
 -- Called by operators and after a dispatch_error was mended; does not move any position.
 create or replace function fn_consumer_dispatch(p_event_id uuid) returns jsonb
 language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_started timestamptz := clock_timestamp();
+  v_domain text;
   v_counts record;
   v_decisions jsonb;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  if not exists (select from event_outbox e where e.id = p_event_id) then
+  select e.event_domain into v_domain from event_outbox e where e.id = p_event_id;
+  if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
+  elsif fn_domain_is_paused(v_domain) then
+    return jsonb_build_object('refused', true, 'reason', 'paused', 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
   -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it

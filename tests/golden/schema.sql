@@ -765,17 +765,26 @@ CREATE OR REPLACE FUNCTION fn_consumer_dispatch(p_event_id uuid)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_started timestamptz := clock_timestamp();
+  v_domain text;
   v_counts record;
   v_decisions jsonb;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  if not exists (select from event_outbox e where e.id = p_event_id) then
+  select e.event_domain into v_domain from event_outbox e where e.id = p_event_id;
+  if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
+  elsif fn_domain_is_paused(v_domain) then
+    return jsonb_build_object('refused', true, 'reason', 'paused', 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
   -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it
@@ -852,10 +861,7 @@ begin
   if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  if exists (
-    select from queue_pause p
-    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)))
-  then
+  if fn_domain_is_paused(p_event_domain) then
     return jsonb_build_object('refused', true, 'reason', 'paused'); -- the position stays
   end if;
   perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
@@ -1628,6 +1634,20 @@ begin
   ) a
   limit 1;
   return v_event;
+end
+$function$
+
+-- Whether all, or this domain, is paused.
+CREATE OR REPLACE FUNCTION fn_domain_is_paused(p_event_domain text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return exists (
+    select from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)));
 end
 $function$
 
@@ -3727,7 +3747,7 @@ begin
         result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
     from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
     where j.job_id = any (p_job_ids)
-      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
+      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and (j.lease_until > v_now) is true -- or it would be read by the index of the leases
     returning j.job_id, j.lease_owner, j.ordering_key, j.executor, j.limit_slot
   )
   select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner),
@@ -4452,6 +4472,8 @@ grant EXECUTE on function fn_dispatch_unread(text) to reveille_executor
 grant EXECUTE on function fn_dispatch_unread(text) to reveille_operator
 
 grant EXECUTE on function fn_dispatch_unread(text) to reveille_reader
+
+grant EXECUTE on function fn_domain_is_paused(text) to public
 
 grant EXECUTE on function fn_epoch_ms(timestamp with time zone) to public
 

@@ -91,6 +91,8 @@ async fn a_paused_domain_is_not_dispatched_and_keeps_its_position() {
         pause(&stage, scope, name).await;
         let refused = stage.value(pass, &[]).await;
         assert_eq!((&refused["refused"], &refused["reason"]), (&json!(true), &json!("paused")));
+        let singly = stage.value("select fn_consumer_dispatch(id) from event_outbox", &[]).await;
+        assert_eq!(singly["reason"], "paused");
         resume(&stage, scope, name).await;
     }
     pause(&stage, "domain", "staging").await;
