@@ -132,6 +132,91 @@ language sql immutable
 return case when length(p_key) <= 512 then p_key else left(p_key, 400) || '~sha256:' || encode(sha256(convert_to(p_key, 'UTF8')), 'hex') end;
 comment on function fn_job_key(text) is 'The stored form of an idempotency key.';
 
+-- The job that holds a key, also when it has left for the archive, which phase 007 makes. One statement: a job that is just
+-- leaving is in one of both.
+create or replace function fn_job_by_key(p_job_kind text, p_key text, out job_id uuid, out status text)
+language plpgsql stable set search_path from current set enable_seqscan = off
+as $$
+begin
+  if to_regclass('job_archive_key') is null then
+    select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
+  else
+    select f.job_id, f.status into job_id, status
+    from (
+      select j.job_id, j.status::text from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key
+      union all
+      select k.job_id, a.status::text
+      from job_archive_key k
+      left join job_archive a on a.job_id = k.job_id and a.finished_at = k.finished_at
+      where k.job_kind = p_job_kind and k.idempotency_key = p_key) f
+    limit 1;
+  end if;
+end
+$$;
+comment on function fn_job_by_key(text, text) is 'The job of a kind with this (stored) key, and its status. Internal.';
+
+-- A job that has left for the archive, as jsonb; null when there is none. Called where a job is not in job_queue.
+create or replace function fn_job_archived(p_job_id uuid) returns jsonb
+language plpgsql stable set search_path from current set enable_seqscan = off
+as $$
+begin
+  if to_regclass('job_archive') is null then
+    return null;
+  end if;
+  return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
+end
+$$;
+comment on function fn_job_archived(uuid) is 'An archived job; null when there is none with this id. Internal.';
+
+-- The refusal of a call about a job that is not in job_queue: an archived one has ended, and does not move.
+create or replace function fn_job_gone(p_job_id uuid) returns jsonb
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_archived jsonb := fn_job_archived(p_job_id);
+begin
+  return jsonb_build_object('refused', true, 'job_id', p_job_id) || case
+    when v_archived is null then '{"reason": "not_found"}'
+    else jsonb_build_object('reason', 'illegal_transition', 'status', v_archived -> 'status') end;
+end
+$$;
+comment on function fn_job_gone(uuid) is 'The refusal illegal_transition or not_found for a job that is not in job_queue. Internal.';
+
+-- Takes back those of the jobs just made, from one id to another, whose keys archived jobs hold; answers how many. A statement after
+-- the INSERT, because its snapshot sees what was archived while that ran. A transaction that keeps one snapshot would
+-- not see it: there the unique index of job_archive_key is asked, which raises 40001 for a key that came after the snapshot.
+create or replace function fn_job_repeated(p_first uuid, p_last uuid) returns int
+language plpgsql volatile set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_mine tid[];
+  v_count int;
+begin
+  if to_regclass('job_archive_key') is null then
+    return 0; -- before phase 007
+  elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    with mine as (
+      insert into job_archive_key (job_kind, idempotency_key, job_id, finished_at)
+      select j.job_kind, j.idempotency_key, j.job_id, 'infinity' from job_queue j where j.job_id between p_first and p_last
+      on conflict (job_kind, idempotency_key) do nothing
+      returning ctid
+    )
+    select array_agg(m.ctid) into v_mine from mine m;
+    delete from job_archive_key k where k.ctid = any (v_mine);
+  elsif not exists (select from job_archive_key) then
+    return 0;
+  end if;
+  -- offset 0: from the new jobs to the keys, not the other way round
+  delete from job_queue j where j.job_id = any (array(
+    select n.job_id from job_queue n
+    where n.job_id between p_first and p_last
+      and exists (select from job_archive_key k where k.job_kind = n.job_kind and k.idempotency_key = n.idempotency_key offset 0)));
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function fn_job_repeated(uuid, uuid) is 'Takes back the jobs just made whose keys archived jobs hold; how many. Internal.';
+
 -- Adds a job, in the caller's transaction. A second call with the same kind and key answers the first job. While that one
 -- still waits, p_on_duplicate says what else happens: keep, nothing; replace, it gets what this call says, but stays due
 -- when it was; debounce, it is due when this call says, too, so that each further call puts it off. Its executor and ordering
@@ -176,7 +261,7 @@ begin
     coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), v_due, p_run_id, p_ordering_key,
     coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
   on conflict (job_kind, idempotency_key) do nothing;
-  if found then
+  if found and (p_idempotency_key is null or fn_job_repeated(v_job_id, v_job_id) = 0) then
     perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
     return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
   end if;
@@ -192,8 +277,7 @@ begin
       return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false, 'changed', true);
     end if;
   end if;
-  select j.job_id into v_existing from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = v_key;
-  return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false);
+  return jsonb_build_object('refused', false, 'job_id', (fn_job_by_key(p_job_kind, v_key)).job_id, 'created', false);
 end
 $$;
 comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)
@@ -213,7 +297,9 @@ declare
   v_now timestamptz := clock_timestamp();
   v_bad jsonb;
   v_count int;
+  v_keys int;
   v_made uuid[];
+  v_created int;
   v_ids uuid[];
   v_executors text[];
 begin
@@ -257,19 +343,24 @@ begin
     on conflict (job_kind, idempotency_key) do nothing
     returning job_id, executor
   )
-  select (select count(*) from given), array_agg(m.job_id), array_agg(distinct m.executor::text) into v_count, v_made, v_executors
+  select (select count(*) from given), (select count(g.idempotency_key) from given g), array_agg(m.job_id), array_agg(distinct m.executor::text)
+  into v_count, v_keys, v_made, v_executors
   from made m;
+  v_created := coalesce(cardinality(v_made), 0);
+  if v_keys > 0 and v_created > 0 then
+    v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
+  end if;
   perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
-  if cardinality(v_made) = v_count then
+  if v_created = v_count then
     return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_made));
   end if;
-  -- a statement of its own: it sees the first job of each key, also one that was committed meanwhile
-  select array_agg(j.job_id order by g.n) into v_ids
+  -- a statement of its own: it sees the first job of each key, also one that was committed or archived meanwhile
+  select array_agg(case when j.job_id is null then (fn_job_by_key(g.job_kind, fn_job_key(g.idempotency_key))).job_id else j.job_id end order by g.n)
+  into v_ids
   from rows from (jsonb_to_recordset(p_jobs) as (job_kind text, idempotency_key text)) with ordinality as g (job_kind, idempotency_key, n)
   left join job_queue j on j.job_kind = g.job_kind
     and j.idempotency_key = coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text);
-  return jsonb_build_object('refused', false, 'created', coalesce(cardinality(v_made), 0),
-    'duplicates', v_count - coalesce(cardinality(v_made), 0), 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
+  return jsonb_build_object('refused', false, 'created', v_created, 'duplicates', v_count - v_created, 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
 end
 $$;
 comment on function fn_job_enqueue_many(jsonb) is 'Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled.';
@@ -958,7 +1049,7 @@ declare
 begin
   select j.* into v_job from job_queue j where j.job_id = p_job_id;
   return jsonb_build_object('refused', true, 'job_id', p_job_id, 'reason', case
-    when v_job.job_id is null then 'not_found'
+    when v_job.job_id is null and fn_job_archived(p_job_id) is null then 'not_found'
     when v_job.lease_token = p_lease_token and v_job.lease_until > clock_timestamp() and not fn_lease_is_ours(v_job.lease_owner) then 'not_owner'
     else 'lease_lost' end);
 end
@@ -1067,7 +1158,8 @@ comment on function fn_job_renew(uuid, bigint, int) is 'Makes a lease longer, by
 create or replace function fn_job_has_succeeded(p_job_id uuid, p_lease_token bigint) returns boolean
 language sql stable
 return exists (
-  select from job_queue j where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('succeeded', 'cleaned'));
+    select from job_queue j where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('succeeded', 'cleaned'))
+  or coalesce(fn_job_archived(p_job_id) @> jsonb_build_object('lease_token', p_lease_token, 'status', 'succeeded'), false);
 comment on function fn_job_has_succeeded(uuid, bigint) is 'Whether the lease with this token ended as succeeded.';
 
 create or replace function fn_job_succeed(p_job_id uuid, p_lease_token bigint, p_result_ref text default null) returns jsonb
@@ -1247,7 +1339,7 @@ begin
   end if;
   select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
   if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+    return fn_job_gone(p_job_id);
   elsif v_job.status not in ('leased', 'in_progress') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
   end if;
@@ -1290,7 +1382,7 @@ begin
   end if;
   select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
   if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+    return fn_job_gone(p_job_id);
   elsif v_job.status = 'cancelled' then
     return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'cancelled');
   elsif v_job.status not in ('queued', 'retry_waiting', 'leased', 'in_progress') then
@@ -1460,7 +1552,7 @@ begin
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
   foreach v_function in array array[
-    'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
+    'fn_job_by_key(text, text)', 'fn_job_archived(uuid)', 'fn_job_gone(uuid)', 'fn_job_repeated(uuid, uuid)', 'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
     'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[])', 'fn_job_place(int)', 'fn_job_make_room(text, int, text)',
     'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz)',
     'fn_job_limit_room(text, jsonb, timestamptz)', 'fn_job_limit_keys(tid[], jsonb, timestamptz)', 'fn_job_limit_take(tid[], jsonb, timestamptz)',

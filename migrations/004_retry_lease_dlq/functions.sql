@@ -291,7 +291,11 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'dead_letter_id', p_dead_letter_id);
   elsif not fn_dead_letter_authority(v_letter.event_domain, false) then
     return jsonb_build_object('refused', true, 'reason', 'not_authorized', 'dead_letter_id', p_dead_letter_id, 'event_domain', v_letter.event_domain);
-  elsif v_letter.replayed_at is not null then
+  elsif v_letter.replayed_at is not null
+    -- what has left for the archive cannot be replayed; the archiver locks the letter before it takes the job
+    or (p_triage_status in ('open', 'investigating', 'manual_replay')
+      and not exists (select from job_queue j where j.job_id = v_letter.job_id))
+  then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'dead_letter_id', p_dead_letter_id, 'triage_status', v_letter.triage_status);
   end if;
   update job_dead_letter d
@@ -309,7 +313,7 @@ begin
 end
 $$;
 comment on function fn_job_dead_letter_triage(uuid, text, text, text)
-  is 'Decides about a dead letter: open, investigating, manual_replay, discarded, superseded, closed. Refused not_found, not_authorized, or illegal_transition once it was replayed.';
+  is 'Decides about a dead letter: open, investigating, manual_replay, discarded, superseded, closed. Refused not_found, not_authorized, or illegal_transition once it was replayed or its job archived.';
 
 -- Puts the same job back to queued with no attempts spent; its history stays. Dry run unless told otherwise: the same
 -- checks, nothing written. A gate, the triage status manual_replay, the right to replay and a source of authorization

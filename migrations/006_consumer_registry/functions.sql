@@ -260,6 +260,9 @@ begin
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
   get diagnostics v_jobs = row_count;
+  if v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
+    raise exception 'some of these jobs are archived' using errcode = '23505';
+  end if;
   return v_jobs;
 end
 $$;
@@ -278,6 +281,7 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 as $$
 declare
   v_first uuid := fn_uuid_v7();
+  v_repeated int;
 begin
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
@@ -316,6 +320,11 @@ begin
     (select count(*) from refused),
     (select array_agg(distinct m.executor::text) from made m)
   into jobs, duplicates, dry, errors, executors;
+  if jobs > 0 then
+    v_repeated := fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647));
+    jobs := jobs - v_repeated;
+    duplicates := duplicates + v_repeated;
+  end if;
 end
 $$;
 comment on function fn_dispatch_events(uuid[], text, text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.';
@@ -574,8 +583,7 @@ begin
   from event_outbox e
   join consumer_registry c on c.event_domain = e.event_domain
   left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
-  left join job_queue j on j.job_kind = c.job_kind
-    and j.idempotency_key = fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))
+  left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
   where e.id = p_event_id;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
     'errors', v_counts.errors, 'decisions', v_decisions);

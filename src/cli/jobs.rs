@@ -27,7 +27,7 @@ enum Action {
     /// List jobs, the newest first
     #[command(after_help = "Example:\n  reveille jobs list --status dead_letter --kind cut.cut")]
     List(List),
-    /// Show one job with all its fields
+    /// Show one job with all its fields, also when it has left for the archive
     #[command(after_help = "Example:\n  reveille jobs show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
     Show {
         /// The job's id
@@ -79,6 +79,9 @@ struct List {
     /// Only jobs of this kind
     #[arg(long)]
     kind: Option<String>,
+    /// Jobs that have left for the archive
+    #[arg(long)]
+    archived: bool,
     /// Most jobs to show
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     limit: i64,
@@ -139,7 +142,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
 
 async fn list(args: &List, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    let jobs = jobs::list(&client, args.status.as_deref(), args.kind.as_deref(), args.limit).await?;
+    let (status, kind) = (args.status.as_deref(), args.kind.as_deref());
+    let jobs = jobs::list(&client, args.archived, status, kind, args.limit).await?;
     context.out.answer(&jobs, || as_table(&jobs, args.limit))?;
     Ok(Outcome::Done)
 }
@@ -169,7 +173,7 @@ fn as_table(jobs: &[Summary], limit: i64) -> String {
 }
 
 /// What matters first; the other columns follow by name.
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "job_id",
     "job_kind",
     "status",
@@ -182,6 +186,7 @@ const FIELDS: [&str; 12] = [
     "last_error",
     "scheduled_at",
     "lease_owner",
+    "archived_at",
 ];
 
 async fn show(id: Uuid, context: &Context) -> Result<Outcome> {

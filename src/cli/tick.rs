@@ -6,9 +6,9 @@ use super::context::{Context, Outcome};
 use super::output::pairs;
 use crate::app::{self, Tick};
 use crate::error::Result;
-use crate::maintain::Reaped;
+use crate::maintain::{Archived, Reaped};
 
-/// Do one bounded pass of everything, then exit: dispatch, sweep, prune
+/// Do one bounded pass of everything, then exit: dispatch, sweep, reap, archive, prune
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   * * * * * DATABASE_URL=postgres://reveille@localhost/app reveille tick
@@ -41,6 +41,10 @@ fn as_text(tick: &Tick) -> String {
         }
         reaped => reaped.found.to_string(),
     };
+    let finished = match tick.archived {
+        Archived { found: 1.., dry_run: true, .. } => "none: the archiver is gated".to_owned(),
+        archived => archived.archived.to_string(),
+    };
     pairs([
         ("events read", number(tick.pass.events)),
         ("jobs made", number(tick.pass.jobs)),
@@ -50,6 +54,7 @@ fn as_text(tick: &Tick) -> String {
         ("repaired by the sweep", number(tick.swept)),
         ("leases ended", Some(leases)),
         ("silent", (!tick.silences.silent.is_empty()).then(|| tick.silences.silent.join(", "))),
+        ("archived", Some(finished)),
         ("arrivals pruned", number(tick.pruned.arrivals)),
         ("passes pruned", number(tick.pruned.passes)),
         ("not done in time", (!tick.left.is_empty()).then(|| tick.left.join(", "))),

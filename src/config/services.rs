@@ -138,6 +138,8 @@ pub struct Maintenance {
     pub interval: Duration,
     /// Time between two looks for leases that ended unreported.
     pub reap_interval: Duration,
+    /// Time between two rounds of the archiver.
+    pub archive_interval: Duration,
     /// How long finished dispatch passes are kept.
     pub keep_passes_for: Duration,
     /// Time between two heartbeats of the sidecar's parts.
@@ -151,6 +153,7 @@ impl Default for Maintenance {
         Self {
             interval: Duration::from_mins(1),
             reap_interval: Duration::from_secs(30),
+            archive_interval: Duration::from_secs(30),
             keep_passes_for: Duration::from_hours(24),
             heartbeat_interval: Duration::from_mins(1),
             executor_name: String::new(),

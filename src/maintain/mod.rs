@@ -1,11 +1,13 @@
 //! Chores: what keeps the tables in order.
 
+mod archiver;
 pub mod consumer_sync;
 mod housekeeper;
 mod pulse;
 mod reaper;
 mod silences;
 
+pub use archiver::{Archived, Archiver};
 pub use housekeeper::{Housekeeper, Pruned};
 pub use reaper::{Reaped, Reaper};
 pub use silences::Silences;

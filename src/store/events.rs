@@ -74,8 +74,14 @@ pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>
             select coalesce(jsonb_agg(jsonb_build_object(
                 'job_id', j.job_id, 'job_kind', j.job_kind, 'status', j.status, 'consumer_key', j.consumer_key,
                 'attempts', j.attempts, 'last_error', j.last_error) order by j.job_id), '[]')
-            from job_queue j
-            where j.causation_event_id = $1),
+            from (
+              select q.job_id, q.job_kind::text, q.status::text, q.consumer_key, q.attempts::int, q.last_error
+              from job_queue q
+              where q.causation_event_id = $1
+              union all
+              select a.job_id, a.job_kind, a.status, a.consumer_key, a.attempts, a.last_error
+              from job_archive a
+              where a.causation_event_id = $1) j),
           'errors', (
             select coalesce(jsonb_agg(to_jsonb(d) order by d.consumer_key), '[]')
             from dispatch_error d

@@ -10,10 +10,11 @@ use crate::error::Result;
 use crate::model::refusal::Answer;
 
 /// The gates that Reveille obeys, and what each lets through.
-pub const KNOWN: [(&str, &str); 3] = [
+pub const KNOWN: [(&str, &str); 4] = [
     ("queue.job_substrate.enabled", "new jobs: dispatch and enqueue"),
     ("queue.worker.enabled", "claims by executors"),
     ("queue.notify.bridge_enabled", "wake-ups by NOTIFY; polling goes on without"),
+    ("queue.archive.enabled", "finished jobs leave for the archive; the archiver only tells without"),
 ];
 
 /// One gate as it stands.

@@ -1,4 +1,4 @@
-//! `job_queue`: work.
+//! `job_queue`: work. `job_archive`: work that is over.
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
@@ -32,9 +32,10 @@ pub struct Summary {
     pub last_error: Option<String>,
 }
 
-/// The newest jobs first, at most `limit`, of one status or kind when given.
+/// The newest jobs first, at most `limit`, of one status or kind when given; those of the archive when `archived`.
 pub async fn list(
     client: &impl GenericClient,
+    archived: bool,
     status: Option<&str>,
     kind: Option<&str>,
     limit: i64,
@@ -48,7 +49,8 @@ pub async fn list(
           and ($2::text is null or j.job_kind = $2)
         order by j.job_id desc
         limit $3";
-    let found = rows(client, "listing jobs", SQL, &[&status, &kind, &limit]).await?;
+    let sql = if archived { SQL.replace("job_queue", "job_archive") } else { SQL.to_owned() };
+    let found = rows(client, "listing jobs", &sql, &[&status, &kind, &limit]).await?;
     found.iter().map(summary).collect()
 }
 
@@ -71,12 +73,14 @@ fn summary(row: &Row) -> Result<Summary> {
     })
 }
 
-/// One job with every column; none when there is no such job.
+/// One job with every column, also an archived one, which has `archived_at` and its `history`; none when there is none.
 pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>> {
     const SQL: &str = "
         select to_jsonb(j) - array['claimable', 'lane'] as document
         from job_queue j
-        where j.job_id = $1";
+        where j.job_id = $1
+        union all
+        select to_jsonb(a) from job_archive a where a.job_id = $1";
     let found = rows(client, "reading a job", SQL, &[&id]).await?;
     found.first().map(|row| get(row, "document")).transpose()
 }

@@ -3,6 +3,7 @@
 //! Every function takes the connection first, prepares its statement once a connection, and says in its error
 //! what it was about to do. Functions of the contract are called by named notation.
 
+pub mod archive;
 pub mod bench;
 pub mod claims;
 pub mod consumers;
