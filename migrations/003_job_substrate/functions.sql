@@ -182,15 +182,16 @@ end
 $$;
 comment on function fn_job_gone(uuid) is 'The refusal illegal_transition or not_found for a job that is not in job_queue. Internal.';
 
--- Takes back those of the jobs just made, from one id to another, whose keys archived jobs hold; answers how many. A statement after
--- the INSERT, because its snapshot sees what was archived while that ran. A transaction that keeps one snapshot would
--- not see it: there the unique index of job_archive_key is asked, which raises 40001 for a key that came after the snapshot.
+-- Takes back those of the jobs just made, from one id to another, whose keys archived jobs hold; answers how many. A
+-- statement after the INSERT, because its snapshot sees what was archived while that ran. A transaction that keeps one
+-- snapshot would not see it: there the unique index of job_archive_key is asked, which raises 40001 for a key that came
+-- after the snapshot.
 create or replace function fn_job_repeated(p_first uuid, p_last uuid) returns int
-language plpgsql volatile set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql volatile set search_path from current set enable_seqscan = off
 as $$
 declare
   v_mine tid[];
-  v_count int;
+  v_repeated uuid[];
 begin
   if to_regclass('job_archive_key') is null then
     return 0; -- before phase 007
@@ -207,12 +208,15 @@ begin
     return 0;
   end if;
   -- offset 0: from the new jobs to the keys, not the other way round
-  delete from job_queue j where j.job_id = any (array(
-    select n.job_id from job_queue n
-    where n.job_id between p_first and p_last
-      and exists (select from job_archive_key k where k.job_kind = n.job_kind and k.idempotency_key = n.idempotency_key offset 0)));
-  get diagnostics v_count = row_count;
-  return v_count;
+  select array_agg(j.job_id) into v_repeated
+  from job_queue j
+  where j.job_id between p_first and p_last
+    and exists (select from job_archive_key k where k.job_kind = j.job_kind and k.idempotency_key = j.idempotency_key offset 0);
+  if v_repeated is null then
+    return 0;
+  end if;
+  delete from job_queue j where j.job_id = any (v_repeated);
+  return cardinality(v_repeated);
 end
 $$;
 comment on function fn_job_repeated(uuid, uuid) is 'Takes back the jobs just made whose keys archived jobs hold; how many. Internal.';

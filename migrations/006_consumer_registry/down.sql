@@ -19,7 +19,7 @@ drop function fn_domain_is_paused(text);
 drop function fn_consumer_dispatch_batch(text, int, text);
 drop function fn_dispatch_events_singly(uuid[]);
 drop function fn_dispatch_events(uuid[], text, text);
-drop function fn_dispatch_events_plain(uuid[], text);
+drop function fn_dispatch_events_plain(uuid[], text, boolean);
 drop function fn_dispatch_rows(uuid[], text, text);
 drop function fn_consumer_problem(consumer_registry);
 drop function fn_consumer_verdict(consumer_registry, event_outbox);

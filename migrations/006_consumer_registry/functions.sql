@@ -185,9 +185,10 @@ for each statement execute function fn_queue_control_announce();
 -- fetched once, by its key, in order: OFFSET 0 keeps the planner from joining the other way round, which reads the whole
 -- outbox at every pass once the plan was made while it was small; and the outer join (whose condition below makes
 -- it an inner one again) keeps events outside and consumers inside.
+drop function if exists fn_dispatch_rows(uuid[], text, text); -- it had no created_at
 create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null, p_event_domain text default null)
 returns table (
-  n int, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind,
+  n int, event_id uuid, event_domain text, created_at timestamptz, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind,
   executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor,
   source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
 language sql stable
@@ -215,6 +216,7 @@ begin atomic
     (u.n * k.of + k.n)::int,
     e.id,
     e.event_domain,
+    e.created_at,
     e.safe_payload,
     e.correlation_id::text,
     k.consumer_key,
@@ -241,32 +243,55 @@ comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that event
 
 -- The quick way: one bare INSERT, so that all of it sees the same consumers. It makes all jobs and answers how many,
 -- or raises: a duplicate, a key without a value or an illegal column sends the caller to fn_dispatch_events. ON CONFLICT
--- and RETURNING would cost a fifth of the throughput for what hardly ever happens.
-create or replace function fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text) returns int
+-- and RETURNING would cost a fifth of the throughput for what hardly ever happens. So would asking the archive for each
+-- key: unless p_ask, it takes only events so new that they cannot have a job there (job_archive_bound, which phase 007
+-- makes), and raises 23502 for others; whether that still held at its end is asked again.
+drop function if exists fn_dispatch_events_plain(uuid[], text); -- it asked nothing
+create or replace function fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text, p_ask boolean) returns int
 language plpgsql volatile set search_path from current
 as $$
 declare
   v_first uuid := fn_uuid_v7();
+  v_has_archive boolean := to_regclass('job_archive_bound') is not null;
+  v_kinds text[];
+  v_bound timestamptz;
+  v_ask boolean := false;
   v_jobs int;
 begin
+  if v_has_archive then
+    select array_agg(c.job_kind), max(b.newest_event) into v_kinds, v_bound
+    from consumer_registry c
+    left join job_archive_bound b on b.job_kind = c.job_kind
+    where c.event_domain = p_event_domain;
+    v_ask := p_ask or coalesce(v_bound = 'infinity', false);
+  end if;
+  if v_ask or v_bound is null then
+    v_bound := '-infinity';
+  end if;
   insert into job_queue (
     job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
     max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
   select
     fn_uuid_v7_nth(v_first, r.n), r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref,
     r.safe_payload, r.priority, clock_timestamp() + r.delay, r.max_attempts,
-    case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
+    case when (not r.is_ordered or r.ordering_key is not null) and r.created_at > v_bound then r.idempotency_key end,
     r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
   get diagnostics v_jobs = row_count;
-  if v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
+  if v_has_archive and not v_ask then
+    v_ask := exists (
+      select from job_archive_bound b
+      where b.newest_event > v_bound
+        and b.job_kind = any (v_kinds || array(select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain)));
+  end if;
+  if v_ask and v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
     raise exception 'some of these jobs are archived' using errcode = '23505';
   end if;
   return v_jobs;
 end
 $$;
-comment on function fn_dispatch_events_plain(uuid[], text) is 'Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.';
+comment on function fn_dispatch_events_plain(uuid[], text, boolean) is 'Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.';
 
 -- The careful way, in one statement: duplicates are counted, dry runs only counted, and a key that has no value
 -- goes to dispatch_error; anything worse raises and the caller takes events one by one. The plan is fixed, as it is
@@ -503,8 +528,8 @@ begin
       exit;
     end if;
     begin
-      if v_way = 'plain' then
-        v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain);
+      if v_way in ('plain', 'asking') then
+        v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain, v_way = 'asking');
       else
         select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
         from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
@@ -513,7 +538,9 @@ begin
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
         or undefined_object then
-        if v_way = 'plain' then
+        if v_way = 'plain' and sqlstate = '23502' then
+          v_way := 'asking'; -- old events: their jobs may be archived
+        elsif v_way in ('plain', 'asking') then
           v_way := 'careful';
         elsif v_count > v_singly then
           v_count := greatest(v_singly, v_count / 2); -- the bad one is in this half, or its turn comes with a later pass
@@ -781,7 +808,7 @@ begin
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
   execute format('revoke all on function %s from public', 'fn_dispatch_rows(uuid[], text, text)'::regprocedure);
-  execute format('revoke all on function %s from public', 'fn_dispatch_events_plain(uuid[], text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_dispatch_events_plain(uuid[], text, boolean)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events(uuid[], text, text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_dispatch_events_singly(uuid[])'::regprocedure);
   call pr_grant('select on table consumer_registry', array['reveille_operator', 'reveille_reader']);

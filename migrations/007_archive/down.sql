@@ -13,5 +13,6 @@ drop view v_job_queue_in_progress;
 drop function fn_job_archive(int, boolean, uuid, timestamptz);
 drop function fn_uuid_v7_floor(timestamptz);
 drop function fn_job_archive_month(timestamptz);
+drop table job_archive_bound;
 drop table job_archive_key;
 drop table job_archive;

@@ -25,13 +25,13 @@ language sql stable
 return (lpad(to_hex(fn_epoch_ms(p_at)), 12, '0') || repeat('0', 20))::uuid;
 comment on function fn_uuid_v7_floor(timestamptz) is 'The smallest uuid, version 7, of a moment.';
 
--- Moves finished jobs to job_archive, with their attempts and keys: those that ended queue.archive.after_seconds (3600)
--- ago or earlier; dead letters only when triage has closed them, as long ago. No status changes. Looks at the p_limit oldest jobs
+-- Moves finished jobs to job_archive, with their attempts and keys: those that ended queue.archive.after_seconds (3600) ago
+-- or earlier; dead letters only when triage has closed them, as long ago. No status changes. Looks at the p_limit oldest jobs
 -- behind p_after, in the order of their ids, which is that of their making: an index on the end of jobs would cost every
--- completion more than 3 %. `next` is where to go on, null at the end; `again` is where a later round may begin: what is older
--- waits for something, and is looked at more seldom. One session at a time (busy); a row that somebody has locked is left for the next time.
--- Dry run unless told otherwise; null does as the gate queue.archive.enabled says. Called by the archiver of
--- `reveille run`, by `tick`, by operators. (Traps 17, 31, 32, 33.)
+-- completion more than 3 %. `next` is where to go on, null at the end; `again` is where a later round may begin: what is
+-- older waits for something, and is looked at more seldom. One session at a time (busy); a row that somebody has locked is
+-- left for the next time. Dry run unless told otherwise; null does as the gate queue.archive.enabled says. Called by the
+-- archiver of `reveille run`, by `tick`, by operators. (Traps 17, 31, 32, 33.)
 create or replace function fn_job_archive(
   p_limit int default 1000,
   p_dry_run boolean default true,
@@ -122,6 +122,16 @@ begin
     select g.job_kind, g.idempotency_key, g.job_id, g.finished_at from gone g
     on conflict (job_kind, idempotency_key) do nothing
   ),
+  bounds as (
+    insert into job_archive_bound as b (job_kind, newest_event)
+    select g.job_kind, max(case
+        when replace(g.idempotency_key, coalesce(g.causation_event_id, g.job_id)::text, '') ~ '[0-9a-f]{8}-[0-9a-f]{4}-|~sha256:' then 'infinity'
+        when g.causation_event_id is null then '-infinity'
+        else coalesce((select e.created_at from event_outbox e where e.id = g.causation_event_id), g.created_at) end)
+    from gone g
+    group by g.job_kind
+    on conflict (job_kind) do update set newest_event = excluded.newest_event where b.newest_event < excluded.newest_event
+  ),
   moved as (
     insert into job_archive (
       job_id, job_kind, status, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
@@ -170,7 +180,7 @@ begin
   call pr_grant(
     format('execute on function %s', 'fn_job_archive(int, boolean, uuid, timestamptz)'::regprocedure),
     array['reveille_dispatcher', 'reveille_operator']);
-  call pr_grant('select on table job_archive, job_archive_key', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table job_archive, job_archive_key, job_archive_bound', array['reveille_operator', 'reveille_reader']);
   call pr_grant('select on v_job_queue_in_progress', array['reveille_operator', 'reveille_reader']);
 end
 $$;

@@ -58,3 +58,11 @@ create table job_archive_key (
 );
 comment on table job_archive_key is 'Which archived job holds an idempotency key, so that a second enqueue still answers the first job.';
 comment on column job_archive_key.finished_at is 'The job''s, which says in which partition of job_archive it is.';
+
+-- A pass over new events need not ask for each key: see fn_dispatch_events_plain.
+create table job_archive_bound (
+  job_kind text primary key,
+  newest_event timestamptz not null
+);
+comment on table job_archive_bound is 'For each kind of archived jobs, the greatest created_at of the events that they were made from: a newer event has no job there.';
+comment on column job_archive_bound.newest_event is 'infinity: a key held the id of something else than its own event, so nothing is known.';

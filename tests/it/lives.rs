@@ -1,6 +1,7 @@
 //! What becomes of a job that does not end well: retries, lost leases, dead letters, replay.
 
 mod archive;
+mod archive_keys;
 mod archive_races;
 mod dead_letters;
 mod fencing;
