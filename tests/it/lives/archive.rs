@@ -42,7 +42,8 @@ pub(super) async fn archived(stage: &Stage, key: &str) -> Uuid {
     id
 }
 
-async fn show(stage: &Stage, arguments: &[&str]) -> Value {
+/// What the program says with `--json`.
+pub(super) async fn show(stage: &Stage, arguments: &[&str]) -> Value {
     let ended = Program::start(&stage.db.url(), arguments, &[]).ends().await;
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     serde_json::from_str(&ended.out).unwrap()

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::archive::{ARCHIVE, archive, archived, open, succeed};
+use super::archive::{ARCHIVE, archive, archived, open, show, succeed};
 use super::stage::Stage;
 use crate::support::{SOON, emit, wait_until};
 
@@ -123,6 +123,9 @@ async fn an_event_whose_job_is_archived_gets_no_second_one() {
         assert_eq!((&again["jobs"], &again["duplicates"]), (&json!(0), &json!(1)), "{again}");
         let decision = &again["decisions"][0];
         assert_eq!((&decision["job_id"], &decision["status"]), (&again["job_id"], &json!("succeeded")));
+        let event = stage.value("select min(id::text) from event_outbox", &[]).await;
+        let shown = show(&stage, &["events", "show", event.as_str().unwrap(), "--json"]).await;
+        assert_eq!(shown["jobs"][0]["status"], "succeeded", "what became of it is still told: {shown}");
         assert_eq!(stage.value("select count(*) from job_queue", &[]).await, 0);
         emit(&stage.client, "iu", events).await;
         assert_eq!(stage.value(PASS, &[]).await["jobs"], events, "new events have their jobs");
