@@ -1,9 +1,8 @@
 //! Assembly: what `run` and `tick` are made of, in start order and stop order. Nothing else starts long tasks.
 //!
-//! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper,
-//! archiver, housekeeper. Stop:
-//! all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well, and the face goes;
-//! at the deadline, or at the second signal, they are cut.
+//! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper, archiver,
+//! housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well,
+//! and the face goes; at the deadline, or at the second signal, they are cut.
 
 mod tick;
 

@@ -132,13 +132,13 @@ language sql immutable
 return case when length(p_key) <= 512 then p_key else left(p_key, 400) || '~sha256:' || encode(sha256(convert_to(p_key, 'UTF8')), 'hex') end;
 comment on function fn_job_key(text) is 'The stored form of an idempotency key.';
 
--- The job that holds a key, also when it has left for the archive, which phase 007 makes. One statement: a job that is just
+-- The job that holds a key, also when it has left for the archive, which phase 008 makes. One statement: a job that is just
 -- leaving is in one of both.
 create or replace function fn_job_by_key(p_job_kind text, p_key text, out job_id uuid, out status text)
 language plpgsql stable set search_path from current set enable_seqscan = off
 as $$
 begin
-  if to_regclass('job_archive_key') is null then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
     select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
   else
     select f.job_id, f.status into job_id, status
@@ -160,7 +160,7 @@ create or replace function fn_job_archived(p_job_id uuid) returns jsonb
 language plpgsql stable set search_path from current set enable_seqscan = off
 as $$
 begin
-  if to_regclass('job_archive') is null then
+  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = current_schema()::regnamespace) then
     return null;
   end if;
   return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
@@ -193,8 +193,8 @@ declare
   v_mine tid[];
   v_repeated uuid[];
 begin
-  if to_regclass('job_archive_key') is null then
-    return 0; -- before phase 007
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+    return 0; -- before phase 008
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     with mine as (
       insert into job_archive_key (job_kind, idempotency_key, job_id, finished_at)
@@ -226,8 +226,8 @@ create or replace function fn_job_may_be_archived(p_job_kind text, p_key text) r
 language plpgsql volatile set search_path from current set enable_seqscan = off
 as $$
 begin
-  if to_regclass('job_archive_key') is null then
-    return false; -- before phase 007
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+    return false; -- before phase 008
   end if;
   return current_setting('transaction_isolation') in ('repeatable read', 'serializable')
     or exists (select from job_archive_key k where k.job_kind = p_job_kind and k.idempotency_key = p_key);

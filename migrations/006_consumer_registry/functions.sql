@@ -244,7 +244,7 @@ comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that event
 -- The quick way: one bare INSERT, so that all of it sees the same consumers. It makes all jobs and answers how many,
 -- or raises: a duplicate, a key without a value or an illegal column sends the caller to fn_dispatch_events. ON CONFLICT
 -- and RETURNING would cost a fifth of the throughput for what hardly ever happens. So would asking the archive for each
--- key: unless p_ask, it takes only events so new that they cannot have a job there (job_archive_bound, which phase 007
+-- key: unless p_ask, it takes only events so new that they cannot have a job there (job_archive_bound, which phase 008
 -- makes), and raises 23502 for others; whether that still held at its end is asked again.
 drop function if exists fn_dispatch_events_plain(uuid[], text); -- it asked nothing
 create or replace function fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text, p_ask boolean) returns int
@@ -252,7 +252,7 @@ language plpgsql volatile set search_path from current
 as $$
 declare
   v_first uuid := fn_uuid_v7();
-  v_has_archive boolean := to_regclass('job_archive_bound') is not null;
+  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = current_schema()::regnamespace);
   v_kinds text[];
   v_bound timestamptz;
   v_ask boolean := false;

@@ -186,11 +186,11 @@ async fn the_archive_is_not_lost_on_the_way_down_and_the_queue_works_without_it(
     let stage = open().await;
     archived(&stage, "first").await;
     let migrator = Migrator::new(Server::direct(&stage.db.settings().database).unwrap());
-    let error = migrator.down(Some(6), false).await.unwrap_err();
+    let error = migrator.down(Some(7), false).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused);
     assert!(error.to_string().contains("job_archive"), "{error}");
     stage.client.batch_execute("truncate job_archive, job_archive_key").await.unwrap();
-    migrator.down(Some(6), false).await.unwrap();
+    migrator.down(Some(7), false).await.unwrap();
     let enqueue = "select fn_job_enqueue('any', 'test', p_idempotency_key => 'first')";
     assert_eq!(stage.value(enqueue, &[]).await["created"], true);
     assert_eq!(stage.value(enqueue, &[]).await["created"], false);

@@ -1,4 +1,4 @@
--- Phase 007: the archive. Finished jobs leave the hot table; what they were and which keys they hold stays known.
+-- Phase 008: the archive. Finished jobs leave the hot table; what they were and which keys they hold stays known.
 
 create table job_archive (
   job_id uuid not null,

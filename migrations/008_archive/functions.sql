@@ -1,4 +1,4 @@
--- Functions of phase 007: the archive, and what runs now.
+-- Functions of phase 008: the archive, and what runs now.
 
 -- A month of the archive. Made beside it and then attached: no reader and no writer of the other months waits.
 create or replace function fn_job_archive_month(p_at timestamptz) returns void
@@ -8,7 +8,7 @@ declare
   v_from timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := to_char(v_from, '"job_archive_"YYYY_MM');
 begin
-  if to_regclass(quote_ident(v_name)) is not null then
+  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = current_schema()::regnamespace) then
     return;
   end if;
   execute format('create table %I (like job_archive including defaults including indexes)', v_name);

@@ -1,4 +1,4 @@
--- Undoes phase 007. Refuses while there are archived jobs.
+-- Undoes phase 008. Refuses while there are archived jobs.
 do $$
 begin
   lock table job_archive, job_archive_key; -- whoever is about to commit is waited for, and then seen
