@@ -181,6 +181,67 @@ table host_object
   -- table: Tables shared with the host: created here, or found and adopted as they were.
   -- created: true: created by Reveille and dropped by its down step; false: the host's own, never altered.
 
+table job_archive
+  job_id uuid not null
+  job_kind job_kind not null
+  status job_status not null
+  executor executor_kind not null
+  event_domain text
+  source_ref text
+  target_ref text
+  payload_ref text
+  safe_payload signal not null
+  priority job_priority not null
+  scheduled_at timestamp with time zone not null
+  picked_at timestamp with time zone
+  started_at timestamp with time zone
+  finished_at timestamp with time zone not null
+  lease_owner text
+  lease_token bigint
+  attempts job_count not null
+  lease_losses job_count not null
+  max_attempts job_limit not null
+  error_count job_count not null
+  last_error text
+  idempotency_key job_key not null
+  ordering_key text
+  actor job_actor not null
+  run_id uuid
+  workflow_id uuid
+  parent_job_id uuid
+  blocked_by job_count not null
+  causation_event_id uuid
+  consumer_key text
+  correlation_id text
+  traceparent text
+  result_ref text
+  cancel_requested_at timestamp with time zone
+  cancel_reason text
+  created_at timestamp with time zone not null
+  updated_at timestamp with time zone not null
+  history jsonb not null
+  archived_at timestamp with time zone not null default clock_timestamp()
+  job_archive_pkey PRIMARY KEY (job_id, finished_at)
+  CREATE INDEX job_archive_event_idx ON ONLY job_archive USING btree (causation_event_id) WHERE (causation_event_id IS NOT NULL)
+  -- table: Jobs that have left job_queue, by the month (UTC) in which they ended. fn_job_archive makes the partitions; there is no default one.
+  -- history: How each lease ended: the rows of job_attempt, oldest first, and the success that stood on the job's own row.
+
+table job_archive_bound
+  job_kind text not null
+  newest_event timestamp with time zone not null
+  job_archive_bound_pkey PRIMARY KEY (job_kind)
+  -- table: For each kind of archived jobs, the greatest created_at of the events that they were made from: a newer event has no job there.
+  -- newest_event: infinity: a key held the id of something else than its own event, so nothing is known.
+
+table job_archive_key
+  job_kind text not null
+  idempotency_key text not null
+  job_id uuid not null
+  finished_at timestamp with time zone not null
+  job_archive_key_pkey PRIMARY KEY (job_kind, idempotency_key)
+  -- table: Which archived job holds an idempotency key, so that a second enqueue still answers the first job.
+  -- finished_at: The job's, which says in which partition of job_archive it is.
+
 table job_attempt
   job_id uuid not null
   lease_token bigint not null
@@ -473,6 +534,17 @@ view v_job_queue_dead_letter_open
     d.previous_dead_letter_id, d.created_at
    FROM job_dead_letter d
   WHERE d.triage_status = ANY (ARRAY['open'::text, 'investigating'::text, 'manual_replay'::text]);
+
+view v_job_queue_in_progress
+  -- Jobs that somebody has leased: who, since when, until when, and whether their end was asked for. time_limit_seconds: null is the worker's own.
+ SELECT j.job_id, j.job_kind, j.status, j.executor, j.event_domain, j.consumer_key, j.source_ref,
+    j.lease_owner, j.picked_at, j.started_at,
+    round(EXTRACT(epoch FROM clock_timestamp() - j.picked_at), 3) AS age_seconds, j.lease_until,
+    j.lease_until < clock_timestamp() AS lease_has_ended,
+    fn_config(('job.'::text || j.job_kind::text) || '.time_limit_seconds'::text, NULL::text) AS time_limit_seconds,
+    j.cancel_requested_at, j.attempts, j.lease_losses
+   FROM job_queue j
+  WHERE j.lease_until IS NOT NULL;
 
 view v_ordering_blocked
   -- Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).
@@ -806,8 +878,7 @@ begin
   from event_outbox e
   join consumer_registry c on c.event_domain = e.event_domain
   left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
-  left join job_queue j on j.job_kind = c.job_kind
-    and j.idempotency_key = fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))
+  left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
   where e.id = p_event_id;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
     'errors', v_counts.errors, 'decisions', v_decisions);
@@ -936,8 +1007,8 @@ begin
       exit;
     end if;
     begin
-      if v_way = 'plain' then
-        v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain);
+      if v_way in ('plain', 'asking') then
+        v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain, v_way = 'asking');
       else
         select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
         from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
@@ -946,7 +1017,9 @@ begin
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
         or undefined_object then
-        if v_way = 'plain' then
+        if v_way = 'plain' and sqlstate = '23502' then
+          v_way := 'asking'; -- old events: their jobs may be archived
+        elsif v_way in ('plain', 'asking') then
           v_way := 'careful';
         elsif v_count > v_singly then
           v_count := greatest(v_singly, v_count / 2); -- the bad one is in this half, or its turn comes with a later pass
@@ -1290,6 +1363,7 @@ CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key
 AS $function$
 declare
   v_first uuid := fn_uuid_v7();
+  v_repeated int;
 begin
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
@@ -1328,30 +1402,58 @@ begin
     (select count(*) from refused),
     (select array_agg(distinct m.executor::text) from made m)
   into jobs, duplicates, dry, errors, executors;
+  if jobs > 0 then
+    v_repeated := fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647));
+    jobs := jobs - v_repeated;
+    duplicates := duplicates + v_repeated;
+  end if;
 end
 $function$
 
 -- Makes the jobs of some events when nothing is out of the ordinary, else raises. Internal.
-CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text)
+CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text, p_ask boolean)
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
   v_first uuid := fn_uuid_v7();
+  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = current_schema()::regnamespace);
+  v_kinds text[];
+  v_bound timestamptz;
+  v_ask boolean := false;
   v_jobs int;
 begin
+  if v_has_archive then
+    select array_agg(c.job_kind), max(b.newest_event) into v_kinds, v_bound
+    from consumer_registry c
+    left join job_archive_bound b on b.job_kind = c.job_kind
+    where c.event_domain = p_event_domain;
+    v_ask := p_ask or coalesce(v_bound = 'infinity', false);
+  end if;
+  if v_ask or v_bound is null then
+    v_bound := '-infinity';
+  end if;
   insert into job_queue (
     job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
     max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
   select
     fn_uuid_v7_nth(v_first, r.n), r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref,
     r.safe_payload, r.priority, clock_timestamp() + r.delay, r.max_attempts,
-    case when not r.is_ordered or r.ordering_key is not null then r.idempotency_key end,
+    case when (not r.is_ordered or r.ordering_key is not null) and r.created_at > v_bound then r.idempotency_key end,
     r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
   get diagnostics v_jobs = row_count;
+  if v_has_archive and not v_ask then
+    v_ask := exists (
+      select from job_archive_bound b
+      where b.newest_event > v_bound
+        and b.job_kind = any (v_kinds || array(select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain)));
+  end if;
+  if v_ask and v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
+    raise exception 'some of these jobs are archived' using errcode = '23505';
+  end if;
   return v_jobs;
 end
 $function$
@@ -1507,7 +1609,7 @@ $function$
 
 -- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.
 CREATE OR REPLACE FUNCTION fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text)
- RETURNS TABLE(n integer, event_id uuid, event_domain text, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind, executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
+ RETURNS TABLE(n integer, event_id uuid, event_domain text, created_at timestamp with time zone, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind, executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
  LANGUAGE sql
  STABLE
 BEGIN ATOMIC
@@ -1542,6 +1644,7 @@ BEGIN ATOMIC
   SELECT (((u.n * k.of) + k.n))::integer AS int4,
      e.id,
      e.event_domain,
+     e.created_at,
      e.safe_payload,
      e.correlation_id,
      k.consumer_key,
@@ -2002,6 +2105,171 @@ CREATE OR REPLACE FUNCTION fn_is_signal(p_payload jsonb)
  IMMUTABLE
 RETURN ((p_payload = '{}'::jsonb) OR ((jsonb_typeof(p_payload) = 'object'::text) AND (octet_length((p_payload)::text) <= 16384) AND ((p_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text)))
 
+-- Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again}. Refused archive_disabled when told to apply behind a closed gate.
+CREATE OR REPLACE FUNCTION fn_job_archive(p_limit integer DEFAULT 1000, p_dry_run boolean DEFAULT true, p_after uuid DEFAULT NULL::uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_nestloop TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_cutoff timestamptz := v_now - make_interval(secs => fn_config_number('queue.archive.after_seconds', 3600)::double precision);
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_answer jsonb;
+  v_seen uuid[];
+  v_due uuid[];
+  v_dead uuid[];
+  v_months timestamptz[];
+  v_letters uuid[];
+  v_rows tid[];
+  v_ids uuid[];
+  v_archived int := 0;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_archive: p_limit must be at least 1' using errcode = '22023';
+  end if;
+  if not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_answer := jsonb_build_object('refused', false, 'dry_run', v_dry, 'busy', false, 'found', 0, 'archived', 0, 'next', null,
+    'again', fn_uuid_v7_floor(v_cutoff - interval '15 minutes'));
+  if not v_dry and not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_job_archive', 0)) then
+    return v_answer || '{"busy": true}';
+  end if;
+  select array_agg(s.job_id), array_agg(s.job_id) filter (where s.is_due),
+    array_agg(s.job_id) filter (where s.is_due and s.status = 'dead_letter'),
+    array_agg(distinct date_trunc('month', s.finished_at at time zone 'UTC') at time zone 'UTC') filter (where s.is_due)
+  into v_seen, v_due, v_dead, v_months
+  from (
+    select j.job_id, j.status, j.finished_at, j.finished_at <= v_cutoff and (j.status <> 'dead_letter' or not exists (
+        select from job_dead_letter d
+        where d.job_id = j.job_id and d.replayed_at is null
+          and (d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff))) as is_due
+    from job_queue j
+    where j.job_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000') and j.job_id < fn_uuid_v7_floor(v_cutoff)
+    order by j.job_id
+    limit p_limit) s;
+  v_answer := v_answer || jsonb_build_object('found', coalesce(cardinality(v_due), 0),
+    'next', case when cardinality(v_seen) = p_limit then v_seen[p_limit] end);
+  if v_dry then
+    return v_answer;
+  end if;
+  perform fn_job_archive_month(m) from unnest(array[v_now, v_now + interval '1 month'] || v_months) m;
+  if v_due is null then
+    return v_answer;
+  end if;
+
+  -- letter, then job, as a replay locks them; and judged anew once locked
+  v_letters := array(
+    select d.dead_letter_id from job_dead_letter d
+    where d.job_id = any (v_dead) and d.replayed_at is null
+    order by d.dead_letter_id
+    for update skip locked);
+  select array_agg(l.ctid), array_agg(l.job_id) into v_rows, v_ids
+  from (
+    select j.ctid, j.job_id from job_queue j
+    where j.job_id = any (v_due) and j.finished_at <= v_cutoff and (j.status <> 'dead_letter' or not exists (
+        select from job_dead_letter d
+        where d.job_id = j.job_id and d.replayed_at is null and (d.dead_letter_id <> all (v_letters)
+          or d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff)))
+    order by j.job_id
+    for update of j skip locked) l;
+  with gone as (
+    delete from job_queue j where j.ctid = any (v_rows) returning j.*
+  ),
+  runs as (
+    delete from job_attempt a where a.job_id = any (v_ids) returning a.*
+  ),
+  histories as (
+    select r.job_id, jsonb_agg(to_jsonb(r) - 'job_id' order by r.lease_token) as history, max(r.lease_token) as lease_token
+    from runs r
+    group by r.job_id
+  ),
+  kept as (
+    insert into job_archive_key (job_kind, idempotency_key, job_id, finished_at)
+    select g.job_kind, g.idempotency_key, g.job_id, g.finished_at from gone g
+    on conflict (job_kind, idempotency_key) do nothing
+  ),
+  bounds as (
+    insert into job_archive_bound as b (job_kind, newest_event)
+    select g.job_kind, max(case
+        when replace(g.idempotency_key, coalesce(g.causation_event_id, g.job_id)::text, '') ~ '[0-9a-f]{8}-[0-9a-f]{4}-|~sha256:' then 'infinity'
+        when g.causation_event_id is null then '-infinity'
+        else coalesce((select e.created_at from event_outbox e where e.id = g.causation_event_id), g.created_at) end)
+    from gone g
+    group by g.job_kind
+    on conflict (job_kind) do update set newest_event = excluded.newest_event where b.newest_event < excluded.newest_event
+  ),
+  moved as (
+    insert into job_archive (
+      job_id, job_kind, status, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+      picked_at, started_at, finished_at, lease_owner, lease_token, attempts, lease_losses, max_attempts, error_count, last_error,
+      idempotency_key, ordering_key, actor, run_id, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key,
+      correlation_id, traceparent, result_ref, cancel_requested_at, cancel_reason, created_at, updated_at, history)
+    select
+      g.job_id, g.job_kind, g.status, g.executor, g.event_domain, g.source_ref, g.target_ref, g.payload_ref, g.safe_payload, g.priority, g.scheduled_at,
+      g.picked_at, g.started_at, g.finished_at, g.lease_owner, g.lease_token, g.attempts, g.lease_losses, g.max_attempts, g.error_count, g.last_error,
+      g.idempotency_key, g.ordering_key, g.actor, g.run_id, g.workflow_id, g.parent_job_id, g.blocked_by, g.causation_event_id, g.consumer_key,
+      g.correlation_id, g.traceparent, g.result_ref, g.cancel_requested_at, g.cancel_reason, g.created_at, g.updated_at,
+      coalesce(h.history, '[]') || case
+        -- a lease without a row of its own ended well
+        when g.status in ('succeeded', 'cleaned') and g.lease_token is distinct from h.lease_token and g.lease_token is not null
+        then jsonb_build_object('lease_token', g.lease_token, 'lease_owner', g.lease_owner, 'picked_at', g.picked_at,
+          'started_at', g.started_at, 'ended_at', g.finished_at, 'outcome', 'succeeded', 'error', null, 'reported_by', null)
+        else '[]' end
+    from gone g
+    left join histories h on h.job_id = g.job_id
+    returning 1
+  )
+  select count(*) into v_archived from moved;
+  return v_answer || jsonb_build_object('archived', v_archived);
+end
+$function$
+
+-- Makes the partition of job_archive for the month of a moment, unless it is there. Internal.
+CREATE OR REPLACE FUNCTION fn_job_archive_month(p_at timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_from timestamp := date_trunc('month', p_at at time zone 'UTC');
+  v_name text := to_char(v_from, '"job_archive_"YYYY_MM');
+begin
+  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = current_schema()::regnamespace) then
+    return;
+  end if;
+  execute format('create table %I (like job_archive including defaults including indexes)', v_name);
+  execute format('comment on table %I is %L', v_name, to_char(v_from, '"Jobs that ended in "YYYY-MM" (UTC)."'));
+  execute format('alter table job_archive attach partition %I for values from (%L) to (%L)', v_name,
+    to_char(v_from, 'YYYY-MM-DD"+00"'), to_char(v_from + interval '1 month', 'YYYY-MM-DD"+00"'));
+end
+$function$
+
+-- An archived job; null when there is none with this id. Internal.
+CREATE OR REPLACE FUNCTION fn_job_archived(p_job_id uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = current_schema()::regnamespace) then
+    return null;
+  end if;
+  return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
+end
+$function$
+
 -- Appends to job_attempt how the lease of this job ended. Internal.
 CREATE OR REPLACE FUNCTION fn_job_attempt_end(p_job job_queue, p_outcome text, p_error text)
  RETURNS void
@@ -2094,6 +2362,31 @@ begin
 end
 $function$
 
+-- The job of a kind with this (stored) key, and its status. Internal.
+CREATE OR REPLACE FUNCTION fn_job_by_key(p_job_kind text, p_key text, OUT job_id uuid, OUT status text)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+    select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
+  else
+    select f.job_id, f.status into job_id, status
+    from (
+      select j.job_id, j.status::text from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key
+      union all
+      select k.job_id, a.status::text
+      from job_archive_key k
+      left join job_archive a on a.job_id = k.job_id and a.finished_at = k.finished_at
+      where k.job_kind = p_job_kind and k.idempotency_key = p_key) f
+    limit 1;
+  end if;
+end
+$function$
+
 -- Cancels waiting work at once, asks running work to end: {status, requested}. Refused not_found or illegal_transition.
 CREATE OR REPLACE FUNCTION fn_job_cancel(p_job_id uuid, p_actor text, p_reason text)
  RETURNS jsonb
@@ -2111,7 +2404,7 @@ begin
   end if;
   select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
   if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+    return fn_job_gone(p_job_id);
   elsif v_job.status = 'cancelled' then
     return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'cancelled');
   elsif v_job.status not in ('queued', 'retry_waiting', 'leased', 'in_progress') then
@@ -2478,7 +2771,7 @@ begin
 end
 $function$
 
--- Decides about a dead letter: open, investigating, manual_replay, discarded, superseded, closed. Refused not_found, not_authorized, or illegal_transition once it was replayed.
+-- Decides about a dead letter: open, investigating, manual_replay, discarded, superseded, closed. Refused not_found, not_authorized, or illegal_transition once it was replayed or its job archived.
 CREATE OR REPLACE FUNCTION fn_job_dead_letter_triage(p_dead_letter_id uuid, p_triage_status text, p_actor text, p_note text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2500,7 +2793,11 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'dead_letter_id', p_dead_letter_id);
   elsif not fn_dead_letter_authority(v_letter.event_domain, false) then
     return jsonb_build_object('refused', true, 'reason', 'not_authorized', 'dead_letter_id', p_dead_letter_id, 'event_domain', v_letter.event_domain);
-  elsif v_letter.replayed_at is not null then
+  elsif v_letter.replayed_at is not null
+    -- what has left for the archive cannot be replayed; the archiver locks the letter before it takes the job
+    or (p_triage_status in ('open', 'investigating', 'manual_replay')
+      and not exists (select from job_queue j where j.job_id = v_letter.job_id))
+  then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'dead_letter_id', p_dead_letter_id, 'triage_status', v_letter.triage_status);
   end if;
   update job_dead_letter d
@@ -2619,7 +2916,9 @@ begin
     coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), v_due, p_run_id, p_ordering_key,
     coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
   on conflict (job_kind, idempotency_key) do nothing;
-  if found then
+  if found and (
+    p_idempotency_key is null or not fn_job_may_be_archived(p_job_kind, v_key) or fn_job_repeated(v_job_id, v_job_id) = 0)
+  then
     perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
     return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
   end if;
@@ -2635,8 +2934,7 @@ begin
       return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false, 'changed', true);
     end if;
   end if;
-  select j.job_id into v_existing from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = v_key;
-  return jsonb_build_object('refused', false, 'job_id', v_existing, 'created', false);
+  return jsonb_build_object('refused', false, 'job_id', (fn_job_by_key(p_job_kind, v_key)).job_id, 'created', false);
 end
 $function$
 
@@ -2658,7 +2956,9 @@ declare
   v_now timestamptz := clock_timestamp();
   v_bad jsonb;
   v_count int;
+  v_keys int;
   v_made uuid[];
+  v_created int;
   v_ids uuid[];
   v_executors text[];
 begin
@@ -2702,19 +3002,24 @@ begin
     on conflict (job_kind, idempotency_key) do nothing
     returning job_id, executor
   )
-  select (select count(*) from given), array_agg(m.job_id), array_agg(distinct m.executor::text) into v_count, v_made, v_executors
+  select (select count(*) from given), (select count(g.idempotency_key) from given g), array_agg(m.job_id), array_agg(distinct m.executor::text)
+  into v_count, v_keys, v_made, v_executors
   from made m;
+  v_created := coalesce(cardinality(v_made), 0);
+  if v_keys > 0 and v_created > 0 then
+    v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
+  end if;
   perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
-  if cardinality(v_made) = v_count then
+  if v_created = v_count then
     return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_made));
   end if;
-  -- a statement of its own: it sees the first job of each key, also one that was committed meanwhile
-  select array_agg(j.job_id order by g.n) into v_ids
+  -- a statement of its own: it sees the first job of each key, also one that was committed or archived meanwhile
+  select array_agg(case when j.job_id is null then (fn_job_by_key(g.job_kind, fn_job_key(g.idempotency_key))).job_id else j.job_id end order by g.n)
+  into v_ids
   from rows from (jsonb_to_recordset(p_jobs) as (job_kind text, idempotency_key text)) with ordinality as g (job_kind, idempotency_key, n)
   left join job_queue j on j.job_kind = g.job_kind
     and j.idempotency_key = coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text);
-  return jsonb_build_object('refused', false, 'created', coalesce(cardinality(v_made), 0),
-    'duplicates', v_count - coalesce(cardinality(v_made), 0), 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
+  return jsonb_build_object('refused', false, 'created', v_created, 'duplicates', v_count - v_created, 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
 end
 $function$
 
@@ -2800,6 +3105,22 @@ begin
 end
 $function$
 
+-- The refusal illegal_transition or not_found for a job that is not in job_queue. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gone(p_job_id uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_archived jsonb := fn_job_archived(p_job_id);
+begin
+  return jsonb_build_object('refused', true, 'job_id', p_job_id) || case
+    when v_archived is null then '{"reason": "not_found"}'
+    else jsonb_build_object('reason', 'illegal_transition', 'status', v_archived -> 'status') end;
+end
+$function$
+
 -- Announces a change of job_handler on queue_control, once a statement.
 CREATE OR REPLACE FUNCTION fn_job_handler_announce()
  RETURNS trigger
@@ -2855,7 +3176,7 @@ CREATE OR REPLACE FUNCTION fn_job_has_succeeded(p_job_id uuid, p_lease_token big
  RETURNS boolean
  LANGUAGE sql
  STABLE
-RETURN (EXISTS (SELECT FROM job_queue j WHERE ((j.job_id = fn_job_has_succeeded.p_job_id) AND (j.lease_token = fn_job_has_succeeded.p_lease_token) AND ((j.status)::text = ANY (ARRAY['succeeded'::text, 'cleaned'::text])))))
+RETURN ((EXISTS (SELECT FROM job_queue j WHERE ((j.job_id = fn_job_has_succeeded.p_job_id) AND (j.lease_token = fn_job_has_succeeded.p_lease_token) AND ((j.status)::text = ANY (ARRAY['succeeded'::text, 'cleaned'::text]))))) OR COALESCE((fn_job_archived(p_job_id) @> jsonb_build_object('lease_token', p_lease_token, 'status', 'succeeded')), false))
 
 -- The stored form of an idempotency key.
 CREATE OR REPLACE FUNCTION fn_job_key(p_key text)
@@ -3064,7 +3385,7 @@ declare
 begin
   select j.* into v_job from job_queue j where j.job_id = p_job_id;
   return jsonb_build_object('refused', true, 'job_id', p_job_id, 'reason', case
-    when v_job.job_id is null then 'not_found'
+    when v_job.job_id is null and fn_job_archived(p_job_id) is null then 'not_found'
     when v_job.lease_token = p_lease_token and v_job.lease_until > clock_timestamp() and not fn_lease_is_ours(v_job.lease_owner) then 'not_owner'
     else 'lease_lost' end);
 end
@@ -3298,6 +3619,22 @@ begin
   return coalesce((
     select greatest(1, f.value::numeric)::int
     from fn_config_first(fn_job_policy_keys('max_attempts', p_job_kind, p_event_domain), '^[0-9]{1,9}(\.[0-9]{1,6})?$') f), 5);
+end
+$function$
+
+-- Whether an archived job holds this (stored) key, or the snapshot is too old to tell. Internal.
+CREATE OR REPLACE FUNCTION fn_job_may_be_archived(p_job_kind text, p_key text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+    return false; -- before phase 008
+  end if;
+  return current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+    or exists (select from job_archive_key k where k.job_kind = p_job_kind and k.idempotency_key = p_key);
 end
 $function$
 
@@ -3580,6 +3917,44 @@ begin
 end
 $function$
 
+-- Takes back the jobs just made whose keys archived jobs hold; how many. Internal.
+CREATE OR REPLACE FUNCTION fn_job_repeated(p_first uuid, p_last uuid)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_mine tid[];
+  v_repeated uuid[];
+begin
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+    return 0; -- before phase 008
+  elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    with mine as (
+      insert into job_archive_key (job_kind, idempotency_key, job_id, finished_at)
+      select j.job_kind, j.idempotency_key, j.job_id, 'infinity' from job_queue j where j.job_id between p_first and p_last
+      on conflict (job_kind, idempotency_key) do nothing
+      returning ctid
+    )
+    select array_agg(m.ctid) into v_mine from mine m;
+    delete from job_archive_key k where k.ctid = any (v_mine);
+  elsif not exists (select from job_archive_key) then
+    return 0;
+  end if;
+  -- offset 0: from the new jobs to the keys, not the other way round
+  select array_agg(j.job_id) into v_repeated
+  from job_queue j
+  where j.job_id between p_first and p_last
+    and exists (select from job_archive_key k where k.job_kind = j.job_kind and k.idempotency_key = j.idempotency_key offset 0);
+  if v_repeated is null then
+    return 0;
+  end if;
+  delete from job_queue j where j.job_id = any (v_repeated);
+  return cardinality(v_repeated);
+end
+$function$
+
 -- Moves a locked job back to queued, with its attempt. Internal.
 CREATE OR REPLACE FUNCTION fn_job_requeue(p_job job_queue, p_outcome text, p_error text, p_at timestamp with time zone)
  RETURNS jsonb
@@ -3789,7 +4164,7 @@ begin
   end if;
   select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
   if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+    return fn_job_gone(p_job_id);
   elsif v_job.status not in ('leased', 'in_progress') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
   end if;
@@ -4315,6 +4690,13 @@ CREATE OR REPLACE FUNCTION fn_uuid_v7()
  LANGUAGE sql
 RETURN (encode(set_bit(set_bit(OVERLAY(uuid_send(gen_random_uuid()) PLACING SUBSTRING(int8send(((date_part('epoch'::text, clock_timestamp()) * (1000)::double precision))::bigint) FROM 3) FROM 1 FOR 6), (52)::bigint, 1), (53)::bigint, 1), 'hex'::text))::uuid
 
+-- The smallest uuid, version 7, of a moment.
+CREATE OR REPLACE FUNCTION fn_uuid_v7_floor(p_at timestamp with time zone)
+ RETURNS uuid
+ LANGUAGE sql
+ STABLE
+RETURN ((lpad(to_hex(fn_epoch_ms(p_at)), 12, '0'::text) || repeat('0'::text, 20)))::uuid
+
 -- The uuid of a series that begins at p_first: its last 32 bits are p_n.
 CREATE OR REPLACE FUNCTION fn_uuid_v7_nth(p_first uuid, p_n integer)
  RETURNS uuid
@@ -4521,6 +4903,10 @@ grant EXECUTE on function fn_gate_set(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_is_signal(jsonb) to public
 
+grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_operator
+
 grant EXECUTE on function fn_job_backlog() to reveille_dispatcher
 
 grant EXECUTE on function fn_job_backlog() to reveille_executor
@@ -4687,6 +5073,8 @@ grant EXECUTE on function fn_template_render(text,text,event_outbox) to public
 
 grant EXECUTE on function fn_uuid_v7() to public
 
+grant EXECUTE on function fn_uuid_v7_floor(timestamp with time zone) to public
+
 grant EXECUTE on function fn_uuid_v7_nth(uuid,integer) to public
 
 grant EXECUTE on function fn_wake_arm(text) to reveille_dispatcher
@@ -4745,6 +5133,18 @@ grant SELECT on table event_type_registry to reveille_operator
 
 grant SELECT on table event_type_registry to reveille_reader
 
+grant SELECT on table job_archive to reveille_operator
+
+grant SELECT on table job_archive to reveille_reader
+
+grant SELECT on table job_archive_bound to reveille_operator
+
+grant SELECT on table job_archive_bound to reveille_reader
+
+grant SELECT on table job_archive_key to reveille_operator
+
+grant SELECT on table job_archive_key to reveille_reader
+
 grant SELECT on table job_attempt to reveille_operator
 
 grant SELECT on table job_attempt to reveille_reader
@@ -4788,6 +5188,10 @@ grant SELECT on table v_job_queue_backlog to reveille_reader
 grant SELECT on table v_job_queue_dead_letter_open to reveille_operator
 
 grant SELECT on table v_job_queue_dead_letter_open to reveille_reader
+
+grant SELECT on table v_job_queue_in_progress to reveille_operator
+
+grant SELECT on table v_job_queue_in_progress to reveille_reader
 
 grant SELECT on table v_ordering_blocked to reveille_dispatcher
 

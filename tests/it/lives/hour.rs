@@ -59,7 +59,7 @@ async fn repeat(client: Client, call: &'static str, stop: Arc<AtomicBool>) {
 }
 
 /// What others do meanwhile. A lease of a second that nobody reports on ends at once.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "select fn_job_lease_reaper(10, 'one')",
     "select fn_job_lease_reaper(10, 'two')",
     "update job_queue set lease_until = clock_timestamp() where job_id in (
@@ -74,6 +74,7 @@ const OTHERS: [&str; 9] = [
        where triage_status = 'open' and random() < 0.1 limit 1; select pg_sleep(0.05)",
     "select fn_pause('job_kind', 'limited', 'operator', 'a while'); select pg_sleep(0.05);
      select fn_resume('job_kind', 'limited', 'operator', 'enough'); select pg_sleep(0.1)",
+    "select fn_job_archive(50, false)",
     "select count(*) from v_queue_health; select count(*) from v_job_queue_backlog; select count(*) from v_ordering_blocked",
 ];
 
@@ -84,6 +85,8 @@ async fn prepare(stage: &Stage) {
         ("queue.retry.default.max_attempts", "3"),
         ("queue.dlq.replay_enabled", "true"),
         ("job.limited.concurrency_limit", "2"),
+        ("queue.archive.enabled", "true"),
+        ("queue.archive.after_seconds", "0"),
     ] {
         stage.set(key, value).await;
     }
@@ -122,23 +125,32 @@ async fn nothing_is_lost_done_twice_or_deadlocked_in_an_hour_of_accidents() {
     settled(&stage, &seen).await;
 }
 
+/// All jobs, here or in the archive.
+const ALL: &str = "with job as (
+      select job_id, ordering_key, status, picked_at, finished_at from job_queue
+      union all select job_id, ordering_key, status, picked_at, finished_at from job_archive)";
+
 /// The books are in order.
 async fn settled(stage: &Stage, seen: &Seen) {
-    let succeeded =
-        stage.client.query("select job_id from job_queue where status = 'succeeded'", &[]).await.unwrap();
+    assert_eq!(stage.value(&format!("{ALL} select count(*) from job"), &[]).await, JOBS);
+    let succeeded = format!("{ALL} select job_id from job where status = 'succeeded'");
+    let succeeded = stage.client.query(&succeeded, &[]).await.unwrap();
     let succeeded: BTreeMap<Uuid, usize> = succeeded.iter().map(|row| (row.get(0), 1)).collect();
-    assert_eq!(*seen.successes.lock().unwrap(), succeeded, "each success was taken once, and stands");
+    assert!(*seen.successes.lock().unwrap() == succeeded, "each success was taken once, and stands");
     let ended = "select job_id, lease_token from job_attempt
-        union all select job_id, lease_token from job_queue where status = 'succeeded'";
+        union all select job_id, lease_token from job_queue where status = 'succeeded'
+        union all select a.job_id, (h ->> 'lease_token')::bigint from job_archive a, jsonb_array_elements(a.history) h";
     let ended = stage.client.query(ended, &[]).await.unwrap();
     let ended: Vec<(Uuid, i64)> = ended.iter().map(|row| (row.get(0), row.get(1))).collect();
     let leases: BTreeSet<(Uuid, i64)> = seen.leases.lock().unwrap().iter().copied().collect();
     assert_eq!(ended.len(), leases.len(), "each lease has one end");
-    assert_eq!(ended.into_iter().collect::<BTreeSet<_>>(), leases, "and no end is without its lease");
-    let overlap = "select count(*) from job_queue a join job_queue b
-        on a.ordering_key = b.ordering_key and a.job_id < b.job_id and a.status = 'succeeded' and b.status = 'succeeded'
-        and a.picked_at < b.finished_at and b.picked_at < a.finished_at";
-    assert_eq!(stage.value(overlap, &[]).await, 0, "one of a key at a time");
+    assert!(ended.into_iter().collect::<BTreeSet<_>>() == leases, "no end is without its lease");
+    let overlap = format!(
+        "{ALL} select count(*) from job a join job b
+         on a.ordering_key = b.ordering_key and a.job_id < b.job_id and a.status = 'succeeded' and b.status = 'succeeded'
+         and a.picked_at < b.finished_at and b.picked_at < a.finished_at"
+    );
+    assert_eq!(stage.value(&overlap, &[]).await, 0, "one of a key at a time");
     let waiting =
         "select count(*) from job_queue where ordering_slot = 0 and status in ('queued', 'retry_waiting')";
     assert_eq!(stage.value(waiting, &[]).await, 0, "no key was forgotten");
