@@ -60,7 +60,7 @@ pub struct Options {
     pub backlog: Option<u32>,
     /// Jobs of `work`.
     pub jobs: Option<u32>,
-    /// Events of a pass, jobs of a claim.
+    /// Events of a pass, jobs of a bare claim.
     pub batch: Option<u32>,
     /// Producers of `producer`.
     pub clients: Option<u32>,

@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// work: jobs [default: 50000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
     jobs: Option<u32>,
-    /// dispatch: events of a pass [default: 1000]; work: jobs of a claim [default: 100]
+    /// dispatch: events of a pass [default: 1000]; work: jobs of a bare claim [default: 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20000))]
     batch: Option<u32>,
     /// producer: clients that insert at the same time [default: 8]

@@ -94,7 +94,7 @@ pub struct Worker {
     pub kind: ExecutorKind,
     /// Jobs run at the same time.
     pub concurrency: usize,
-    /// Jobs held ready beyond those running; zero means as many as `concurrency`.
+    /// Jobs held ready beyond those running, as far as they will start soon; zero means two batches.
     pub prefetch: usize,
     /// Most jobs claimed or finished by one statement.
     pub batch_size: u32,
@@ -109,9 +109,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Jobs held ready beyond those running.
+    /// Most jobs claimed or finished by one statement.
+    pub fn batch_limit(&self) -> usize {
+        usize::try_from(self.batch_size).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Most jobs held ready beyond those running: one batch to run while the next one is claimed.
     pub fn prefetch_limit(&self) -> usize {
-        if self.prefetch == 0 { self.concurrency } else { self.prefetch }
+        if self.prefetch == 0 { self.batch_limit().saturating_mul(2) } else { self.prefetch }
     }
 }
 
@@ -122,7 +127,7 @@ impl Default for Worker {
             kind: ExecutorKind::PgWorker,
             concurrency: 4,
             prefetch: 0,
-            batch_size: 100,
+            batch_size: 1000,
             lease: Duration::ZERO,
             poll_interval: Duration::from_secs(1),
             time_limit: Duration::from_mins(5),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Claim ahead no more than can start within this time.
-const AHEAD: Duration = Duration::from_millis(500);
+/// Claim ahead no more than can start within this time: several times what a claim takes, and little for an urgent job to
+/// wait.
+const AHEAD: Duration = Duration::from_millis(200);
 /// When no run has ended for so long, and for so many typical runs, nothing is claimed ahead, and what was is given
 /// back.
 const STALL: (Duration, u32) = (Duration::from_secs(1), 3);
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn slow_jobs_are_not_claimed_ahead() {
-        let (pace, now) = pace(Duration::from_millis(250));
+        let (pace, now) = pace(Duration::from_millis(100));
         assert_eq!(pace.ahead(4, 100, now), 8);
         let (pace, now) = self::pace(Duration::from_secs(10));
         assert_eq!(pace.ahead(4, 100, now), 0);

@@ -60,7 +60,7 @@ impl Worker {
         let limits = Limits {
             concurrency: worker.concurrency,
             prefetch: worker.prefetch_limit(),
-            batch: usize::try_from(worker.batch_size).unwrap_or(usize::MAX).max(1),
+            batch: worker.batch_limit(),
         };
         let direct = || Server::direct(&settings.database);
         let listener = settings.dispatch.listen.then(direct).transpose()?;

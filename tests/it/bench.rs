@@ -93,7 +93,7 @@ async fn bench_idle_finds_statements_and_memory() {
 #[tokio::test]
 async fn bench_work_ends_every_job_well_beside_the_bare_limit() {
     let report = only_report(&["work", "--jobs", "300", "--batch", "50", "--rounds", "1"]).await;
-    assert!(figure(&report, "bare claim and succeed, one connection") > 0.0);
+    assert!(figure(&report, "bare claim and succeed by 50, one connection") > 0.0);
     assert!(figure(&report, "one worker, Rust handler") > 0.0);
     assert_eq!(list(&report, "checks").len(), 2);
 }

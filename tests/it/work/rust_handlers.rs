@@ -86,6 +86,17 @@ async fn successes_are_reported_in_batches() {
 }
 
 #[tokio::test]
+async fn with_the_defaults_short_jobs_are_claimed_in_large_batches() {
+    let shop = Shop::open().await;
+    let many = "select fn_job_enqueue('told', 'test') from generate_series(1, 5000)";
+    shop.client.batch_execute(many).await.unwrap();
+    let worker = shop.start(&shop.settings(), Handlers::new().on("told", Obedient)).await;
+    wait_until("all are done", SOON, async || shop.count("succeeded").await == 5000).await;
+    let counts = worker.stop().await;
+    assert!(counts.claims <= 50, "{} claims for 5000 jobs", counts.claims);
+}
+
+#[tokio::test]
 async fn a_slow_job_does_not_hold_others_back_that_somebody_else_could_run() {
     let shop = Shop::open().await;
     let mut settings = shop.settings();
