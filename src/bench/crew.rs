@@ -64,6 +64,7 @@ impl Crew {
 }
 
 /// Does nothing, but says when it began.
+#[derive(Clone)]
 pub(super) struct Begun(UnboundedSender<(String, Instant)>);
 
 impl Begun {

@@ -6,14 +6,19 @@
 //! slow has not. `docs/benchmarks.md` says how each is measured.
 
 mod child;
+mod claim;
 mod crew;
 mod dispatch;
 mod ear;
+mod enqueue;
+mod held;
+mod herd;
 mod idle;
 mod machine;
 mod process;
 mod producer;
 mod report;
+mod series;
 mod stage;
 mod wake;
 mod work;
@@ -39,11 +44,29 @@ pub enum Bench {
     Idle,
     /// Jobs that do nothing, through one worker.
     Work,
+    /// Claims and successes through the functions.
+    Claim,
+    /// Jobs enqueued by the thousand.
+    Enqueue,
+    /// A steady stream while a session holds a snapshot.
+    HeldSnapshot,
+    /// One job at a time, and many workers that sleep.
+    Herd,
 }
 
 impl Bench {
     /// All of them, in the order of `all`.
-    pub const ALL: [Self; 5] = [Self::Dispatch, Self::Producer, Self::Wake, Self::Idle, Self::Work];
+    pub const ALL: [Self; 9] = [
+        Self::Dispatch,
+        Self::Producer,
+        Self::Wake,
+        Self::Idle,
+        Self::Work,
+        Self::Claim,
+        Self::Enqueue,
+        Self::HeldSnapshot,
+        Self::Herd,
+    ];
 }
 
 /// Sizes, and where to run. A size of none is the bench's own.
@@ -58,11 +81,13 @@ pub struct Options {
     pub events: Option<u32>,
     /// Read one backlog of this many events and compare its tenths, instead of comparing batches.
     pub backlog: Option<u32>,
-    /// Jobs of `work`.
+    /// Jobs of `work`, `claim`, `enqueue` and `herd`.
     pub jobs: Option<u32>,
-    /// Events of a pass, jobs of a bare claim.
+    /// Most jobs that wait in `claim`.
+    pub waiting: Option<u32>,
+    /// Events of a pass, jobs of a bare claim or of an enqueue.
     pub batch: Option<u32>,
-    /// Producers of `producer`.
+    /// Producers of `producer`, workers of `herd`.
     pub clients: Option<u32>,
     /// Length of one measurement.
     pub length: Option<Duration>,
@@ -81,5 +106,9 @@ pub async fn run(bench: Bench, options: &Options, tell: Tell<'_>) -> Result<Repo
         Bench::Wake => wake::run(options, tell).await,
         Bench::Idle => idle::run(options, tell).await,
         Bench::Work => work::run(options, tell).await,
+        Bench::Claim => claim::run(options, tell).await,
+        Bench::Enqueue => enqueue::run(options, tell).await,
+        Bench::HeldSnapshot => held::run(options, tell).await,
+        Bench::Herd => herd::run(options, tell).await,
     }
 }

@@ -14,14 +14,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use deadpool_postgres::Object;
-use hdrhistogram::Histogram;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep_until, timeout};
 
 use super::child::Sidecar;
 use super::crew::{Begun, Crew};
 use super::ear::Ear;
-use super::report::{Report, number};
+use super::report::Report;
+use super::series::Series;
 use super::stage::{Stage, too_slow};
 use super::{Options, Tell};
 use crate::error::Result;
@@ -46,12 +46,6 @@ enum Sent {
 
 /// Where what was sent arrives, with its name and the moment.
 type Arrivals = UnboundedReceiver<(String, Instant)>;
-
-/// Latencies in microseconds.
-struct Series {
-    name: &'static str,
-    histogram: Histogram<u64>,
-}
 
 pub(super) async fn run(options: &Options, tell: Tell<'_>) -> Result<Report> {
     let stage = Stage::begin(options, &[("track_commit_timestamp", "on")], tell).await?;
@@ -102,21 +96,6 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
 }
 
 impl Series {
-    fn new(name: &'static str) -> Self {
-        let histogram = Histogram::new_with_bounds(1, 60_000_000, 3);
-        Self { name, histogram: histogram.unwrap_or_else(|_| unreachable!("the bounds are sound")) }
-    }
-
-    fn record(&mut self, micros: u64) {
-        self.histogram.saturating_record(micros.max(1));
-    }
-
-    fn record_all(&mut self, latencies: Vec<Duration>) {
-        for latency in latencies {
-            self.record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
-        }
-    }
-
     /// Sends some and waits for all of them; the first few warm up. Answers how long their COMMITs took.
     async fn take(
         &mut self,
@@ -145,16 +124,12 @@ impl Series {
             tokio::time::sleep(GAP).await;
             for (subject, micros) in sql::job_commits(client).await? {
                 if let Some(moment) = moments.remove(&subject) {
-                    self.record(u64::try_from(micros).unwrap_or(0).saturating_sub(moment.wall_micros));
+                    let micros = u64::try_from(micros).unwrap_or(0).saturating_sub(moment.wall_micros);
+                    self.record(Duration::from_micros(micros));
                 }
             }
         }
         Ok(())
-    }
-
-    fn percentile(&self, percentile: f64) -> f64 {
-        let micros = i64::try_from(self.histogram.value_at_percentile(percentile)).unwrap_or(i64::MAX);
-        number(micros) / 1000.0
     }
 }
 
@@ -222,24 +197,13 @@ async fn check(report: &mut Report, client: &Object, round: u32, count: u32) -> 
 }
 
 fn conclude(report: &mut Report, all: &[Series; 5]) {
-    let taken = || all.iter().filter(|series| !series.histogram.is_empty());
-    for series in taken() {
-        for percentile in [50.0, 99.0, 100.0] {
-            let name = if percentile < 100.0 { format!("p{percentile:.0}") } else { "longest".to_owned() };
-            report.figure(format!("{}, {name}", series.name), series.percentile(percentile), "ms");
-        }
-        report.figure(
-            format!("{}, taken", series.name),
-            number(i64::try_from(series.histogram.len()).unwrap_or(0)),
-            "",
-        );
+    for series in all.iter().filter(|series| !series.is_empty()) {
+        series.tell(report);
     }
     let bare = all[0].percentile(50.0);
-    for (series, times) in
-        all[1..4].iter().zip([4.0, 7.0, 3.0]).filter(|(series, _)| !series.histogram.is_empty())
-    {
+    for (series, times) in all[1..4].iter().zip([4.0, 7.0, 3.0]).filter(|(series, _)| !series.is_empty()) {
         let half = series.percentile(50.0);
-        report.at_most(format!("{} p50 / bare p50", series.name), half / bare, times);
-        report.at_most(format!("{} p99 / its own p50", series.name), series.percentile(99.0) / half, 4.0);
+        report.at_most(format!("{} p50 / bare p50", series.name()), half / bare, times);
+        report.at_most(format!("{} p99 / its own p50", series.name()), series.percentile(99.0) / half, 4.0);
     }
 }

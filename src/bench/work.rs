@@ -57,7 +57,7 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
 
 async fn fill(client: &Object, jobs: i64) -> Result<()> {
     sql::fill_jobs(client, KIND, jobs).await?;
-    sql::checkpoint(client).await
+    sql::settle_jobs(client).await
 }
 
 async fn bare(client: &Object, batch: u32) -> Result<f64> {

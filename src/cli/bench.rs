@@ -31,19 +31,23 @@ pub(super) struct Args {
     /// dispatch: read one backlog of N events and compare its tenths
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..))]
     backlog: Option<u32>,
-    /// work: jobs [default: 50000]
+    /// work, claim, enqueue, herd: jobs of one measurement [default: 50000, herd 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
     jobs: Option<u32>,
-    /// dispatch: events of a pass [default: 1000]; work: jobs of a bare claim [default: 100]
+    /// claim: most jobs that wait; also a million each that are scheduled and blocked, if it is not fewer [default: 5000000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    waiting: Option<u32>,
+    /// dispatch: events of a pass [default: 1000]; work: jobs of a bare claim [default: 100]; enqueue: jobs of a call
+    /// [default: 1000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20000))]
     batch: Option<u32>,
-    /// producer: clients that insert at the same time [default: 8]
+    /// producer: clients that insert at the same time [default: 8]; herd: workers [default: 64]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=80))]
     clients: Option<u32>,
-    /// producer, wake, idle: seconds of one measurement [default: 10, 20, 60]
+    /// producer, wake, idle, held-snapshot: seconds of one measurement [default: 10, 20, 60, 600]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
-    /// dispatch, producer, wake, work: how often runs and limits take turns [default: 3]
+    /// dispatch, producer, wake, work, claim, enqueue: how often runs and limits take turns [default: 3 to 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Address of a server, from the flag alone
@@ -63,6 +67,14 @@ enum Which {
     Idle,
     /// Jobs that do nothing, through one worker
     Work,
+    /// Claiming and succeeding through the functions, also in a deep queue
+    Claim,
+    /// Enqueueing many jobs by one call
+    Enqueue,
+    /// A steady stream while another session holds a snapshot
+    HeldSnapshot,
+    /// How many sleeping workers ask for one job
+    Herd,
     /// One after the other
     All,
 }
@@ -75,6 +87,10 @@ impl Which {
             Self::Wake => vec![Bench::Wake],
             Self::Idle => vec![Bench::Idle],
             Self::Work => vec![Bench::Work],
+            Self::Claim => vec![Bench::Claim],
+            Self::Enqueue => vec![Bench::Enqueue],
+            Self::HeldSnapshot => vec![Bench::HeldSnapshot],
+            Self::Herd => vec![Bench::Herd],
             Self::All => Bench::ALL.to_vec(),
         }
     }
@@ -96,6 +112,7 @@ impl Args {
             events: self.events,
             backlog: self.backlog,
             jobs: self.jobs,
+            waiting: self.waiting,
             batch: self.batch,
             clients: self.clients,
             length: self.seconds.map(|seconds| Duration::from_secs(seconds.into())),

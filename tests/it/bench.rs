@@ -99,6 +99,43 @@ async fn bench_work_ends_every_job_well_beside_the_bare_limit() {
 }
 
 #[tokio::test]
+async fn bench_claim_takes_every_job_once_at_every_batch_and_depth() {
+    let report = only_report(&["claim", "--jobs", "40", "--waiting", "60", "--rounds", "1"]).await;
+    for name in
+        ["by 1", "by 10", "by 100", "by 1000", "60 waiting", "beside 60 scheduled and as many blocked"]
+    {
+        assert!(figure(&report, &format!("{name}, functions")) > 0.0, "{name}: {report}");
+        assert!(figure(&report, &format!("{name}, bare")) > 0.0, "{name}: {report}");
+    }
+    assert_eq!(list(&report, "checks").len(), 12);
+    assert!(list(&report, "checks").iter().all(|check| check["found"] == 40), "{report}");
+}
+
+#[tokio::test]
+async fn bench_enqueue_makes_every_job_beside_the_same_rows() {
+    let report = only_report(&["enqueue", "--jobs", "250", "--batch", "100", "--rounds", "1"]).await;
+    assert!(figure(&report, "bare INSERT of 100 rows") > 0.0);
+    assert!(figure(&report, "fn_job_enqueue_many of 100 jobs") > 0.0);
+    assert!(list(&report, "checks").iter().all(|check| check["found"] == 250), "{report}");
+}
+
+#[tokio::test]
+async fn bench_held_snapshot_keeps_its_snapshot_and_tells_of_ten_parts() {
+    let report = only_report(&["held-snapshot", "--seconds", "1"]).await;
+    for part in 1..=10 {
+        assert!(figure(&report, &format!("part {part:2}, enqueued → handler, p99")) > 0.0, "{report}");
+    }
+    assert_eq!(list(&report, "checks").len(), 2);
+}
+
+#[tokio::test]
+async fn bench_herd_counts_the_claims_of_all_workers() {
+    let report = only_report(&["herd", "--clients", "3", "--jobs", "10"]).await;
+    assert!(figure(&report, "claims") >= 10.0, "{report}");
+    assert!(figure(&report, "enqueue → handler, p50") > 0.0, "{report}");
+}
+
+#[tokio::test]
 async fn bench_leaves_no_database_behind_and_never_uses_the_operators_own() {
     let server = own_server(quiet_options()).await;
     let url = server.url("postgres");

@@ -4,7 +4,7 @@ use deadpool_postgres::GenericClient;
 use uuid::Uuid;
 
 use super::script;
-use super::stage::row_count;
+use super::stage::{checkpoint, row_count};
 use crate::error::Result;
 use crate::store::{get, rows};
 
@@ -56,7 +56,7 @@ pub async fn insert_rows(client: &impl GenericClient) -> Result<u64> {
     row_count(client, "inserting the same rows without a dispatcher", SQL, &[]).await
 }
 
-/// Empties `job_queue` and fills it with so many jobs of one kind.
+/// Empties `job_queue` and fills it with so many jobs of one kind; see [`settle_jobs`].
 pub async fn fill_jobs(client: &impl GenericClient, job_kind: &str, count: i64) -> Result<()> {
     const SQL: &str = "
         insert into job_queue (job_kind, actor, idempotency_key, source_ref, safe_payload)
@@ -64,7 +64,52 @@ pub async fn fill_jobs(client: &impl GenericClient, job_kind: &str, count: i64) 
         from generate_series(1, $2::bigint) as n (n)";
     script(client, "emptying job_queue", "truncate job_queue").await?;
     row_count(client, "inserting jobs", SQL, &[&job_kind, &count]).await?;
-    script(client, "settling job_queue", "vacuum (analyze) job_queue").await
+    Ok(())
+}
+
+/// Why jobs that stand in `job_queue` may not be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Due in a day.
+    Scheduled,
+    /// Behind another job.
+    Blocked,
+}
+
+impl Standing {
+    /// Each sort.
+    pub const ALL: [Self; 2] = [Self::Scheduled, Self::Blocked];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// Adds so many jobs that may not be claimed.
+pub async fn stand_beside(
+    client: &impl GenericClient,
+    job_kind: &str,
+    standing: Standing,
+    count: i64,
+) -> Result<()> {
+    const SQL: &str = "
+        insert into job_queue (job_kind, actor, idempotency_key, source_ref, safe_payload, scheduled_at, blocked_by)
+        select $1::text, 'bench', $2::text || ' ' || n.n, 'subject-' || n.n, jsonb_build_object('n', n.n),
+               clock_timestamp() + case when $2 = 'scheduled' then interval '1 day' else interval '0' end,
+               case when $2 = 'blocked' then 1 else 0 end
+        from generate_series(1, $3::bigint) as n (n)";
+    row_count(client, "inserting jobs that stand", SQL, &[&job_kind, &standing.as_str(), &count]).await?;
+    Ok(())
+}
+
+/// Gives `job_queue` its statistics and hint bits, and writes a checkpoint, so that no figure pays for them.
+pub async fn settle_jobs(client: &impl GenericClient) -> Result<()> {
+    script(client, "settling job_queue", "vacuum (analyze) job_queue").await?;
+    checkpoint(client).await
 }
 
 /// Claims up to `batch` jobs and ends them well by two plain statements without gates, leases that anybody would

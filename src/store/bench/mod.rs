@@ -3,6 +3,7 @@
 
 mod cost;
 mod counts;
+mod enqueue;
 mod limits;
 mod producers;
 mod stage;
@@ -10,7 +11,10 @@ mod wakes;
 
 pub use cost::{Counting, backends, count_statements, dead_rows, statements};
 pub use counts::{Dispatched, Tally, Tenth, dispatched, newest_pass, succeeded, tally, tenths};
-pub use limits::{bare_claim_and_succeed, fill_jobs, insert_rows, keep_rows, make_twin};
+pub use enqueue::{enqueue_batch, enqueue_many, hold_snapshot, insert_bare, seen_jobs};
+pub use limits::{
+    Standing, bare_claim_and_succeed, fill_jobs, insert_rows, keep_rows, make_twin, settle_jobs, stand_beside,
+};
 pub use producers::{Trigger, insert_event, set_trigger};
 pub use stage::{
     Facts, add_consumer, checkpoint, create_database, drop_database, empty, facts, fill_events, settle,
