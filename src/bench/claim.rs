@@ -1,9 +1,9 @@
-//! `bench claim`: what claiming and succeeding through the functions costs beside bare statements, and whether it stays so
-//! in a deep queue.
+//! `bench claim`: what claiming and succeeding through the functions costs beside bare statements, and whether it stays
+//! so in a deep queue.
 //!
-//! One connection claims and ends jobs by n, once through `fn_job_claim` and `fn_job_succeed_many` as a worker calls them,
-//! once by two plain statements. They take turns on the same table. Then n is fixed and the queue gets deeper, and at last
-//! jobs stand beside it that may not be claimed.
+//! One connection claims and ends jobs by n, once through `fn_job_claim` and `fn_job_succeed_many` as a worker calls
+//! them, once by two plain statements. They take turns on the same table, batch by batch. Then n is fixed and the queue
+//! gets deeper, and at last jobs stand beside it that may not be claimed.
 
 use std::time::{Duration, Instant};
 
@@ -110,30 +110,23 @@ impl Claims<'_> {
         Ok(())
     }
 
-    /// Takes `jobs` by `batch` in either way, in turns.
+    /// Takes `jobs` by `batch` in either way.
     async fn measure(&mut self, name: &str, batch: u32, jobs: u32, queue: Queue) -> Result<Pair> {
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         if let Queue::Left { waiting, beside } = queue {
             (self.tell)(&format!("filling: {name}"));
-            let all = i64::from(waiting) + i64::from(jobs) * i64::from(self.rounds) * 2;
-            sql::fill_jobs(&self.client, KIND, all).await?;
-            for standing in Standing::ALL {
-                sql::stand_beside(&self.client, KIND, standing, beside.into()).await?;
-            }
-            sql::settle_jobs(&self.client).await?;
+            self.fill(i64::from(waiting) + i64::from(jobs) * i64::from(self.rounds) * 2, beside).await?;
         }
         for round in 1..=self.rounds {
-            for (rates, is_bare) in [(&mut ours, false), (&mut bare, true)] {
-                if matches!(queue, Queue::Taken) {
-                    sql::fill_jobs(&self.client, KIND, jobs.into()).await?;
-                    sql::settle_jobs(&self.client).await?;
-                }
-                let before = sql::succeeded(&self.client).await?.0;
-                rates.push(self.take(batch, jobs, is_bare).await?);
-                let done = sql::succeeded(&self.client).await?.0 - before;
-                let way = if is_bare { "bare" } else { "functions" };
-                self.report.check(format!("{name}, round {round}, {way}: succeeded"), jobs.into(), done);
+            if matches!(queue, Queue::Taken) {
+                self.fill(i64::from(jobs) * 2, 0).await?;
             }
+            let before = sql::succeeded(&self.client).await?.0;
+            let pair = self.take(batch, jobs).await?;
+            let done = sql::succeeded(&self.client).await?.0 - before;
+            self.report.check(format!("{name}, round {round}: succeeded"), i64::from(jobs) * 2, done);
+            ours.push(pair.ours);
+            bare.push(pair.bare);
         }
         let pair = Pair { ours: median(&ours), bare: median(&bare) };
         (self.tell)(&format!("{name}: {:.0} jobs/s, bare {:.0}", pair.ours, pair.bare));
@@ -142,27 +135,32 @@ impl Claims<'_> {
         Ok(pair)
     }
 
-    /// Takes `jobs` in one way; answers how many a second.
-    async fn take(&self, batch: u32, jobs: u32, is_bare: bool) -> Result<f64> {
-        let begun = Instant::now();
-        let mut left = jobs;
-        while left > 0 {
-            let batch = batch.min(left);
-            let taken = if is_bare {
-                sql::bare_claim_and_succeed(&self.client, batch).await?
-            } else {
-                self.claim_and_succeed(batch).await?
-            };
-            if taken == 0 {
-                break; // the count after it tells
-            }
-            left = left.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
+    async fn fill(&self, waiting: i64, beside: u32) -> Result<()> {
+        sql::fill_jobs(&self.client, KIND, waiting).await?;
+        for standing in Standing::ALL {
+            sql::stand_beside(&self.client, KIND, standing, beside.into()).await?;
         }
-        Ok(ratio(number(i64::from(jobs - left)), begun.elapsed().as_secs_f64()))
+        sql::settle_jobs(&self.client).await
+    }
+
+    /// Takes `jobs` in each way, batch by batch in turns, so that whatever disturbs one disturbs the other.
+    async fn take(&self, batch: u32, jobs: u32) -> Result<Pair> {
+        let (mut ours, mut bare) = (Duration::ZERO, Duration::ZERO);
+        for first in (0..jobs).step_by(usize::try_from(batch).unwrap_or(usize::MAX)) {
+            let batch = batch.min(jobs - first);
+            let begun = Instant::now();
+            self.claim_and_succeed(batch).await?;
+            ours += begun.elapsed();
+            let begun = Instant::now();
+            sql::bare_claim_and_succeed(&self.client, batch).await?;
+            bare += begun.elapsed();
+        }
+        let rate = |took: Duration| ratio(number(jobs.into()), took.as_secs_f64());
+        Ok(Pair { ours: rate(ours), bare: rate(bare) })
     }
 
     /// As a worker does it.
-    async fn claim_and_succeed(&self, batch: u32) -> Result<usize> {
+    async fn claim_and_succeed(&self, batch: u32) -> Result<()> {
         let claim = Claim {
             executor_name: EXECUTOR,
             limit: usize::try_from(batch).unwrap_or(usize::MAX),
@@ -175,6 +173,6 @@ impl Claims<'_> {
             let leases: Leases = jobs.iter().map(|job| (job.job_id, job.lease_token)).collect();
             work::succeed(&self.client, &leases, &vec![None; jobs.len()], false).await?;
         }
-        Ok(jobs.len())
+        Ok(())
     }
 }

@@ -107,8 +107,8 @@ async fn bench_claim_takes_every_job_once_at_every_batch_and_depth() {
         assert!(figure(&report, &format!("{name}, functions")) > 0.0, "{name}: {report}");
         assert!(figure(&report, &format!("{name}, bare")) > 0.0, "{name}: {report}");
     }
-    assert_eq!(list(&report, "checks").len(), 12);
-    assert!(list(&report, "checks").iter().all(|check| check["found"] == 40), "{report}");
+    assert_eq!(list(&report, "checks").len(), 6);
+    assert!(list(&report, "checks").iter().all(|check| check["found"] == 80), "{report}");
 }
 
 #[tokio::test]
