@@ -36,3 +36,8 @@ pub mod bench;
 pub mod demo;
 // 10 commands: words in, words out
 pub mod cli;
+
+/// The programs of docs/executors.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/executors.md")]
+struct PageForExecutors;

@@ -1,9 +1,11 @@
 //! Jobs: their statuses, and one leased job as its handler sees it.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
 
 /// The nine statuses, in the order of a job's life.
 pub const STATUSES: [&str; 9] = [
@@ -48,4 +50,63 @@ pub struct Job {
     pub correlation_id: Option<String>,
     pub traceparent: Option<String>,
     pub created_at: Timestamp,
+}
+
+impl Job {
+    /// The payload as a type of the handler's.
+    ///
+    /// # Errors
+    /// What of it does not fit; the same will not fit later either.
+    pub fn payload<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        T::deserialize(&self.safe_payload).map_err(|error| {
+            let what = format!("safe_payload of {} is not what its handler expects: {error}", self.job_kind);
+            Error::new(Kind::Usage, what).because(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Amount {
+        cents: i64,
+    }
+
+    fn job(payload: Value) -> Job {
+        let now = Timestamp::UNIX_EPOCH;
+        Job {
+            job_id: Uuid::nil(),
+            job_kind: "account.credit".into(),
+            lease_token: 1,
+            lease_until: now,
+            attempts: 0,
+            max_attempts: 5,
+            event_domain: None,
+            source_ref: None,
+            target_ref: None,
+            payload_ref: None,
+            safe_payload: payload,
+            priority: 100,
+            scheduled_at: now,
+            idempotency_key: "1".into(),
+            ordering_key: None,
+            actor: "test".into(),
+            run_id: None,
+            workflow_id: None,
+            causation_event_id: None,
+            consumer_key: None,
+            correlation_id: None,
+            traceparent: None,
+            created_at: now,
+        }
+    }
+
+    #[test]
+    fn a_payload_is_read_as_the_handlers_type_or_says_what_of_it_does_not_fit() {
+        assert_eq!(job(serde_json::json!({"cents": 5, "more": 1})).payload::<Amount>().unwrap().cents, 5);
+        let error = job(serde_json::json!({"cents": "five"})).payload::<Amount>().unwrap_err().to_string();
+        assert!(error.contains("account.credit") && error.contains("expected i64"), "{error}");
+    }
 }

@@ -158,6 +158,18 @@ pub async fn succeed(
     Ok(Unfinished { lost, busy: get(&found, "busy")? })
 }
 
+/// Ends one job well, in whatever transaction `client` is.
+pub async fn succeed_one(
+    client: &impl GenericClient,
+    (id, token): (Uuid, i64),
+    result_ref: Option<&str>,
+) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_job_succeed(p_job_id => $1, p_lease_token => $2, p_result_ref => $3) as answer";
+    let found = row(client, "completing a job", SQL, &[&id, &token, &result_ref.map(storable)]).await?;
+    Ok(Answer::from_json(get(&found, "answer")?))
+}
+
 /// Counts one failure of a job; a permanent one is not tried again.
 pub async fn fail(
     client: &impl GenericClient,
@@ -230,6 +242,16 @@ pub async fn limit_statements(client: &impl GenericClient, limit: Option<Duratio
         |limit| format!("set statement_timeout = {}", limit.as_millis().max(1)),
     );
     client.batch_execute(&sql).await.map_err(|error| Error::postgres("setting statement_timeout", error))
+}
+
+/// Limits each statement of this transaction, and each pause between two: a handler may use its whole time limit for either.
+pub async fn limit_transaction(client: &impl GenericClient, limit: Duration) -> Result<()> {
+    let limit = limit.as_millis().max(1);
+    let sql = format!(
+        "set local statement_timeout = {limit};
+         set local idle_in_transaction_session_timeout = {limit}"
+    );
+    client.batch_execute(&sql).await.map_err(|error| Error::postgres("limiting a transaction", error))
 }
 
 /// What a worker has to know of one job kind.

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_postgres::Transaction;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -37,7 +38,9 @@ impl Outcome {
     }
 }
 
-/// Runs jobs of one kind. Called for several jobs at once; a job may come again, so its effect must bear repeating.
+/// Runs jobs of one kind. Called for several jobs at once; a job may come again, so its effect must bear repeating (or
+/// be one with its completion: [`TransactionHandler`]). Its lease is renewed while it runs; a panic is a failure that may
+/// pass.
 ///
 /// ```
 /// use reveille::model::job::Job;
@@ -57,6 +60,51 @@ impl Outcome {
 pub trait Handler: Send + Sync + 'static {
     /// Runs one job. Dropped at the time limit, and when the worker must stop: see [`JobContext::stopped`].
     fn run(&self, job: &Job, context: &JobContext) -> impl Future<Output = Outcome> + Send;
+}
+
+/// What a [`TransactionHandler`] answers. For an error its SQLSTATE decides, as for an SQL function, whether the job is
+/// tried again.
+pub type TransactionResult = Result<Outcome, tokio_postgres::Error>;
+
+/// Runs jobs of one kind in a transaction that also ends the job: effect and completion are there together, or neither.
+///
+/// Only a success is committed, and only while the lease is ours. After any other outcome, an error, a panic, the time
+/// limit, a lost lease or connection nothing of the effect stays. What is done outside of the database is no part of it.
+///
+/// ```
+/// use reveille::model::job::Job;
+/// use reveille::work::{JobContext, Outcome, Transaction, TransactionHandler, TransactionResult};
+/// use serde::Deserialize;
+///
+/// struct Credit;
+///
+/// #[derive(Deserialize)]
+/// struct Amount {
+///     cents: i64,
+/// }
+///
+/// impl TransactionHandler for Credit {
+///     async fn run(&self, job: &Job, transaction: &Transaction<'_>, _: &JobContext) -> TransactionResult {
+///         let amount: Amount = match job.payload() {
+///             Ok(amount) => amount,
+///             Err(error) => return Ok(Outcome::Permanent(error.to_string())),
+///         };
+///         let credit = "update account set cents = cents + $1 where name = $2";
+///         match transaction.execute(credit, &[&amount.cents, &job.source_ref]).await? {
+///             0 => Ok(Outcome::Permanent("no such account".into())),
+///             _ => Ok(Outcome::done()),
+///         }
+///     }
+/// }
+/// ```
+pub trait TransactionHandler: Send + Sync + 'static {
+    /// Runs one job. Dropped as a [`Handler`] is. The transaction is the worker's: do not end it by a statement.
+    fn run(
+        &self,
+        job: &Job,
+        transaction: &Transaction<'_>,
+        context: &JobContext,
+    ) -> impl Future<Output = TransactionResult> + Send;
 }
 
 /// What a handler may know beside its job.
@@ -101,10 +149,38 @@ impl<H: Handler> Stored for H {
     }
 }
 
+/// [`TransactionHandler`] as it can be stored.
+pub(super) trait StoredInTransaction: Send + Sync {
+    fn run<'a>(
+        &'a self,
+        job: &'a Job,
+        transaction: &'a Transaction<'a>,
+        context: &'a JobContext,
+    ) -> BoxFuture<'a, TransactionResult>;
+}
+
+impl<H: TransactionHandler> StoredInTransaction for H {
+    fn run<'a>(
+        &'a self,
+        job: &'a Job,
+        transaction: &'a Transaction<'a>,
+        context: &'a JobContext,
+    ) -> BoxFuture<'a, TransactionResult> {
+        Box::pin(TransactionHandler::run(self, job, transaction, context))
+    }
+}
+
+/// A handler written in Rust.
+#[derive(Clone)]
+pub(super) enum Rust {
+    Plain(Arc<dyn Stored>),
+    InTransaction(Arc<dyn StoredInTransaction>),
+}
+
 /// The handlers of a worker, by kind of job.
 #[derive(Clone, Default)]
 pub struct Handlers {
-    by_kind: BTreeMap<String, Arc<dyn Stored>>,
+    by_kind: BTreeMap<String, Rust>,
     sql: bool,
 }
 
@@ -126,7 +202,14 @@ impl Handlers {
     /// Adds a Rust handler; it comes before an SQL function of the same kind.
     #[must_use]
     pub fn on(mut self, job_kind: impl Into<String>, handler: impl Handler) -> Self {
-        self.by_kind.insert(job_kind.into(), Arc::new(handler));
+        self.by_kind.insert(job_kind.into(), Rust::Plain(Arc::new(handler)));
+        self
+    }
+
+    /// Adds a Rust handler that runs in a transaction; each run has a connection of its own.
+    #[must_use]
+    pub fn in_transaction(mut self, job_kind: impl Into<String>, handler: impl TransactionHandler) -> Self {
+        self.by_kind.insert(job_kind.into(), Rust::InTransaction(Arc::new(handler)));
         self
     }
 
@@ -147,7 +230,7 @@ impl Handlers {
         self.by_kind.keys().cloned().collect()
     }
 
-    pub(super) fn find(&self, job_kind: &str) -> Option<&Arc<dyn Stored>> {
+    pub(super) fn find(&self, job_kind: &str) -> Option<&Rust> {
         self.by_kind.get(job_kind)
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::board::Board;
 use super::handler::Handlers;
+use super::lent::Lender;
 use super::sql::SqlRunner;
 use super::stats::{self, WorkerStats};
 use crate::config;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) reports: Pool,
     pub(super) board: Board,
     pub(super) handlers: Handlers,
+    /// For runs that are one transaction with their completion.
+    pub(super) lender: Lender,
     pub(super) sql: Option<SqlRunner>,
     pub(super) kinds: Kinds,
     pub(super) outage: Outage,

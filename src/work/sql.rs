@@ -6,17 +6,15 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool};
 use tokio::time::{Instant, timeout};
 
 use super::board::Ending;
+use super::guard::Ran;
+use super::lent::{Lender, Lent};
 use super::stop::{Stop, StopReason};
-use crate::backoff::Backoff;
 use crate::error::{Error, Kind, Result};
 use crate::model::job::Job;
 use crate::model::refusal::Answer;
-use crate::postgres::pool::hand_back;
-use crate::postgres::{Server, Session};
 use crate::store;
 
 /// How much longer than the server's own limit we wait before we cancel.
@@ -27,68 +25,35 @@ const CANCELLED_ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// Runs SQL functions, each on a connection of its own.
 #[derive(Debug)]
 pub(super) struct SqlRunner {
-    server: Server,
-    pool: Pool,
+    lender: Lender,
     /// The time limit that the connections begin with.
     limit: Duration,
 }
 
-/// How a run of an SQL function ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum SqlEnding {
-    /// Effect and completion are committed.
-    Succeeded,
-    /// The lease was lost, and with it the effect.
-    LeaseLost,
-    /// To be reported.
-    Report(Ending),
-}
-
 impl SqlRunner {
-    pub(super) fn new(server: &Server, concurrency: usize, limit: Duration) -> Result<Self> {
-        let session = Session { statement_timeout: limit, synchronous_commit: true };
-        let pool = server.pool("worker-jobs", concurrency, &session)?;
-        Ok(Self { server: server.clone(), pool, limit })
+    pub(super) fn new(lender: Lender, limit: Duration) -> Self {
+        Self { lender, limit }
     }
 
     /// Runs one job within `limit`.
-    pub(super) async fn run(&self, job: &Job, limit: Duration, stop: &Stop) -> SqlEnding {
+    pub(super) async fn run(&self, job: &Job, limit: Duration, stop: &Stop) -> Ran {
         let begun = Instant::now();
-        let mut lent = match self.connection(begun + limit, stop).await {
-            Ok(client) => Lent(Some(client)),
-            Err(ending) => return SqlEnding::Report(ending),
+        let mut lent = match self.lender.lend(begun + limit, stop).await {
+            Ok(lent) => lent,
+            Err(ending) => return Ran::Report(ending),
         };
         let outcome = self.statement(&mut lent, job, limit, stop).await;
         match lent.back(outcome) {
-            Ok(Answer::Done(_)) => SqlEnding::Succeeded,
-            Ok(Answer::Refused(_)) => SqlEnding::LeaseLost,
+            Ok(Answer::Done(_)) => Ran::Succeeded,
+            Ok(Answer::Refused(_)) => Ran::LeaseLost,
             Err(error) => ending(&error, limit, begun.elapsed() >= limit, stop.reason()),
-        }
-    }
-
-    /// A connection; waits through an outage, so that the job does not fail for it.
-    async fn connection(&self, deadline: Instant, stop: &Stop) -> Result<Object, Ending> {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        loop {
-            let error = match self.server.take(&self.pool).await {
-                Ok(client) => return Ok(client),
-                Err(error) => error,
-            };
-            let pause = backoff.next_delay();
-            if !error.is_retryable() || Instant::now() + pause >= deadline {
-                return Err(Ending::Transient(format!("not run: {error}")));
-            }
-            tokio::select! {
-                () = stop.asked() => return Err(Ending::Released),
-                () = tokio::time::sleep(pause) => {}
-            }
         }
     }
 
     /// Runs it. A connection that is not as it was afterwards does not go back to its pool: one with another time
     /// limit, and one for which a cancellation is under way, which might hit the next job's statement.
     async fn statement(&self, lent: &mut Lent, job: &Job, limit: Duration, stop: &Stop) -> Result<Answer> {
-        let Some(client) = &lent.0 else { return Err(no_answer()) };
+        let Some(client) = lent.client() else { return Err(no_answer()) };
         let cancel = client.cancel_token();
         let run = async {
             if limit == self.limit {
@@ -114,7 +79,7 @@ impl SqlRunner {
             if let Some(ended) = ended {
                 ended
             } else {
-                self.server.cancel(cancel).await;
+                self.lender.server().cancel(cancel).await;
                 match timeout(CANCELLED_ANSWERS_WITHIN, run).await {
                     Ok((answer, _)) => (answer, false),
                     Err(_) => (Err(no_answer()), false),
@@ -128,17 +93,17 @@ impl SqlRunner {
     }
 }
 
-fn no_answer() -> Error {
+pub(super) fn no_answer() -> Error {
     Error::new(Kind::Unreachable, "the server does not answer")
 }
 
 /// What an error of a run means for its job: the SQLSTATE decides.
-fn ending(error: &Error, limit: Duration, over: bool, asked: Option<StopReason>) -> SqlEnding {
+pub(super) fn ending(error: &Error, limit: Duration, over: bool, asked: Option<StopReason>) -> Ran {
     let state = error.sqlstate().unwrap_or_default();
     let cancelled = state == "57014";
-    SqlEnding::Report(match asked {
-        _ if state == "RV002" => return SqlEnding::LeaseLost,
-        Some(StopReason::LeaseLost) => return SqlEnding::LeaseLost,
+    Ran::Report(match asked {
+        _ if state == "RV002" => return Ran::LeaseLost,
+        Some(StopReason::LeaseLost) => return Ran::LeaseLost,
         Some(StopReason::TimeLimit) => Ending::Transient(over_limit(limit)),
         _ if cancelled && over => Ending::Transient(over_limit(limit)),
         Some(StopReason::CancelRequested) if cancelled || state.is_empty() => Ending::Cancelled,
@@ -171,32 +136,6 @@ fn is_permanent(state: &str) -> bool {
     const SOON: [&str; 3] = ["42501", "42883", "42P01"];
     state == "RV001"
         || (!SOON.contains(&state) && state.get(..2).is_some_and(|class| CLASSES.contains(&class)))
-}
-
-/// A connection that goes back to its pool only when its statement has ended: dropped in the middle of one, it
-/// would make the next job wait for this one's statement.
-struct Lent(Option<Object>);
-
-impl Lent {
-    /// The connection is closed; somebody else gets a new one.
-    fn spoil(&mut self) {
-        if let Some(client) = self.0.take() {
-            drop(Object::take(client));
-        }
-    }
-
-    fn back<T>(mut self, outcome: Result<T>) -> Result<T> {
-        match self.0.take() {
-            Some(client) => hand_back(client, outcome),
-            None => outcome,
-        }
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.spoil();
-    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::board::{Board, Limits};
 use super::claimer::Claimer;
+use super::guard::GRACE;
 use super::handler::Handlers;
-use super::runner::GRACE;
+use super::lent::Lender;
 use super::shared::{Kinds, Outage, Shared};
 use super::sql::SqlRunner;
 use super::stats::{WorkerCounts, WorkerStats};
@@ -37,7 +38,8 @@ const CUT: Duration = Duration::from_millis(500);
 /// Claims jobs under one executor's name and runs them by its handlers.
 ///
 /// Settings: `[worker]`; further `[dispatch] listen`, `[listener]`, `[maintenance] heartbeat_interval` and
-/// `[shutdown] deadline`. Needs up to three connections, one for LISTEN, and one for each SQL function that runs.
+/// `[shutdown] deadline`. Needs up to three connections, one for LISTEN, and one for each SQL function and
+/// each handler in a transaction that runs.
 pub struct Worker {
     shared: Arc<Shared>,
     waker: Arc<Waker>,
@@ -65,8 +67,8 @@ impl Worker {
         let direct = || Server::direct(&settings.database);
         let listener = settings.dispatch.listen.then(direct).transpose()?;
         let listener = listener.map(|server| Listener::new(server, &settings.listener));
-        let sql = || SqlRunner::new(server, worker.concurrency, worker.time_limit);
-        let sql = handlers.has_sql().then(sql).transpose()?;
+        let lender = Lender::new(server, worker.concurrency, worker.time_limit)?;
+        let sql = handlers.has_sql().then(|| SqlRunner::new(lender.clone(), worker.time_limit));
         let forgetful = Session { synchronous_commit: false, ..server.session() };
         let own_name = match worker.executor_name.as_str() {
             "" => host::unique_name(worker.kind.as_str()),
@@ -83,6 +85,7 @@ impl Worker {
             reports: server.pool("worker-reports", 1, &server.session())?,
             board: Board::new(limits, Arc::clone(&stats)),
             handlers,
+            lender,
             sql,
             kinds: Kinds::default(),
             outage: Outage::default(),

@@ -5,6 +5,7 @@ mod ends;
 mod exec;
 mod exec_stops;
 mod faults;
+mod in_transaction;
 mod leases;
 mod rules;
 mod rust_handlers;

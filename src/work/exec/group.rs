@@ -8,8 +8,8 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
+use crate::work::guard::GRACE;
 use crate::work::handler::JobContext;
-use crate::work::runner::GRACE;
 
 /// Between SIGTERM and SIGKILL: what the runner grants, less what it takes to hear of the end.
 const PATIENCE: Duration = GRACE.saturating_sub(Duration::from_millis(250));
