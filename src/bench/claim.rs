@@ -146,13 +146,14 @@ impl Claims<'_> {
     /// Takes `jobs` in each way, batch by batch in turns, so that whatever disturbs one disturbs the other.
     async fn take(&self, batch: u32, jobs: u32) -> Result<Pair> {
         let (mut ours, mut bare) = (Duration::ZERO, Duration::ZERO);
+        let lane = sql::lane(&self.client, KIND).await?;
         for first in (0..jobs).step_by(usize::try_from(batch).unwrap_or(usize::MAX)) {
             let batch = batch.min(jobs - first);
             let begun = Instant::now();
             self.claim_and_succeed(batch).await?;
             ours += begun.elapsed();
             let begun = Instant::now();
-            sql::bare_claim_and_succeed(&self.client, batch).await?;
+            sql::bare_claim_and_succeed(&self.client, lane, batch).await?;
             bare += begun.elapsed();
         }
         let rate = |took: Duration| ratio(number(jobs.into()), took.as_secs_f64());
@@ -165,7 +166,7 @@ impl Claims<'_> {
             executor_name: EXECUTOR,
             limit: usize::try_from(batch).unwrap_or(usize::MAX),
             lease: None,
-            job_kinds: &[KIND.to_owned()],
+            job_kinds: &[KIND.to_owned(), sql::paused_kind(KIND)],
             canary: None,
         };
         let jobs = claims::claim(&self.client, &claim).await?.jobs;

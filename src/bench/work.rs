@@ -61,10 +61,11 @@ async fn fill(client: &Object, jobs: i64) -> Result<()> {
 }
 
 async fn bare(client: &Object, batch: u32) -> Result<f64> {
+    let lane = sql::lane(client, KIND).await?;
     let begun = Instant::now();
     let mut done = 0_u32;
     loop {
-        match sql::bare_claim_and_succeed(client, batch).await? {
+        match sql::bare_claim_and_succeed(client, lane, batch).await? {
             0 => return Ok(ratio(done.into(), begun.elapsed().as_secs_f64())),
             count => done += u32::try_from(count).unwrap_or(u32::MAX),
         }

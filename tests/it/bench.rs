@@ -101,9 +101,14 @@ async fn bench_work_ends_every_job_well_beside_the_bare_limit() {
 #[tokio::test]
 async fn bench_claim_takes_every_job_once_at_every_batch_and_depth() {
     let report = only_report(&["claim", "--jobs", "40", "--waiting", "60", "--rounds", "1"]).await;
-    for name in
-        ["by 1", "by 10", "by 100", "by 1000", "60 waiting", "beside 60 scheduled and as many blocked"]
-    {
+    for name in [
+        "by 1",
+        "by 10",
+        "by 100",
+        "by 1000",
+        "60 waiting",
+        "beside 60 scheduled and as many blocked and as many paused",
+    ] {
         assert!(figure(&report, &format!("{name}, functions")) > 0.0, "{name}: {report}");
         assert!(figure(&report, &format!("{name}, bare")) > 0.0, "{name}: {report}");
     }

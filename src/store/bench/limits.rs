@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::script;
 use super::stage::{checkpoint, row_count};
 use crate::error::Result;
-use crate::store::{get, rows};
+use crate::store::{get, row, rows};
 
 /// Keeps what was dispatched as `bench_rows`: the columns that a pass writes, in the order in which it wrote them. As
 /// plain types: a value of a domain is not checked again when it is copied, and those of a pass are.
@@ -74,19 +74,27 @@ pub enum Standing {
     Scheduled,
     /// Behind another job.
     Blocked,
+    /// Of a kind that is paused.
+    Paused,
 }
 
 impl Standing {
     /// Each sort.
-    pub const ALL: [Self; 2] = [Self::Scheduled, Self::Blocked];
+    pub const ALL: [Self; 3] = [Self::Scheduled, Self::Blocked, Self::Paused];
 
     /// Its word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
             Self::Blocked => "blocked",
+            Self::Paused => "paused",
         }
     }
+}
+
+/// The kind of those that are paused beside jobs of a kind.
+pub fn paused_kind(job_kind: &str) -> String {
+    format!("{job_kind}.paused")
 }
 
 /// Adds so many jobs that may not be claimed.
@@ -96,13 +104,19 @@ pub async fn stand_beside(
     standing: Standing,
     count: i64,
 ) -> Result<()> {
+    const PAUSE: &str = "select fn_pause('job_kind', $1, 'bench', 'the bench looks past it')";
     const SQL: &str = "
         insert into job_queue (job_kind, actor, idempotency_key, source_ref, safe_payload, scheduled_at, blocked_by)
         select $1::text, 'bench', $2::text || ' ' || n.n, 'subject-' || n.n, jsonb_build_object('n', n.n),
                clock_timestamp() + case when $2 = 'scheduled' then interval '1 day' else interval '0' end,
                case when $2 = 'blocked' then 1 else 0 end
         from generate_series(1, $3::bigint) as n (n)";
-    row_count(client, "inserting jobs that stand", SQL, &[&job_kind, &standing.as_str(), &count]).await?;
+    let paused = paused_kind(job_kind);
+    let kind = if standing == Standing::Paused { &paused } else { job_kind };
+    if standing == Standing::Paused {
+        row_count(client, "pausing a kind", PAUSE, &[&kind]).await?;
+    }
+    row_count(client, "inserting jobs that stand", SQL, &[&kind, &standing.as_str(), &count]).await?;
     Ok(())
 }
 
@@ -112,13 +126,20 @@ pub async fn settle_jobs(client: &impl GenericClient) -> Result<()> {
     checkpoint(client).await
 }
 
-/// Claims up to `batch` jobs and ends them well by two plain statements without gates, leases that anybody would
+/// The lane of a kind's jobs, of which there is at least one.
+pub async fn lane(client: &impl GenericClient, job_kind: &str) -> Result<i64> {
+    const SQL: &str = "select j.lane from job_queue j where j.job_kind = $1 limit 1";
+    get(&row(client, "asking for a lane", SQL, &[&job_kind]).await?, "lane")
+}
+
+/// Claims up to `batch` jobs of a lane and ends them well by two plain statements without gates, leases that anybody would
 /// check, or functions; answers how many.
-pub async fn bare_claim_and_succeed(client: &impl GenericClient, batch: u32) -> Result<usize> {
+pub async fn bare_claim_and_succeed(client: &impl GenericClient, lane: i64, batch: u32) -> Result<usize> {
     const SUCCEED: &str = "
         update job_queue j
         set status = 'succeeded', finished_at = clock_timestamp(), lease_until = null, updated_at = clock_timestamp()
         where j.job_id = any ($1)";
+    // one lane, as the jobs of a bench are of one kind: the index is read in its own order
     let claim = format!(
         "update job_queue j
          set status = 'leased', lease_owner = 'bench', lease_token = 1,
@@ -127,7 +148,8 @@ pub async fn bare_claim_and_succeed(client: &impl GenericClient, batch: u32) -> 
          where j.job_id = any (array(
            select q.job_id
            from job_queue q
-           where q.executor = 'PG_worker' and q.claimable and q.priority = 100 and q.scheduled_at <= clock_timestamp()
+           where q.executor = 'PG_worker' and q.claimable and q.lane = {lane}
+             and q.priority = 100 and q.scheduled_at <= clock_timestamp()
            order by q.scheduled_at, q.job_id
            limit {batch}
            for update skip locked))
