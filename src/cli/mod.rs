@@ -19,7 +19,9 @@ mod jobs;
 pub mod log;
 mod migrate;
 pub mod output;
+mod pause;
 mod payload;
+mod resume;
 mod run;
 mod signals;
 mod tick;
@@ -73,6 +75,8 @@ enum Command {
     Dlq(dlq::Args),
     Executors(executors::Args),
     Gate(gate::Args),
+    Pause(pause::Args),
+    Resume(resume::Args),
     Health(health::Args),
     Bench(bench::Args),
     Completions(completions::Args),
@@ -93,6 +97,8 @@ impl Command {
             | Self::Dlq(_)
             | Self::Executors(_)
             | Self::Gate(_)
+            | Self::Pause(_)
+            | Self::Resume(_)
             | Self::Health(_)
             | Self::Bench(_)
             | Self::Completions(_) => Vec::new(),
@@ -112,6 +118,8 @@ impl Command {
             Self::Dlq(args) => dlq::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
+            Self::Pause(args) => pause::run(args, context).await,
+            Self::Resume(args) => resume::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),

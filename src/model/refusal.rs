@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// The reason of a refusal while somebody has paused what was asked for.
+pub const PAUSED: &str = "paused";
+
 /// Why a gated function said no: a stable reason of the contract, and the whole answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
@@ -67,8 +70,10 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "executor_alive" => {
             "another process beats under this name: choose another one, wait until it is stale, or say --takeover"
         }
-        "paused" => "somebody paused it: `reveille resume`, once its reason is gone",
-        "not_subscribed" => "the executor's rows in job_subscription allow none of these kinds",
+        PAUSED => "`reveille pause` says by whom and why, `reveille resume` ends it",
+        "not_subscribed" => {
+            "`reveille executors show NAME` says what it may claim, `reveille executors subscribe` adds to it"
+        }
         "executor_silent" => "the executor must beat again: fn_queue_heartbeat_tick",
         "lease_lost" => "the lease ran out or the job was taken over; drop the result",
         "archive_disabled" => "open the gate: `reveille gate open queue.archive.enabled --reason …`",

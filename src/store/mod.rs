@@ -14,6 +14,7 @@ pub mod gates;
 pub mod health;
 pub mod heartbeats;
 pub mod jobs;
+pub mod pauses;
 pub mod pilot_host;
 pub mod reaper;
 pub mod timeline;

@@ -1,5 +1,7 @@
 //! Commands against a real database: gates, events, jobs, health; answers, refusals and mistakes.
 
+mod pauses;
+
 use serde_json::Value;
 
 use crate::cli::{output, reveille};

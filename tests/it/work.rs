@@ -7,6 +7,7 @@ mod exec_stops;
 mod faults;
 mod in_transaction;
 mod leases;
+mod pauses;
 mod rules;
 mod rust_handlers;
 mod shop;
