@@ -29,6 +29,8 @@ pub struct Tick {
     pub archived: Archived,
     /// Who does not beat any more.
     pub silences: Silences,
+    /// Domains that were left alone, because somebody has paused them.
+    pub paused: Vec<String>,
     /// What was pruned.
     pub pruned: Pruned,
     /// What the time limit cut short: dispatch, sweep, reap, look, archive, prune. The next tick goes on there.
@@ -91,6 +93,7 @@ impl Tick {
         self.pass.add(once.pass);
         self.leave("dispatch", once.left);
         self.refusal = once.refusal;
+        self.paused = once.paused;
         let is_gone = once.failed.as_ref().is_some_and(|error| error.sqlstate().is_none());
         if let Some(error) = once.failed {
             self.failed = Some(Error::and(self.failed.take(), error));

@@ -55,6 +55,7 @@ fn as_text(tick: &Tick) -> String {
         ("leases ended", Some(leases)),
         ("silent", (!tick.silences.silent.is_empty()).then(|| tick.silences.silent.join(", "))),
         ("archived", Some(finished)),
+        ("paused", (!tick.paused.is_empty()).then(|| tick.paused.join(", "))),
         ("arrivals pruned", number(tick.pruned.arrivals)),
         ("passes pruned", number(tick.pruned.passes)),
         ("not done in time", (!tick.left.is_empty()).then(|| tick.left.join(", "))),

@@ -23,7 +23,7 @@ use crate::config;
 use crate::error::Result;
 use crate::latch::Latch;
 use crate::model::pass::FoundBy;
-use crate::model::refusal::Answer;
+use crate::model::refusal::{Answer, PAUSED};
 use crate::postgres::listener::ListenerStatus;
 use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
@@ -245,9 +245,14 @@ impl Dispatcher {
             self.teller().succeeded(state, &name);
         }
         match outcome {
+            Ok(Turn::Refused(refusal)) if refusal.reason == PAUSED => {
+                state.gate(None);
+                state.pause(&name, true);
+            }
             Ok(Turn::Refused(refusal)) => state.gate(Some(refusal.reason)),
             Ok(turn) => {
                 state.gate(None);
+                state.pause(&name, false);
                 match turn {
                     Turn::Again => state.wait(&name, FoundBy::Look),
                     Turn::After(pause) if pause.is_zero() => state.wait(&name, FoundBy::Look),

@@ -8,7 +8,7 @@ use super::dispatcher::Dispatcher;
 use super::poll;
 use crate::error::{Error, Result};
 use crate::model::pass::{FoundBy, Pass};
-use crate::model::refusal::Refusal;
+use crate::model::refusal::{PAUSED, Refusal};
 use crate::postgres::pool::hand_back;
 use crate::store;
 
@@ -21,12 +21,15 @@ pub struct Once {
     pub left: bool,
     /// A gate is closed; nothing more was tried.
     pub refusal: Option<Refusal>,
+    /// Domains that somebody has paused.
+    pub paused: Vec<String>,
     /// What failed.
     pub failed: Option<Error>,
 }
 
 impl Dispatcher {
-    /// Every domain until nothing is left, or until `end`. A domain that fails does not stop the others.
+    /// Every domain until nothing is left, or until `end`. A domain that fails or is paused does not stop the
+    /// others.
     pub async fn run_once(&self, end: Instant) -> Once {
         let mut once = Once::default();
         match timeout_at(end, self.look_once(&mut once)).await {
@@ -47,6 +50,7 @@ impl Dispatcher {
                     once.pass.add(pass);
                     waiting.extend(pass.more.then_some(domain));
                 }
+                Ok(Err(refusal)) if refusal.reason == PAUSED => once.paused.push(domain.to_owned()),
                 Ok(Err(refusal)) => {
                     once.refusal = Some(refusal);
                     return Ok(());

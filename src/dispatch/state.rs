@@ -2,14 +2,14 @@
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
 
 use super::domain::{Domain, Turn};
 use crate::backoff::Trouble;
 use crate::error::Result;
 use crate::model::pass::FoundBy;
-use crate::model::refusal::{Answer, remedy};
+use crate::model::refusal::{Answer, PAUSED, remedy};
 
 /// What a future of the loop ended with.
 pub(super) enum Done {
@@ -46,6 +46,8 @@ pub(super) struct State {
     /// Trouble with single domains.
     pub(super) held: BTreeMap<String, Trouble>,
     pub(super) closed: Option<String>,
+    /// Domains that somebody has paused; the others go on.
+    pub(super) paused: BTreeSet<String>,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             probing: false,
             held: BTreeMap::new(),
             closed: None,
+            paused: BTreeSet::new(),
         }
     }
 
@@ -109,5 +112,18 @@ impl State {
             tracing::info!("dispatch is open");
         }
         self.closed = reason;
+    }
+
+    /// Logs a pause of a domain when it begins and when it ends, however often the timer finds unread events there.
+    pub(super) fn pause(&mut self, name: &str, is_paused: bool) {
+        if is_paused && self.paused.insert(name.to_owned()) {
+            tracing::warn!(
+                domain = name,
+                "domain {name} is paused, its position stays where it is: {}",
+                remedy(PAUSED).unwrap_or("see the contract's reasons")
+            );
+        } else if !is_paused && self.paused.remove(name) {
+            tracing::info!(domain = name, "domain {name} is not paused any more");
+        }
     }
 }

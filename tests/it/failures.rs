@@ -4,6 +4,7 @@
 mod denied;
 mod disk;
 mod gates;
+mod pauses;
 mod pooler;
 mod roles;
 mod schema;
