@@ -1,5 +1,7 @@
 //! `reveille jobs`: work.
 
+mod waiting;
+
 use std::fmt::Write as _;
 
 use clap::builder::PossibleValuesParser;
@@ -15,7 +17,10 @@ use crate::model::executor::ExecutorKind;
 use crate::model::job::STATUSES;
 use crate::store::jobs::{self, NewJob, Summary};
 
-/// List, show, enqueue, cancel or release jobs; show how a kind is tried again
+/// What an enqueue may do with a job of the same key that still waits.
+const ON_DUPLICATE: [&str; 3] = ["keep", "replace", "debounce"];
+
+/// List, show, enqueue, cancel or release jobs; show what waits and why, and how a kind is tried again
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -35,7 +40,8 @@ enum Action {
     },
     /// Enqueue one job; the same key twice is one job
     #[command(
-        after_help = "Example:\n  reveille jobs enqueue cut.cut --source-ref staging_record:42 --key cut:42"
+        after_help = "Examples:\n  reveille jobs enqueue cut.cut --source-ref staging_record:42 --key cut:42\n  \
+                      reveille jobs enqueue page.index --key page:7 --at 2026-12-01T08:00:00Z --on-duplicate debounce"
     )]
     Enqueue(Box<Enqueue>),
     /// End a job that nobody wants any more: at once while it waits, at its next renewal while it runs
@@ -48,6 +54,12 @@ enum Action {
         after_help = "Example:\n  reveille jobs release 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --reason 'its host is gone'"
     )]
     Release(Because),
+    /// Show what waits to be claimed, and why when nobody may claim it: paused, limited, no live executor
+    #[command(after_help = "Example:\n  reveille jobs backlog")]
+    Backlog,
+    /// Show jobs that hold up others of their ordering key, and why
+    #[command(after_help = "Example:\n  reveille jobs blocked")]
+    Blocked,
     /// Show how jobs of a kind are tried again, and which key decides
     #[command(after_help = "Example:\n  reveille jobs policy cut.cut --domain staging")]
     Policy {
@@ -106,6 +118,10 @@ struct Enqueue {
     /// Idempotency key; without it each call makes a job
     #[arg(long)]
     key: Option<String>,
+    /// What else happens when a job with this kind and key still waits: nothing; it gets what is said here; that, and
+    /// it is due anew
+    #[arg(long, value_name = "HOW", requires = "key", value_parser = PossibleValuesParser::new(ON_DUPLICATE))]
+    on_duplicate: Option<String>,
     /// Kind of executor that shall run it
     #[arg(long, value_name = "KIND", default_value = "PG_worker")]
     executor: ExecutorKind,
@@ -136,6 +152,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::Enqueue(args) => enqueue(*args, context).await,
         Action::Cancel(args) => cancel(args, context).await,
         Action::Release(args) => release(args, context).await,
+        Action::Backlog => waiting::backlog(context).await,
+        Action::Blocked => waiting::blocked(context).await,
         Action::Policy { kind, domain } => policy(&kind, domain.as_deref(), context).await,
     }
 }
@@ -213,14 +231,17 @@ async fn enqueue(args: Enqueue, context: &Context) -> Result<Outcome> {
         ordering_key: args.ordering_key,
         max_attempts: args.max_attempts,
         correlation_id: args.correlation_id,
+        on_duplicate: args.on_duplicate,
     };
     let client = context.client().await?;
     let answer = jobs::enqueue(&client, &job).await.map_err(payload::explain)?;
     Outcome::of(answer, |result| {
         let id = result["job_id"].as_str().unwrap_or_default();
-        let document = json!({ "job_id": id, "created": result["created"] });
-        context.out.answer(&document, || match result["created"].as_bool() {
-            Some(true) => format!("enqueued {} as {id}", job.job_kind),
+        let (created, changed) = (result["created"] == true, result["changed"] == true);
+        let document = json!({ "job_id": id, "created": created, "changed": changed });
+        context.out.answer(&document, || match (created, changed) {
+            (true, _) => format!("enqueued {} as {id}", job.job_kind),
+            (_, true) => format!("changed {id}, which has this kind and key and still waits"),
             _ => format!("already there: {id} has this kind and key"),
         })
     })

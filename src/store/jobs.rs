@@ -102,16 +102,19 @@ pub struct NewJob {
     pub ordering_key: Option<String>,
     pub max_attempts: Option<i32>,
     pub correlation_id: Option<String>,
+    /// What becomes of a job with the same kind and key that still waits: keep, replace or debounce.
+    pub on_duplicate: Option<String>,
 }
 
-/// Enqueues a job; the answer holds `job_id` and whether it was `created` now.
+/// Enqueues a job; the answer holds `job_id`, and whether it was `created` or `changed` now.
 pub async fn enqueue(client: &impl GenericClient, job: &NewJob) -> Result<Answer> {
     const SQL: &str = "
         select fn_job_enqueue(
           p_job_kind => $1, p_actor => coalesce($2, session_user::text), p_safe_payload => coalesce($3, '{}'::jsonb),
           p_source_ref => $4, p_target_ref => $5, p_payload_ref => $6, p_idempotency_key => $7,
           p_executor => coalesce($8, 'PG_worker'), p_priority => coalesce($9, 100), p_scheduled_at => $10,
-          p_ordering_key => $11, p_max_attempts => $12, p_correlation_id => $13) as answer";
+          p_ordering_key => $11, p_max_attempts => $12, p_correlation_id => $13,
+          p_on_duplicate => coalesce($14, 'keep')) as answer";
     let executor = job.executor.map(ExecutorKind::as_str);
     let answer = row(
         client,
@@ -131,6 +134,7 @@ pub async fn enqueue(client: &impl GenericClient, job: &NewJob) -> Result<Answer
             &job.ordering_key,
             &job.max_attempts,
             &job.correlation_id,
+            &job.on_duplicate,
         ],
     )
     .await?;

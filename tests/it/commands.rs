@@ -1,6 +1,7 @@
 //! Commands against a real database: gates, events, jobs, health; answers, refusals and mistakes.
 
 mod pauses;
+mod waiting;
 
 use serde_json::Value;
 
