@@ -10,10 +10,11 @@ use super::look;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
-use crate::maintain::{Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Silences};
+use crate::maintain::{Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Silences, UnclaimedWatch};
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
 use crate::postgres::Server;
+use crate::store::backlog::Unclaimed;
 
 /// What one `tick` did.
 #[derive(Debug, Default, Serialize)]
@@ -29,11 +30,13 @@ pub struct Tick {
     pub archived: Archived,
     /// Who does not beat any more.
     pub silences: Silences,
+    /// What has waited for a minute, and no live executor may claim.
+    pub unclaimed: Vec<Unclaimed>,
     /// Domains that were left alone, because somebody has paused them.
     pub paused: Vec<String>,
     /// What was pruned.
     pub pruned: Pruned,
-    /// What the time limit cut short: dispatch, sweep, reap, look, archive, prune. The next tick goes on there.
+    /// What the time limit cut short: dispatch, sweep, reap, look, backlog, archive, prune. The next tick goes on there.
     pub left: Vec<&'static str>,
     /// A gate is closed; nothing more was tried.
     #[serde(skip)]
@@ -43,8 +46,8 @@ pub struct Tick {
     pub failed: Option<Error>,
 }
 
-/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, reap, look for silences, archive,
-/// prune. Ends within `limit`.
+/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, reap, look for silences and for unclaimed
+/// backlog, archive, prune. Ends within `limit`.
 ///
 /// # Errors
 /// Nothing could be begun.
@@ -60,6 +63,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let dispatcher = Dispatcher::new(server.clone(), &settings.dispatch, connections, domains, waker, None)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
+    let watch = UnclaimedWatch::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     let mut tick = Tick::default();
     // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
@@ -74,6 +78,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let freed = timeout_at(end, reaper.run_once(&mut tick.reaped)).await;
     tick.part("reap", freed);
     tick.silences = tick.part("look", timeout_at(end, housekeeper.look()).await).unwrap_or_default();
+    tick.unclaimed = tick.part("backlog", timeout_at(end, watch.run_once()).await).unwrap_or_default();
     let ended = timeout_at(end, archiver.run_once(&mut tick.archived)).await;
     tick.part("archive", ended);
     let pruned = timeout_at(end, housekeeper.run_once(&mut tick.pruned)).await;

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::context::{Context, Outcome};
-use super::output::{seconds, table};
+use super::output::{printable, seconds, table};
 use crate::error::Result;
+use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate, KNOWN};
 use crate::store::health::{self, Component};
 
@@ -15,11 +16,26 @@ pub(super) struct Args {}
 
 pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    let components = health::list(&client).await?;
+    let mut components = health::list(&client).await?;
+    let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
+    // a kind of which nobody is alive is a backlog of the view
+    components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
     Ok(if ill { Outcome::Failed } else { Outcome::Done })
+}
+
+/// Backlog outside of everybody's subscriptions, as a component that is ill.
+fn component(unclaimed: &Unclaimed) -> Component {
+    Component {
+        component: "unclaimed".to_owned(),
+        name: unclaimed.to_string(),
+        status_hint: "stale".to_owned(),
+        age_seconds: Some(unclaimed.age_seconds),
+        value: Some(f64::from(i32::try_from(unclaimed.due).unwrap_or(i32::MAX))),
+        detail: serde_json::to_value(unclaimed).ok(),
+    }
 }
 
 fn as_text(components: &[Component], gates: &[Gate]) -> String {
@@ -64,6 +80,10 @@ fn complaint(ill: &Component) -> String {
         ("backlog", _) => {
             format!("jobs for {name} have waited for {age}, and no executor of that kind is alive")
         }
+        ("unclaimed", _) => format!(
+            "{} have waited for {age}, and no live executor is subscribed to them: `reveille executors list`",
+            printable(name)
+        ),
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
     }
 }

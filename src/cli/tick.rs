@@ -45,6 +45,7 @@ fn as_text(tick: &Tick) -> String {
         Archived { found: 1.., dry_run: true, .. } => "none: the archiver is gated".to_owned(),
         archived => archived.archived.to_string(),
     };
+    let unclaimed: Vec<String> = tick.unclaimed.iter().map(ToString::to_string).collect();
     pairs([
         ("events read", number(tick.pass.events)),
         ("jobs made", number(tick.pass.jobs)),
@@ -55,6 +56,7 @@ fn as_text(tick: &Tick) -> String {
         ("leases ended", Some(leases)),
         ("silent", (!tick.silences.silent.is_empty()).then(|| tick.silences.silent.join(", "))),
         ("archived", Some(finished)),
+        ("unclaimed", (!unclaimed.is_empty()).then(|| unclaimed.join(", "))),
         ("paused", (!tick.paused.is_empty()).then(|| tick.paused.join(", "))),
         ("arrivals pruned", number(tick.pruned.arrivals)),
         ("passes pruned", number(tick.pruned.passes)),

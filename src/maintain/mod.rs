@@ -6,8 +6,10 @@ mod housekeeper;
 mod pulse;
 mod reaper;
 mod silences;
+mod unclaimed;
 
 pub use archiver::{Archived, Archiver};
 pub use housekeeper::{Housekeeper, Pruned};
 pub use reaper::{Reaped, Reaper};
 pub use silences::Silences;
+pub use unclaimed::UnclaimedWatch;

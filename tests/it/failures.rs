@@ -10,4 +10,5 @@ mod roles;
 mod schema;
 mod server;
 mod settings;
+mod unclaimed;
 mod unreachable;

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
-use futures::future::try_join3;
+use futures::future::try_join4;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::series::{Series, flag};
+use super::series::{Series, count, flag};
 use crate::error::{Error, Kind, Result};
+use crate::model::executor::ExecutorKind;
 use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
+use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
 
@@ -52,6 +54,7 @@ struct Found {
     health: Vec<Component>,
     queue_usage: f64,
     gates: Vec<Gate>,
+    unclaimed: Vec<Unclaimed>,
 }
 
 impl Reading {
@@ -110,10 +113,14 @@ impl Database {
 }
 
 async fn find(client: &Object) -> Result<Found> {
-    let (health, queue_usage, gates) =
-        try_join3(health::list(client), health::notification_queue_usage(client), gates::list(client))
-            .await?;
-    Ok(Found { health, queue_usage, gates })
+    let (health, queue_usage, gates, unclaimed) = try_join4(
+        health::list(client),
+        health::notification_queue_usage(client),
+        gates::list(client),
+        backlog::unclaimed(client, PATIENCE),
+    )
+    .await?;
+    Ok(Found { health, queue_usage, gates, unclaimed })
 }
 
 impl Collector for Database {
@@ -147,6 +154,13 @@ impl Found {
         let values = health().filter_map(|(one, labels)| Some((labels, one.value?)));
         let help = "v_queue_health: beats of an executor, passes of a cursor, due jobs of a backlog.";
         series.gauges("reveille_queue_health_value", help, None, values)?;
+        let unclaimed = ExecutorKind::ALL.map(|kind| {
+            let of_kind = self.unclaimed.iter().filter(|one| one.executor == kind.as_str());
+            let due: u64 = of_kind.map(|one| one.due.unsigned_abs()).sum();
+            ([("executor", kind.as_str())], count(due))
+        });
+        let help = "Due jobs that no live executor may claim, once the oldest has waited for a minute.";
+        series.gauges("reveille_backlog_unclaimed", help, None, unclaimed)?;
         let gates = self.gates.iter().map(|gate| ([("gate", gate.key.as_str())], flag(gate.open)));
         series.gauges("reveille_gate_open", "Whether the gate is open.", None, gates)?;
         let help = "Part of the server's notification queue in use; when it is full, commits fail.";

@@ -167,3 +167,23 @@ async fn the_process_tells_its_memory_processor_time_files_and_uptime() {
     assert!(value("reveille_uptime_seconds") < 3600.0);
     face.stop().await;
 }
+
+#[tokio::test]
+async fn backlog_that_no_live_executor_may_claim_is_counted_for_its_kind_of_executor() {
+    let database = TestDb::new().await;
+    database.open_gates().await;
+    let client = database.client().await;
+    let late = "insert into job_queue (job_kind, actor, executor, idempotency_key, scheduled_at)
+        select 'mail.send', 'test', 'Agent', n::text, clock_timestamp() - make_interval(secs => 45 * n)
+        from generate_series(1, 3) n";
+    client.batch_execute(late).await.unwrap();
+    let face = Served::start(server_at(&database.url()), None, ANEW).await;
+    let unclaimed =
+        async |kind| face.scrape().await.value("reveille_backlog_unclaimed", &[("executor", kind)]);
+    assert_eq!((unclaimed("Agent").await, unclaimed("PG_worker").await), (Some(3.0), Some(0.0)));
+    client.batch_execute("select fn_queue_heartbeat_register('desk', 'Agent')").await.unwrap();
+    assert_eq!(unclaimed("Agent").await, Some(0.0), "somebody may claim them");
+    client.batch_execute("select fn_subscription_set('desk', 'test', 'image.*')").await.unwrap();
+    assert_eq!(unclaimed("Agent").await, Some(3.0), "nobody is subscribed");
+    face.stop().await;
+}
