@@ -1,6 +1,7 @@
 //! Commands against a real database: gates, events, jobs, health; answers, refusals and mistakes.
 
 mod pauses;
+mod subscriptions;
 mod waiting;
 
 use serde_json::Value;
@@ -223,7 +224,7 @@ async fn an_executor_that_is_gone_for_good_can_be_forgotten() {
     db.client().await.execute(silent, &[]).await.unwrap();
     let (_, text, _) = words(&db, &["executors", "list"]);
     let line: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
-    assert_eq!(line, ["stale", "quiet", "one", "Agent", "4d", "postgres"]);
+    assert_eq!(line, ["stale", "quiet", "one", "Agent", "4d", "postgres", "all", "of", "its", "kind"]);
     let (code, text, _) = words(&db, &["executors", "forget", "quiet one"]);
     assert_eq!((code, text.as_str()), (Some(0), "quiet one is forgotten\n"));
     assert_eq!(words(&db, &["health"]).0, Some(0));

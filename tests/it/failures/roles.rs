@@ -84,6 +84,10 @@ async fn a_reader_can_look_and_nothing_else() {
     for arguments in [&["health"][..], &["jobs", "list"], &["gate", "list"], &["consumers", "list"]] {
         login.can(arguments).await;
     }
+    for arguments in [&["pause"][..], &["jobs", "backlog"], &["jobs", "blocked"], &["executors", "list"]] {
+        login.can(arguments).await;
+    }
+    login.cannot(&["pause", "all", "--reason", "test"]).await;
     let event = "select id::text from event_outbox";
     let event: String = client.query_one(event, &[]).await.unwrap().get(0);
     login.can(&["events", "show", &event]).await;
@@ -108,6 +112,10 @@ async fn an_operator_can_turn_gates_emit_events_and_keep_consumers() {
     login.can(&["consumers", "enable", "one_job_each"]).await;
     login.can(&["consumers", "sync", "--apply", "--dir", CONSUMERS]).await;
     login.can(&["jobs", "enqueue", "test.seen"]).await;
+    login.can(&["pause", "all", "--reason", "test"]).await;
+    login.can(&["resume", "all", "--reason", "test"]).await;
+    login.can(&["executors", "subscribe", "desk", "--kind", "test.*"]).await;
+    login.can(&["executors", "unsubscribe", "desk"]).await;
     for arguments in [&["health"][..], &["jobs", "list"], &["gate", "list"], &["consumers", "list"]] {
         login.can(arguments).await;
     }
