@@ -63,6 +63,45 @@ async fn the_commands_of_the_readme_end_in_a_job_that_has_run() {
     }
 }
 
+/// Runs lines as a shell does, with `reveille` on the path; each must end well.
+fn run_in_shell(db: &TestDb, lines: &str) {
+    let program = Path::new(env!("CARGO_BIN_EXE_reveille"));
+    let folders = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut shell = Command::new("sh");
+    shell.args(["-euc", lines]).env("PATH", folders).env("DATABASE_URL", with_secret(&db.url()));
+    let output = shell.current_dir(env!("CARGO_TARGET_TMPDIR")).output().unwrap();
+    assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_about_pauses_and_subscriptions_are_accepted() {
+    let db = TestDb::new().await;
+    let [_, pauses] = blocks("Executors", "sh").try_into().unwrap();
+    run_in_shell(&db, &pauses);
+    let client = db.client().await;
+    let left =
+        "select (select count(*) from queue_pause where resumed_at is null), count(*) from job_subscription";
+    let left = client.query_one(left, &[]).await.unwrap();
+    assert_eq!((left.get::<_, i64>(0), left.get::<_, i64>(1)), (0, 1));
+}
+
+#[tokio::test]
+async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let page = include_str!("../../docs/runbooks/pause-and-limits.md");
+    assert!(page.lines().count() <= 60, "a runbook is short");
+    for block in page.split("\n```").skip(1).step_by(2) {
+        match block.split_once('\n').unwrap() {
+            ("sh", lines) => run_in_shell(&db, lines),
+            ("sql", statements) => client.batch_execute(statements).await.unwrap(),
+            (other, _) => panic!("a block of {other}"),
+        }
+    }
+    let limits = "select count(*) from dot_config where key like 'job.%limit'";
+    assert_eq!(client.query_one(limits, &[]).await.unwrap().get::<_, i64>(0), 4);
+}
+
 #[tokio::test]
 async fn the_consumer_file_of_the_readme_is_one() {
     let db = TestDb::new().await;
