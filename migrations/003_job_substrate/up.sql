@@ -82,11 +82,11 @@ create index job_queue_ready_idx on job_queue (executor, lane, priority, schedul
 create index job_queue_unplaced_idx on job_queue (created_at, job_id)
   where ordering_key is not null and ordering_slot is null and status = 'queued';
 create index job_queue_behind_idx on job_queue (ordering_key, created_at, job_id)
-  where ordering_slot = 0 and status in ('queued', 'retry_waiting');
+  where ordering_key is not null and coalesce(ordering_slot, 0) = 0 and status in ('queued', 'retry_waiting');
 create unique index job_queue_turn_idx on job_queue (ordering_key, ordering_slot)
   where ordering_slot > 0 and status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter');
 
--- Kinds with a limit: no slot twice, whatever else goes wrong.
+-- Kinds with a limit: no place twice, whatever else goes wrong.
 create unique index job_queue_limit_idx on job_queue (job_kind, limit_slot) where limit_slot is not null and lease_until is not null;
 
 -- What the health view and the reaper read: leases by their end.
@@ -156,8 +156,8 @@ create table job_subscription (
   set_by name not null default session_user,
   created_at timestamptz not null default clock_timestamp(),
   updated_at timestamptz not null default clock_timestamp(),
-  executor_name_like text generated always as (replace(replace(replace(executor_name, '\', '\\'), '_', '\_'), '*', '%')) stored,
-  job_kind_like text generated always as (replace(replace(job_kind, '_', '\_'), '*', '%')) stored,
+  executor_name_like text generated always as (replace(replace(replace(replace(executor_name, '\', '\\'), '_', '\_'), '%', '\%'), '*', '%')) stored,
+  job_kind_like text generated always as (replace(replace(replace(replace(job_kind, '\', '\\'), '_', '\_'), '%', '\%'), '*', '%')) stored,
   primary key (executor_name, job_kind, event_domain)
 );
 comment on table job_subscription is 'What an executor may claim, nothing beside; an executor without a row may claim everything of its kind.';
@@ -173,7 +173,14 @@ create table job_rate (
   jobs int not null
 );
 create index job_rate_key_idx on job_rate (rate_key, claimed_at);
-comment on table job_rate is 'How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only.';
+-- Ordering keys that somebody has to look at again, because two sessions met at them.
+create table job_order_pending (
+  ordering_key text not null,
+  noted_at timestamptz not null default clock_timestamp()
+);
+comment on table job_order_pending is 'Ordering keys whose next job the next claim has to find; empty but for moments.';
+
+comment on table job_rate is 'How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only, pruned by fn_job_rate_prune.';
 
 -- How runs ended. One row an ended lease, written by the statement that ends it; a success stays on the job's own row.
 create table job_attempt (

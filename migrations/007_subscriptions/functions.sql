@@ -85,7 +85,7 @@ begin
     raise exception 'fn_subscription_set needs an executor, an actor, a job kind and a domain; * stands for all' using errcode = '22023';
   elsif p_priority_floor not between 0 and 32767 then
     raise exception 'fn_subscription_set: p_priority_floor must be from 0 to 32767, not %', p_priority_floor using errcode = '22023';
-  elsif p_share is null or not p_share between 0.000001 and 1000000 then
+  elsif p_share is null or not (p_share > 0 and p_share <= 1000000) then
     raise exception 'fn_subscription_set: p_share must be a number above 0, not %', coalesce(p_share::text, 'null') using errcode = '22023';
   end if;
   insert into job_subscription as s (executor_name, job_kind, event_domain, priority_floor, share, description, actor)
@@ -125,6 +125,26 @@ begin
 end
 $$;
 comment on function fn_subscription_remove(text, text, text, text) is 'Takes subscriptions of an executor away: {removed}. Refused not_found.';
+
+-- Removes what counts towards no rate any more: what is older than the longest window of any rate limit, and than an hour.
+-- Answers how much. Called by the housekeeper.
+create or replace function fn_job_rate_prune(p_limit int default 50000) returns bigint
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_span interval;
+  v_count bigint;
+begin
+  select greatest(interval '1 hour', max((fn_rate_parts(c.value)).span)) into v_span
+  from dot_config c where c.key like 'job.%rate\_limit';
+  delete from job_rate r
+  where r.ctid = any (array(
+    select o.ctid from job_rate o where o.claimed_at < clock_timestamp() - v_span limit p_limit for update skip locked));
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function fn_job_rate_prune(int) is 'Removes what counts towards no rate limit any more; how many rows.';
 
 -- Why nobody may claim from a lane now; null: somebody may. In the order in which an operator would ask.
 create or replace function fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority int)
@@ -250,7 +270,7 @@ cross join lateral (
   select min(b.created_at) as oldest, count(*)::int as behind, (array_agg(b.job_id))[1] as job_id
   from (
     select j.job_id, j.created_at from job_queue j
-    where j.ordering_key = t.ordering_key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting')
+    where j.ordering_key = t.ordering_key and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
     order by j.created_at, j.job_id limit 1000) b) n
 where t.ordering_slot > 0 and t.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter') and n.behind > 0;
 comment on view v_ordering_blocked is 'Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).';
@@ -265,6 +285,8 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
+  execute format('revoke all on function %s from public', 'fn_job_rate_prune(int)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_job_rate_prune(int)'::regprocedure), array['reveille_dispatcher']);
   revoke all on procedure pr_pause_check(text, text, text, text, text) from public;
   foreach v_function in array array[
     'fn_job_lane_verdict(text, text, text, text, int)', 'fn_executors_live(text)', 'fn_job_backlog()'] loop

@@ -69,9 +69,11 @@ pub async fn sweep(client: &impl GenericClient, margin: Duration) -> Result<Valu
     get(&row(client, "sweeping the outbox", SQL, &[&margin.as_secs_f64()]).await?, "answer")
 }
 
-/// Removes read arrivals and old passes; the answer counts them.
+/// Removes read arrivals, old passes, and what counts towards no rate any more; the answer counts them.
 pub async fn prune(client: &impl GenericClient, keep_passes_for: Duration) -> Result<Value> {
-    const SQL: &str = "select fn_dispatch_prune(p_keep_passes => make_interval(secs => $1)) as answer";
+    const SQL: &str = "
+        select fn_dispatch_prune(p_keep_passes => make_interval(secs => $1))
+          || jsonb_build_object('rates', fn_job_rate_prune()) as answer";
     get(&row(client, "pruning arrivals", SQL, &[&keep_passes_for.as_secs_f64()]).await?, "answer")
 }
 

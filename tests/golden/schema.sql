@@ -304,6 +304,11 @@ table job_handler
   -- table: SQL functions that run jobs: one a kind, signature (p_job jsonb) returns jsonb.
   -- handler: schema.function(jsonb), checked and qualified when written. Text, as pg_upgrade refuses regprocedure columns.
 
+table job_order_pending
+  ordering_key text not null
+  noted_at timestamp with time zone not null default clock_timestamp()
+  -- table: Ordering keys whose next job the next claim has to find; empty but for moments.
+
 table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_cost_delay=0, vacuum_truncate=off)
   job_id uuid not null default fn_uuid_v7()
   job_kind job_kind not null
@@ -351,7 +356,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
   job_queue_lease_check CHECK ((((status)::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
   job_queue_pkey PRIMARY KEY (job_id)
-  CREATE INDEX job_queue_behind_idx ON job_queue USING btree (ordering_key, created_at, job_id) WHERE ((ordering_slot = 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])))
+  CREATE INDEX job_queue_behind_idx ON job_queue USING btree (ordering_key, created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (COALESCE((ordering_slot)::integer, 0) = 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])))
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
   CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, lane, priority, scheduled_at, job_id) WHERE claimable
   CREATE INDEX job_queue_unplaced_idx ON job_queue USING btree (created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (ordering_slot IS NULL) AND ((status)::text = 'queued'::text))
@@ -382,7 +387,7 @@ table job_rate
   claimed_at timestamp with time zone not null
   jobs integer not null
   CREATE INDEX job_rate_key_idx ON job_rate USING btree (rate_key, claimed_at)
-  -- table: How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only.
+  -- table: How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only, pruned by fn_job_rate_prune.
 
 table job_subscription
   executor_name text not null
@@ -395,8 +400,8 @@ table job_subscription
   set_by name not null default SESSION_USER
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
-  executor_name_like text generated always as (replace(replace(replace(executor_name, '\'::text, '\\'::text), '_'::text, '\_'::text), '*'::text, '%'::text)) stored
-  job_kind_like text generated always as (replace(replace(job_kind, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
+  executor_name_like text generated always as (replace(replace(replace(replace(executor_name, '\'::text, '\\'::text), '_'::text, '\_'::text), '%'::text, '\%'::text), '*'::text, '%'::text)) stored
+  job_kind_like text generated always as (replace(replace(replace(replace(job_kind, '\'::text, '\\'::text), '_'::text, '\_'::text), '%'::text, '\%'::text), '*'::text, '%'::text)) stored
   job_subscription_pkey PRIMARY KEY (executor_name, job_kind, event_domain)
   job_subscription_share_check CHECK (((share > (0)::double precision) AND (share <= (1000000)::double precision)))
   -- table: What an executor may claim, nothing beside; an executor without a row may claim everything of its kind.
@@ -569,7 +574,7 @@ view v_ordering_blocked
             (array_agg(b.job_id))[1] AS job_id
            FROM ( SELECT j.job_id, j.created_at
                    FROM job_queue j
-                  WHERE j.ordering_key = t.ordering_key AND j.ordering_slot = 0 AND (j.status::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text]))
+                  WHERE j.ordering_key = t.ordering_key AND COALESCE(j.ordering_slot::integer, 0) = 0 AND (j.status::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text]))
                   ORDER BY j.created_at, j.job_id
                  LIMIT 1000) b) n
   WHERE t.ordering_slot > 0 AND (t.status::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])) AND n.behind > 0;
@@ -2481,15 +2486,19 @@ declare
   v_next int;
   v_shares real;
   v_round int;
+  v_sum double precision;
   v_quota int;
-  v_room int;
-  v_took jsonb := '{}';
+  v_have jsonb := '{}';
   v_taken record;
   v_rows tid[] := '{}';
-  v_slots int[];
+  v_slots int[] := '{}';
+  v_begun timestamptz;
   v_cost interval;
   v_walked bigint;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
+  end if;
   select * into v_admission from fn_executor_admission(p_executor_name) a;
   if v_admission.reason is null then
     select array_agg(p.scope || ':' || p.name) into v_paused from queue_pause p where p.resumed_at is null;
@@ -2497,20 +2506,19 @@ begin
       v_admission.reason := 'paused';
     end if;
   end if;
-  v_seconds := coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int);
+  v_seconds := least(86400, coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
   end if;
 
   if v_admission.reason is null then
-    if exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued') then
-      perform fn_job_place(least(1000, 100 + 2 * p_limit));
-    end if;
+    perform fn_job_see_to_order(p_limit, v_now);
     select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    v_begun := clock_timestamp();
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
     v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_marks.stand then v_marks.marks end) l);
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
-    v_cost := clock_timestamp() - v_now;
+    v_cost := clock_timestamp() - v_begun;
     v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_paused, v_now) l);
     if cardinality(v_lanes) = 0 and p_job_kinds is not null and not fn_executor_is_subscribed(p_executor_name, p_job_kinds) then
       v_admission.reason := 'not_subscribed';
@@ -2532,7 +2540,8 @@ begin
         cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
   end if;
 
-  -- one rank after the other; within a rank in rounds, until there is no room or nothing left
+  -- one rank after the other; within a rank in rounds, until there is no room or nothing left. Of x.y jobs a lane gets x or
+  -- x + 1, by a lot that all draw together: the sum fits, and on the average each gets its share, also of one job
   while v_first <= cardinality(v_lanes) and v_left > 0 loop
     v_next := v_first;
     while v_next <= cardinality(v_lanes) and (v_lanes[v_next]).rank = (v_lanes[v_first]).rank loop
@@ -2545,37 +2554,46 @@ begin
       end loop;
       exit when v_shares = 0 or v_left = 0;
       v_round := v_left;
+      v_sum := random();
       for v_i in v_first .. v_next - 1 loop
         v_lane := v_lanes[v_i];
         continue when v_lane.share = 0; -- it has no more
         exit when v_left = 0;
-        v_quota := least(v_left, ceil(v_round * (v_lane.share / v_shares)));
-        v_room := null;
-        if v_limits is not null then
-          v_room := fn_job_limit_room(v_lane.job_kind, v_limits, v_now) - coalesce((v_took ->> v_lane.job_kind)::int, 0);
+        v_quota := least(v_left, floor(v_sum + v_round * (v_lane.share / v_shares)) - floor(v_sum));
+        v_sum := v_sum + v_round * (v_lane.share / v_shares);
+        continue when v_quota = 0;
+        if v_limits is not null and v_limits ?| array[
+            'job.' || v_lane.job_kind || '.concurrency_limit', 'job.' || v_lane.job_kind || '.rate_limit',
+            'job.' || v_lane.job_kind || '.key_rate_limit'] then
+          select * into v_taken
+          from fn_job_take_limited(v_admission.executor_kind, v_lane, v_quota, v_limits, v_now,
+            array(select h::int from jsonb_array_elements_text(v_have -> v_lane.job_kind) h)) t;
+          v_have := v_have || jsonb_build_object(v_lane.job_kind, coalesce(v_have -> v_lane.job_kind, '[]') || coalesce(to_jsonb(v_taken.slots), '[]'));
+        else
+          select array_agg(t.ctid) as rows, null::int[] as slots, count(*)::int as passed, (array_agg(t.scheduled_at))[count(*)] as scheduled_at,
+            (array_agg(t.job_id))[count(*)] as job_id
+          into v_taken
+          from (
+            select j.ctid, j.scheduled_at, j.job_id
+            from job_queue j
+            where j.executor = v_admission.executor_kind and j.claimable and j.lane = v_lane.lane and j.priority = v_lane.priority
+              and (j.scheduled_at, j.job_id) > (v_lane.scheduled_at, v_lane.job_id) and j.scheduled_at <= v_now
+            order by j.scheduled_at, j.job_id
+            limit v_quota
+            for update skip locked) t;
         end if;
-        select array_agg(t.ctid) as rows, (array_agg(t.scheduled_at))[count(*)] as scheduled_at, (array_agg(t.job_id))[count(*)] as job_id,
-          count(*)::int as count
-        into v_taken
-        from (
-          select j.ctid, j.scheduled_at, j.job_id
-          from job_queue j
-          where j.executor = v_admission.executor_kind and j.claimable and j.lane = v_lane.lane and j.priority = v_lane.priority
-            and (j.scheduled_at, j.job_id) > (v_lane.scheduled_at, v_lane.job_id) and j.scheduled_at <= v_now
-          order by j.scheduled_at, j.job_id
-          limit least(v_quota, v_room)
-          for update skip locked) t;
-        if v_taken.count > 0 then
+        if cardinality(v_taken.rows) > 0 then
           v_rows := v_rows || v_taken.rows;
-          v_left := v_left - v_taken.count;
-          v_lane.scheduled_at := v_taken.scheduled_at;
-          v_lane.job_id := v_taken.job_id;
-          if v_room is not null then
-            v_took := v_took || jsonb_build_object(v_lane.job_kind, coalesce((v_took ->> v_lane.job_kind)::int, 0) + v_taken.count);
+          v_left := v_left - cardinality(v_taken.rows);
+          if v_limits is not null then
+            v_slots := v_slots || coalesce(v_taken.slots, array_fill(null::int, array[cardinality(v_taken.rows)]));
           end if;
         end if;
-        if v_taken.count < v_quota then
+        if v_taken.passed < v_quota then
           v_lane.share := 0;
+        else
+          v_lane.scheduled_at := v_taken.scheduled_at;
+          v_lane.job_id := v_taken.job_id;
         end if;
         v_lanes[v_i] := v_lane;
       end loop;
@@ -2584,14 +2602,9 @@ begin
   end loop;
 
   if v_marks.stand or v_walked > 1000 then
-    perform fn_job_claim_mark(v_admission.executor_kind, v_now, case when v_marks.stand then null else v_now + 20 * v_cost end,
-      v_marks.marks || v_heads || v_lanes);
+    perform fn_job_claim_mark(v_admission.executor_kind, v_now, v_cost, v_marks.stand, v_marks.marks, v_heads, v_lanes);
   elsif v_marks.marks is not null then
     perform set_config('reveille.claim_marks', '', false);
-  end if;
-  if v_limits is not null and cardinality(v_rows) > 0 then
-    v_rows := fn_job_limit_keys(v_rows, v_limits, v_now);
-    v_slots := fn_job_limit_take(v_rows, v_limits, v_now);
   end if;
   if cardinality(v_rows) = 0 then
     return;
@@ -2605,7 +2618,7 @@ begin
         lease_owner = p_executor_name,
         lease_token = greatest(v_token, j.lease_token + 1),
         lease_until = v_now + make_interval(secs => v_seconds),
-        limit_slot = case when v_slots is not null then v_slots[array_position(v_rows, j.ctid)] end,
+        limit_slot = case when v_limits is not null then v_slots[array_position(v_rows, j.ctid)] end,
         picked_at = v_now,
         started_at = null,
         updated_at = v_now
@@ -2621,22 +2634,30 @@ end
 $function$
 
 -- Keeps how far this session's claims came. Internal.
-CREATE OR REPLACE FUNCTION fn_job_claim_mark(p_executor text, p_now timestamp with time zone, p_until timestamp with time zone, p_places job_lane[])
+CREATE OR REPLACE FUNCTION fn_job_claim_mark(p_executor text, p_now timestamp with time zone, p_cost interval, p_stand boolean, p_marks job_lane[], p_heads job_lane[], p_lanes job_lane[])
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
   perform set_config('reveille.claim_marks', format('%s;%s;%s', p_executor,
-    coalesce(fn_epoch_ms(p_until)::text, split_part(current_setting('reveille.claim_marks', true), ';', 2)), (
+    case when p_stand then split_part(current_setting('reveille.claim_marks', true), ';', 2)
+      else fn_epoch_ms(p_now + least(20 * p_cost, interval '10 seconds'))::text end, (
     select string_agg(format('%s,%s,%s,%s;', m.lane, m.priority, (extract(epoch from m.scheduled_at) * 1000000)::bigint, m.job_id), '')
     from (
       select distinct on (c.lane, c.priority) c.*
       from (
         select p.lane, p.priority, least(p.scheduled_at, p_now - interval '100 milliseconds') as scheduled_at,
-          case when p.scheduled_at < p_now - interval '100 milliseconds' and p.rank is not null then p.job_id
+          case when p.scheduled_at < p_now - interval '100 milliseconds' then p.job_id
             else '00000000-0000-0000-0000-000000000000' end as job_id
-        from unnest(p_places) p) c
+        from (
+          select l.lane, l.priority, l.scheduled_at, l.job_id from unnest(p_lanes) l
+          union all
+          select h.lane, h.priority, h.scheduled_at, '00000000-0000-0000-0000-000000000000' from unnest(p_heads) h
+          union all
+          select k.lane, k.priority, case
+              when exists (select from unnest(p_heads) h where h.lane = k.lane and h.priority = k.priority) then k.scheduled_at else p_now end, k.job_id
+          from unnest(p_marks) k) p) c
       order by c.lane, c.priority, c.scheduled_at desc, c.job_id desc) m)), false);
 end
 $function$
@@ -2652,18 +2673,18 @@ declare
   v_text text := current_setting('reveille.claim_marks', true);
   v_parts text[];
 begin
-  if coalesce(v_text, '') !~ '^[A-Za-z_]+;[0-9]{1,20};(-?[0-9]{1,19},[0-9]{1,10},[0-9]{1,20},[0-9a-f-]{36};)*$' then
+  if coalesce(v_text, '') !~ '^[A-Za-z_]+;[0-9]{1,15};(-?[0-9]{1,18}[0-9]?,[0-9]{1,5},-?[0-9]{1,17},[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12};)*$' then
     return;
   end if;
   v_parts := string_to_array(rtrim(v_text, ';'), ';');
   if v_parts[1] <> p_executor then
     return;
   end if;
-  stand := v_parts[2]::numeric > fn_epoch_ms(p_now);
+  stand := v_parts[2]::bigint > fn_epoch_ms(p_now);
   marks := array(
     select row(
       split_part(m, ',', 1)::bigint, split_part(m, ',', 2)::int, null, null, null,
-      'epoch'::timestamptz + split_part(m, ',', 3)::bigint * interval '1 microsecond', split_part(m, ',', 4)::uuid, 0, null)::job_lane
+      'epoch'::timestamptz + split_part(m, ',', 3)::bigint * interval '1 microsecond', split_part(m, ',', 4)::uuid, null, null)::job_lane
     from unnest(v_parts[3:]) m);
 end
 $function$
@@ -3193,7 +3214,7 @@ CREATE OR REPLACE FUNCTION fn_job_key_limit(p_job_kind text)
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  return greatest(1, fn_config_number('job.' || p_job_kind || '.key_concurrency_limit', 1)::int);
+  return greatest(1, least(1000, fn_config_number('job.' || p_job_kind || '.key_concurrency_limit', 1)))::int;
 end
 $function$
 
@@ -3341,6 +3362,7 @@ $function$
 CREATE OR REPLACE FUNCTION fn_job_lanes_open(p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_now timestamp with time zone)
  RETURNS SETOF job_lane
  LANGUAGE plpgsql
+ STABLE
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
@@ -3351,8 +3373,9 @@ declare
   v_is_subscribed boolean := exists (select from job_subscription s where p_executor_name like s.executor_name_like);
 begin
   return query
-  select l.lane, l.priority, l.job_kind, l.event_domain, l.consumer_key, l.scheduled_at, '00000000-0000-0000-0000-000000000000'::uuid,
-    l.rank, l.share::real
+  select l.lane, l.priority, l.job_kind, l.event_domain, l.consumer_key, l.scheduled_at, '00000000-0000-0000-0000-000000000000'::uuid, l.rank,
+    (l.share * case when l.priority > l.rank then least(1, coalesce(
+      sum(l.share) filter (where l.priority = l.rank) over w / sum(l.share) filter (where l.priority > l.rank) over w, 1)) else 1 end)::real
   from (
     select d.*, greatest(min(d.priority) over (),
       d.priority - case when v_aging > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / v_aging)) else 0 end)::int as rank
@@ -3369,7 +3392,8 @@ begin
         and (p_paused is null
           or not p_paused && array['job_kind:' || h.job_kind, 'domain:' || h.event_domain, 'consumer:' || h.consumer_key])) d
     where d.share is not null) l
-  order by l.rank, -ln(1 - random()) / l.share;
+  window w as (partition by l.rank)
+  order by l.rank, l.lane, l.priority;
 end
 $function$
 
@@ -3465,14 +3489,15 @@ declare
 begin
   select j.* into v_job from job_queue j
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress')
-    and j.lease_until > clock_timestamp() and fn_lease_is_ours(j.lease_owner)
+    and (j.lease_until > clock_timestamp()) is true -- or it would be looked for by the index of the leases
+    and fn_lease_is_ours(j.lease_owner)
   for update;
   return v_job;
 end
 $function$
 
 -- Those of the locked rows that the rates of their keys let pass. Internal.
-CREATE OR REPLACE FUNCTION fn_job_limit_keys(p_rows tid[], p_limits jsonb, p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION fn_job_limit_keys(p_rows tid[], p_job_kind text, p_rate text, p_now timestamp with time zone)
  RETURNS tid[]
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3481,29 +3506,30 @@ CREATE OR REPLACE FUNCTION fn_job_limit_keys(p_rows tid[], p_limits jsonb, p_now
  SET jit TO 'off'
 AS $function$
 declare
+  v_rate record := fn_rate_parts(p_rate);
   v_late tid[];
 begin
   with candidate as materialized (
-    select u.row, r.jobs, r.span, j.job_kind || ' ' || j.ordering_key as rate_key,
-      row_number() over (partition by j.job_kind, j.ordering_key order by u.n) as nth
+    select u.row, p_job_kind || ' ' || j.ordering_key as rate_key, row_number() over (partition by j.ordering_key order by u.n) as nth
     from unnest(p_rows) with ordinality as u (row, n)
-    cross join lateral (
-      select q.job_kind, q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
-    cross join lateral (select p_limits ->> ('job.' || j.job_kind || '.key_rate_limit') as text) l
-    cross join lateral fn_rate_parts(l.text) r
-    where l.text is not null
+    cross join lateral (select q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
   ),
-  late as (
-    select c.row, case when c.jobs = 0 then p_now + interval '1 minute' else greatest(p_now + interval '1 millisecond', coalesce(w.oldest, p_now) + c.span) end as at
+  judged as materialized (
+    select c.row, c.rate_key, w.used + c.nth > v_rate.jobs as is_late,
+      case when v_rate.jobs = 0 then p_now + interval '1 minute'
+        else greatest(p_now + interval '1 millisecond', coalesce(w.oldest, p_now) + v_rate.span) end as at
     from candidate c
     cross join lateral (
       select coalesce(sum(t.jobs), 0) as used, min(t.claimed_at) as oldest
-      from job_rate t where t.rate_key = c.rate_key and t.claimed_at > p_now - c.span) w
-    where w.used + c.nth > c.jobs
+      from job_rate t where t.rate_key = c.rate_key and t.claimed_at > p_now - v_rate.span) w
+  ),
+  counted as (
+    insert into job_rate (rate_key, claimed_at, jobs)
+    select g.rate_key, p_now, count(*) from judged g where not g.is_late group by g.rate_key
   ),
   moved as (
-    update job_queue j set scheduled_at = l.at from late l where j.ctid = l.row
-    returning l.row
+    update job_queue j set scheduled_at = g.at from judged g where g.is_late and j.ctid = g.row
+    returning g.row
   )
   select array_agg(m.row) into v_late from moved m;
   return case when v_late is null then p_rows else array(
@@ -3511,42 +3537,8 @@ begin
 end
 $function$
 
--- How many more jobs of a limited kind may be claimed; null is no limit. Internal.
-CREATE OR REPLACE FUNCTION fn_job_limit_room(p_job_kind text, p_limits jsonb, p_now timestamp with time zone)
- RETURNS integer
- LANGUAGE plpgsql
- SET search_path TO 'public', 'pg_temp'
- SET plan_cache_mode TO 'force_generic_plan'
- SET enable_seqscan TO 'off'
- SET jit TO 'off'
-AS $function$
-declare
-  v_concurrency text := p_limits ->> ('job.' || p_job_kind || '.concurrency_limit');
-  v_rate text := p_limits ->> ('job.' || p_job_kind || '.rate_limit');
-  v_room int := 2147483647;
-begin
-  if v_concurrency is null and v_rate is null and not p_limits ? ('job.' || p_job_kind || '.key_rate_limit') then
-    return null;
-  end if;
-  if not pg_try_advisory_xact_lock(hashtextextended(format('reveille.limit:%s:%s', current_schema(), p_job_kind), 0)) then
-    return 0;
-  end if;
-  if v_concurrency is not null then
-    v_room := (fn_rate_parts(v_concurrency)).jobs - (
-      select count(*) from job_queue j
-      where j.job_kind = p_job_kind and j.limit_slot is not null and j.lease_until is not null);
-  end if;
-  if v_rate is not null then
-    v_room := least(v_room, (fn_rate_parts(v_rate)).jobs - (
-      select coalesce(sum(r.jobs), 0) from job_rate r
-      where r.rate_key = p_job_kind and r.claimed_at > p_now - (fn_rate_parts(v_rate)).span));
-  end if;
-  return greatest(v_room, 0);
-end
-$function$
-
--- The places that claimed rows take in their kinds' limits. Internal.
-CREATE OR REPLACE FUNCTION fn_job_limit_take(p_rows tid[], p_limits jsonb, p_now timestamp with time zone)
+-- Free places of a kind with a concurrency limit, locked. Internal.
+CREATE OR REPLACE FUNCTION fn_job_limit_slots(p_job_kind text, p_limit integer, p_wanted integer, p_have integer[])
  RETURNS integer[]
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3555,40 +3547,23 @@ CREATE OR REPLACE FUNCTION fn_job_limit_take(p_rows tid[], p_limits jsonb, p_now
  SET jit TO 'off'
 AS $function$
 declare
-  v_kinds text[];
+  v_class int := hashtext(format('reveille.limit:%s:%s', current_schema(), p_job_kind));
   v_slots int[];
 begin
-  select array_agg(j.job_kind::text order by u.n) into v_kinds
-  from unnest(p_rows) with ordinality as u (row, n)
-  cross join lateral (select q.job_kind from job_queue q where q.ctid = u.row offset 0) j;
-  insert into job_rate (rate_key, claimed_at, jobs)
-  select k.job_kind, p_now, count(*) from unnest(v_kinds) k (job_kind)
-  where p_limits ? ('job.' || k.job_kind || '.rate_limit')
-  group by k.job_kind
-  union all
-  select j.job_kind || ' ' || j.ordering_key, p_now, count(*)
-  from unnest(p_rows) u (row)
-  cross join lateral (
-    select q.job_kind, q.ordering_key from job_queue q where q.ctid = u.row and q.ordering_key is not null offset 0) j
-  where p_limits ? ('job.' || j.job_kind || '.key_rate_limit')
-  group by j.job_kind, j.ordering_key;
-  with counted as (
-    select k.n, k.job_kind, row_number() over (partition by k.job_kind order by k.n) as nth,
-      p_limits ->> ('job.' || k.job_kind || '.concurrency_limit') as text
-    from unnest(v_kinds) with ordinality as k (job_kind, n)
-  ),
-  free as (
-    select f.job_kind, s.slot, row_number() over (partition by f.job_kind order by s.slot) as nth
-    from (select c.job_kind, c.text, count(*) as wanted from counted c where c.text is not null group by 1, 2) f
-    cross join lateral (
-      select g as slot from generate_series(1, (fn_rate_parts(f.text)).jobs) g
-      where not exists (
-        select from job_queue q where q.job_kind = f.job_kind and q.limit_slot = g and q.lease_until is not null)
-      limit f.wanted) s
-  )
-  select array_agg(f.slot order by c.n) into v_slots
-  from counted c left join free f on f.job_kind = c.job_kind and f.nth = c.nth;
-  return v_slots;
+  v_slots := array(
+    select f.slot
+    from (
+      select g as slot from generate_series(1, least(p_limit, 10000)) g
+      where g <> all (p_have)
+        and not exists (select from job_queue j where j.job_kind = p_job_kind and j.limit_slot = g and j.lease_until is not null)
+      offset 0) f
+    where pg_try_advisory_xact_lock(v_class, f.slot)
+    limit least(p_wanted, 100));
+  -- once more, now that they are locked: whoever had them a moment ago may have committed
+  return array(
+    select u.slot from unnest(v_slots) u (slot)
+    where not exists (
+      select from job_queue j where j.job_kind = p_job_kind and j.limit_slot = u.slot and j.lease_until is not null));
 end
 $function$
 
@@ -3688,7 +3663,7 @@ end
 $function$
 
 -- Places new jobs that have an ordering key behind the others of it. Internal.
-CREATE OR REPLACE FUNCTION fn_job_place(p_limit integer)
+CREATE OR REPLACE FUNCTION fn_job_place(p_limit integer, p_from timestamp with time zone)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3699,62 +3674,25 @@ CREATE OR REPLACE FUNCTION fn_job_place(p_limit integer)
  SET jit TO 'off'
 AS $function$
 declare
-  v_jobs uuid[];
   v_keys text[];
-  v_held text[];
-  v_used text[];
-  v_first uuid[];
-  v_executors text[];
+  v_pending text[];
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('reveille.place:' || current_schema(), 0)) then
-    return;
-  end if;
-  -- statements of their own, each after the locks of the one before
-  with unplaced as (
-    select j.job_id, j.ordering_key from job_queue j
-    where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued'
-    order by j.created_at, j.job_id limit p_limit for update skip locked
-  )
-  select array_agg(u.job_id), array_agg(distinct u.ordering_key) into v_jobs, v_keys from unplaced u;
-  if v_jobs is null then
-    return;
-  end if;
-  with free as (
-    select j.job_id from job_queue j
-    where j.ordering_key = any (v_keys) and j.ordering_slot > 0
-      and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
-    for update skip locked
-  )
-  select coalesce(array_agg(distinct j.ordering_key), '{}') into v_held
-  from job_queue j
-  where j.ordering_key = any (v_keys) and j.ordering_slot > 0
-    and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')
-    and j.job_id not in (select f.job_id from free f);
-  v_used := v_held || array(
-    select k.key from unnest(v_keys) k (key)
-    where exists (
-        select from job_queue j where j.ordering_key = k.key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting'))
-      or exists (
-        select from job_queue j
-        where j.ordering_key = k.key and j.ordering_slot > 0
-          and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')));
-  select coalesce(array_agg(f.job_id), '{}') into v_first
-  from (
-    select distinct on (j.ordering_key) j.job_id
-    from unnest(v_jobs) with ordinality u (job_id, n)
-    cross join lateral (select q.job_id, q.ordering_key from job_queue q where q.job_id = u.job_id offset 0) j
-    where j.ordering_key <> all (v_used)
-    order by j.ordering_key, u.n) f;
   with placed as (
-    update job_queue j set ordering_slot = (j.job_id = any (v_first))::int
-    where j.job_id = any (v_jobs) and j.ordering_key <> all (v_held)
-    returning j.executor, j.ordering_slot
+    update job_queue j set ordering_slot = 0
+    where j.job_id = any (array(
+      select q.job_id from job_queue q
+      where q.ordering_key is not null and q.ordering_slot is null and q.status = 'queued' and q.created_at >= p_from
+      order by q.created_at, q.job_id limit p_limit for update skip locked))
+    returning j.ordering_key
   )
-  select array_agg(distinct p.executor::text) filter (where p.ordering_slot > 0) into v_executors from placed p;
-  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
-  perform fn_job_promote(array(
-    select k.key from unnest(v_keys) k (key)
-    where k.key <> all (v_held) and (k.key = any (v_used) or fn_job_keys_are_limited())));
+  select coalesce(array_agg(distinct p.ordering_key), '{}') into v_keys from placed p;
+  with seen as (
+    delete from job_order_pending p
+    where p.ctid = any (array(select o.ctid from job_order_pending o limit 1000 for update skip locked))
+    returning p.ordering_key
+  )
+  select coalesce(array_agg(distinct s.ordering_key), '{}') into v_pending from seen s;
+  perform fn_job_promote(array(select distinct k from unnest(v_keys || v_pending) k), false);
 end
 $function$
 
@@ -3797,7 +3735,7 @@ CREATE OR REPLACE FUNCTION fn_job_policy_keys(p_name text, p_job_kind text, p_ev
 RETURN ARRAY[((('job.'::text || p_job_kind) || '.'::text) || p_name), ((('queue.retry.'::text || p_name) || '.'::text) || p_job_kind), ((('queue.retry.domain.'::text || p_event_domain) || '.'::text) || p_name), ('queue.retry.default.'::text || p_name)]
 
 -- Gives the next jobs of ordering keys their turn. Internal.
-CREATE OR REPLACE FUNCTION fn_job_promote(p_keys text[])
+CREATE OR REPLACE FUNCTION fn_job_promote(p_keys text[], p_wake boolean DEFAULT true)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3808,37 +3746,110 @@ CREATE OR REPLACE FUNCTION fn_job_promote(p_keys text[])
  SET jit TO 'off'
 AS $function$
 declare
+  v_mine text[];
+  v_first uuid[];
+  v_free uuid[];
   v_executors text[];
-  v_is_limited boolean := fn_job_keys_are_limited();
+  v_is_limited boolean;
 begin
-  loop
-    with key as (
-      select distinct u.key from unnest(p_keys) u (key)
+  if current_setting('transaction_isolation') = 'read committed' then
+    -- 512 locks at most, whatever the number of keys; of two sessions at a key one notes it for later
+    v_mine := array(
+      select k from unnest(p_keys) k
+      where pg_try_advisory_xact_lock(hashtext('reveille.order:' || current_schema()), hashtext(k) & 511));
+  end if;
+  if cardinality(v_mine) > 0 then
+    v_is_limited := fn_job_keys_are_limited();
+    -- a statement of its own, after the locks: it sees what others have decided before
+    select array_agg(n.job_id) into v_first
+    from (select distinct u.key from unnest(v_mine) u (key)) k
+    cross join lateral (
+      select count(*)::int as used, min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) as least
+      from job_queue j
+      where j.ordering_key = k.key and j.ordering_slot > 0
+        and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) t
+    cross join lateral (
+      select b.job_id
+      from (
+        select j.job_id, row_number() over (order by j.created_at, j.job_id) as nth,
+          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.created_at, j.job_id) as least
+        from (
+          select q.job_id, q.job_kind, q.created_at from job_queue q
+          where q.ordering_key = k.key and coalesce(q.ordering_slot, 0) = 0 and q.status in ('queued', 'retry_waiting')
+          order by q.created_at, q.job_id
+          limit case when v_is_limited then 1000 else 1 end) j) b
+      where t.used + b.nth <= least(t.least, b.least)) n;
+    v_free := array(
+      select j.job_id from job_queue j
+      where j.job_id = any (v_first) and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
+      for update skip locked);
+    with turn as materialized (
+      select j.job_id, j.ordering_key, j.job_id = any (v_free) as is_free,
+        bool_and(j.job_id = any (v_free)) over w as is_next, row_number() over w as nth
+      from job_queue j
+      where j.job_id = any (v_first)
+      window w as (partition by j.ordering_key order by j.created_at, j.job_id)
     ),
-    next as materialized (
-      select k.key, b.job_id, b.job_kind, t.slots, t.least
-      from key k
-      cross join lateral (
-        select coalesce(array_agg(j.ordering_slot::int), '{}') as slots, min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) as least
-        from job_queue j
-        where j.ordering_key = k.key and j.ordering_slot > 0
-          and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) t
-      cross join lateral (
-        select j.job_id, j.job_kind from job_queue j
-        where j.ordering_key = k.key and j.ordering_slot = 0 and j.status in ('queued', 'retry_waiting')
-        order by j.created_at, j.job_id limit 1 for update) b
+    later as (
+      insert into job_order_pending (ordering_key)
+      select distinct t.ordering_key from turn t where not t.is_next
+    ),
+    slots as materialized (
+      select k.ordering_key, g.slot, row_number() over (partition by k.ordering_key order by g.slot) as nth
+      from (
+        select t.ordering_key, count(*)::int as wanted,
+          array(
+            select j.ordering_slot::int from job_queue j
+            where j.ordering_key = t.ordering_key and j.ordering_slot > 0
+              and j.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter')) as used
+        from turn t where t.is_next group by t.ordering_key) k
+      cross join lateral generate_series(1, cardinality(k.used) + k.wanted) g (slot)
+      where g.slot <> all (k.used)
     ),
     promoted as (
       update job_queue j
-      set ordering_slot = (select min(g) from generate_series(1, cardinality(n.slots) + 1) g where g <> all (n.slots)), updated_at = clock_timestamp()
-      from next n
-      where j.job_id = n.job_id and cardinality(n.slots) < least(n.least, case when v_is_limited then fn_job_key_limit(n.job_kind) else 1 end)
+      set ordering_slot = s.slot, updated_at = clock_timestamp()
+      from turn t join slots s on s.ordering_key = t.ordering_key and s.nth = t.nth
+      where t.is_next and j.job_id = t.job_id
       returning j.executor
     )
     select array_agg(distinct p.executor::text) into v_executors from promoted p;
     perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
-    exit when v_executors is null or not v_is_limited; -- one each is all that one round can give
-  end loop;
+  end if;
+  if cardinality(v_mine) is distinct from cardinality(p_keys) then
+    insert into job_order_pending (ordering_key) select distinct k from unnest(p_keys) k where k <> all (coalesce(v_mine, '{}'));
+    if p_wake then -- somebody claims, and looks at them
+      perform fn_wake('job_wake_' || lower(x.executor))
+      from (
+        select distinct b.executor
+        from unnest(p_keys) k
+        cross join lateral (
+          select j.executor from job_queue j
+          where j.ordering_key = k and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
+          order by j.created_at, j.job_id limit 1) b) x;
+    end if;
+  end if;
+end
+$function$
+
+-- Removes what counts towards no rate limit any more; how many rows.
+CREATE OR REPLACE FUNCTION fn_job_rate_prune(p_limit integer DEFAULT 50000)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_span interval;
+  v_count bigint;
+begin
+  select greatest(interval '1 hour', max((fn_rate_parts(c.value)).span)) into v_span
+  from dot_config c where c.key like 'job.%rate\_limit';
+  delete from job_rate r
+  where r.ctid = any (array(
+    select o.ctid from job_rate o where o.claimed_at < clock_timestamp() - v_span limit p_limit for update skip locked));
+  get diagnostics v_count = row_count;
+  return v_count;
 end
 $function$
 
@@ -4017,6 +4028,38 @@ begin
 end
 $function$
 
+-- Places jobs of ordering keys, if there are any to be placed. Internal.
+CREATE OR REPLACE FUNCTION fn_job_see_to_order(p_limit integer, p_now timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_mark text := current_setting('reveille.order_mark', true);
+  v_from timestamptz := '-infinity';
+  v_walked bigint := pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass);
+  v_begun timestamptz;
+begin
+  if v_mark ~ '^[0-9]{1,15};[0-9]{1,15}$' and split_part(v_mark, ';', 1)::bigint > fn_epoch_ms(p_now) then
+    v_from := to_timestamp(split_part(v_mark, ';', 2)::bigint / 1000.0);
+  end if;
+  if exists (
+      select from job_queue j
+      where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued' and j.created_at >= v_from)
+    or exists (select from job_order_pending)
+  then
+    perform fn_job_place(least(1000, 10 + 2 * least(p_limit, 1000)), v_from);
+  elsif pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - v_walked > 1000 then
+    v_begun := clock_timestamp();
+    perform set_config('reveille.order_mark', format('%s;%s',
+      fn_epoch_ms(v_begun + least(20 * (v_begun - p_now), interval '10 seconds')), fn_epoch_ms(p_now - interval '1 second')), false);
+  end if;
+end
+$function$
+
 -- Puts a leased job back to queued, due at p_until; attempts stay as they are.
 CREATE OR REPLACE FUNCTION fn_job_snooze(p_job_id uuid, p_lease_token bigint, p_until timestamp with time zone)
  RETURNS jsonb
@@ -4169,6 +4212,61 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status);
   end if;
   return fn_job_requeue(v_job, 'released', format('taken back by %s: %s', p_actor, p_reason), null);
+end
+$function$
+
+-- Takes jobs of a lane whose kind has limits. Internal.
+CREATE OR REPLACE FUNCTION fn_job_take_limited(p_executor text, p_lane job_lane, p_quota integer, p_limits jsonb, p_now timestamp with time zone, p_have integer[], OUT rows tid[], OUT slots integer[], OUT passed integer, OUT scheduled_at timestamp with time zone, OUT job_id uuid)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_concurrency text := p_limits ->> ('job.' || (p_lane).job_kind || '.concurrency_limit');
+  v_rate text := p_limits ->> ('job.' || (p_lane).job_kind || '.rate_limit');
+  v_key_rate text := p_limits ->> ('job.' || (p_lane).job_kind || '.key_rate_limit');
+  v_room int := p_quota;
+begin
+  passed := 0;
+  if coalesce(v_rate, v_key_rate) is not null then
+    if not pg_try_advisory_xact_lock(hashtextextended(format('reveille.rate:%s:%s', current_schema(), (p_lane).job_kind), 0)) then
+      return;
+    end if;
+    if v_rate is not null then
+      v_room := least(v_room, (fn_rate_parts(v_rate)).jobs - (
+        select coalesce(sum(r.jobs), 0) from job_rate r
+        where r.rate_key = (p_lane).job_kind and r.claimed_at > p_now - (fn_rate_parts(v_rate)).span));
+    end if;
+  end if;
+  if v_concurrency is not null and v_room > 0 then
+    slots := fn_job_limit_slots((p_lane).job_kind, (fn_rate_parts(v_concurrency)).jobs, v_room, p_have);
+    v_room := cardinality(slots);
+  end if;
+  if v_room <= 0 then
+    return;
+  end if;
+  select array_agg(t.ctid), (array_agg(t.scheduled_at))[count(*)], (array_agg(t.job_id))[count(*)], count(*)::int
+  into rows, scheduled_at, job_id, passed
+  from (
+    select j.ctid, j.scheduled_at, j.job_id
+    from job_queue j
+    where j.executor = p_executor and j.claimable and j.lane = (p_lane).lane and j.priority = (p_lane).priority
+      and (j.scheduled_at, j.job_id) > ((p_lane).scheduled_at, (p_lane).job_id) and j.scheduled_at <= p_now
+    order by j.scheduled_at, j.job_id
+    limit v_room
+    for update skip locked) t;
+  if v_key_rate is not null and passed > 0 then
+    rows := fn_job_limit_keys(rows, (p_lane).job_kind, v_key_rate, p_now);
+  end if;
+  if v_rate is not null and cardinality(rows) > 0 then
+    insert into job_rate (rate_key, claimed_at, jobs) values ((p_lane).job_kind, p_now, cardinality(rows));
+  end if;
+  slots := slots[1:cardinality(rows)];
 end
 $function$
 
@@ -4657,7 +4755,7 @@ begin
     raise exception 'fn_subscription_set needs an executor, an actor, a job kind and a domain; * stands for all' using errcode = '22023';
   elsif p_priority_floor not between 0 and 32767 then
     raise exception 'fn_subscription_set: p_priority_floor must be from 0 to 32767, not %', p_priority_floor using errcode = '22023';
-  elsif p_share is null or not p_share between 0.000001 and 1000000 then
+  elsif p_share is null or not (p_share > 0 and p_share <= 1000000) then
     raise exception 'fn_subscription_set: p_share must be a number above 0, not %', coalesce(p_share::text, 'null') using errcode = '22023';
   end if;
   insert into job_subscription as s (executor_name, job_kind, event_domain, priority_floor, share, description, actor)
@@ -4927,7 +5025,7 @@ grant EXECUTE on function fn_job_cancellations(uuid[]) to reveille_executor
 
 grant EXECUTE on function fn_job_claim(text,integer,integer,text[]) to reveille_executor
 
-grant EXECUTE on function fn_job_claim_mark(text,timestamp with time zone,timestamp with time zone,job_lane[]) to public
+grant EXECUTE on function fn_job_claim_mark(text,timestamp with time zone,interval,boolean,job_lane[],job_lane[],job_lane[]) to public
 
 grant EXECUTE on function fn_job_claim_marks(text,timestamp with time zone) to public
 
@@ -4998,6 +5096,8 @@ grant EXECUTE on function fn_job_policy(text,text) to reveille_operator
 grant EXECUTE on function fn_job_policy(text,text) to reveille_reader
 
 grant EXECUTE on function fn_job_policy_keys(text,text,text) to public
+
+grant EXECUTE on function fn_job_rate_prune(integer) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_release(uuid,bigint) to reveille_executor
 

@@ -3,6 +3,7 @@
 mod fairness;
 mod limits;
 mod marks;
+mod meetings;
 mod order;
 mod pauses;
 mod stage;

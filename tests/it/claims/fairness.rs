@@ -99,3 +99,30 @@ async fn within_a_lane_the_oldest_come_first() {
     stage.job("any", "later", json!({"scheduled_at": "2100-01-01T00:00:00Z"})).await;
     assert_eq!(stage.names(10).await, ["first", "second", "third"]);
 }
+
+#[tokio::test]
+async fn small_claims_share_by_weight_too() {
+    let stage = Stage::open().await;
+    fill(&stage, "big", 1000, 100, 0).await;
+    fill(&stage, "small", 1000, 100, 0).await;
+    let shares = "select fn_subscription_set('one', 'test', 'big', p_share => 3), fn_subscription_set('one', 'test', 'small')";
+    stage.client.batch_execute(shares).await.unwrap();
+    for limit in [1, 2, 3] {
+        let mut small = 0;
+        for _ in 0..120 {
+            small += counts(&stage, limit).await.get("small").copied().unwrap_or_default();
+        }
+        let percent = small * 100 / (120 * usize::try_from(limit).unwrap());
+        assert!((13..=37).contains(&percent), "a quarter is meant: {percent} % by {limit}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_only_aged_leaves_half_to_what_is_urgent_itself() {
+    let stage = Stage::open().await;
+    for kind in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        fill(&stage, kind, 100, 100, 2000).await;
+    }
+    fill(&stage, "urgent", 100, 0, 0).await;
+    assert_eq!(counts(&stage, 40).await["urgent"], 20);
+}

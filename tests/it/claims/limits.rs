@@ -190,3 +190,37 @@ async fn sleepers_are_woken_when_a_limited_kind_has_room_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_the_rate_of_one_key_puts_off_leaves_its_room_to_others() {
+    let stage = Stage::open().await;
+    stage.set("job.mail.key_rate_limit", "1/60").await;
+    stage.set("job.mail.key_concurrency_limit", "100").await;
+    for n in 0..10 {
+        stage.job("mail", &format!("anna {n}"), json!({"ordering_key": "anna", "priority": 10})).await;
+    }
+    stage.job("mail", "bert", json!({"ordering_key": "bert", "priority": 10})).await;
+    stage.job("plain", "plain", json!({})).await;
+    assert_eq!(stage.names(3).await, ["anna 0", "bert", "plain"]);
+}
+
+#[tokio::test]
+async fn a_key_gets_as_many_turns_at_once_as_its_limit_allows() {
+    let stage = Stage::open().await;
+    stage.set("job.step.key_concurrency_limit", "40").await;
+    for n in 0..60 {
+        stage.job("step", &format!("{n:02}"), json!({"ordering_key": "k"})).await;
+    }
+    let first = stage.names(100).await;
+    assert_eq!((first.len(), first[39].as_str()), (40, "39"));
+}
+
+#[tokio::test]
+async fn what_counts_for_no_rate_any_more_is_pruned() {
+    let stage = Stage::open().await;
+    stage.set("job.rated.rate_limit", "5/7200").await;
+    let claims = "insert into job_rate values ('rated', clock_timestamp() - interval '1 hour', 1), ('rated', clock_timestamp() - interval '3 hours', 1)";
+    stage.client.batch_execute(claims).await.unwrap();
+    assert_eq!(stage.value("select fn_job_rate_prune()", &[]).await, 1);
+    assert_eq!(stage.value("select count(*) from job_rate", &[]).await, 1, "one still counts");
+}

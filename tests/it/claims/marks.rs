@@ -67,6 +67,25 @@ async fn what_a_held_snapshot_keeps_is_passed_over_once_and_not_at_every_claim()
 }
 
 #[tokio::test]
+async fn a_lane_that_has_run_dry_is_not_walked_through_again_either() {
+    let stage = Stage::open().await;
+    let _holder = held(&stage).await;
+    stage.client.batch_execute("set reveille.claim_marks = ''").await.unwrap();
+    stage.job("any", "the last one", json!({})).await;
+    assert_eq!(walked(&stage).await.0.len(), 1);
+    let until = "select split_part(current_setting('reveille.claim_marks'), ';', 2)";
+    wait_until("an empty claim that goes on from a mark", SOON, async || {
+        let before = stage.value(until, &[]).await;
+        let (jobs, after) = walked(&stage).await;
+        assert_eq!(jobs.len(), 0);
+        let went_on = before == stage.value(until, &[]).await;
+        assert!(!went_on || after < 200, "{after} leftovers passed over again");
+        went_on
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_new_lane_is_found_at_once_and_what_came_back_below_a_mark_soon() {
     let stage = Stage::open().await;
     let _holder = held(&stage).await;
