@@ -46,7 +46,7 @@ drop function fn_job_limit_keys(tid[], text, text, timestamptz);
 drop function fn_job_limit_slots(text, int, int, int[]);
 drop function fn_rate_parts(text);
 drop function fn_job_see_to_order(int, timestamptz);
-drop function fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz);
+drop function fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz);
 drop function fn_job_claim_mark(text, timestamptz, interval, boolean, job_lane[], job_lane[], job_lane[]);
 drop function fn_job_claim_marks(text, timestamptz);
 drop function fn_job_due(text);

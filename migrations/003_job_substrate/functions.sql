@@ -667,6 +667,7 @@ declare
   v_text text := current_setting('reveille.claim_marks', true);
   v_parts text[];
 begin
+  stand := false;
   if coalesce(v_text, '') !~ '^[A-Za-z_]+;[0-9]{1,15};(-?[0-9]{1,18}[0-9]?,[0-9]{1,5},-?[0-9]{1,17},[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12};)*$' then
     return;
   end if;
@@ -719,14 +720,13 @@ comment on function fn_job_claim_mark(text, timestamptz, interval, boolean, job_
 -- priority come first, and with them whatever has waited so long that its age has carried it there: a step of priority each
 -- queue.priority.aging_seconds (10; 0 is never), so that the last priority moves, too. What has only aged gets no more than
 -- half of what a claim takes, as long as there is anything of that priority itself.
-create or replace function fn_job_lanes_open(p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_now timestamptz)
+create or replace function fn_job_lanes_open(
+  p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_is_subscribed boolean, p_aging_seconds numeric,
+  p_now timestamptz)
 returns setof job_lane
 language plpgsql stable set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
-declare
-  v_aging numeric := fn_config_number('queue.priority.aging_seconds', 10);
-  v_is_subscribed boolean := exists (select from job_subscription s where p_executor_name like s.executor_name_like);
 begin
   return query
   select l.lane, l.priority, l.job_kind, l.event_domain, l.consumer_key, l.scheduled_at, '00000000-0000-0000-0000-000000000000'::uuid, l.rank,
@@ -734,10 +734,10 @@ begin
       sum(l.share) filter (where l.priority = l.rank) over w / sum(l.share) filter (where l.priority > l.rank) over w, 1)) else 1 end)::real
   from (
     select d.*, greatest(min(d.priority) over (),
-      d.priority - case when v_aging > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / v_aging)) else 0 end)::int as rank
+      d.priority - case when p_aging_seconds > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / p_aging_seconds)) else 0 end)::int as rank
     from (
       select h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at,
-        case when v_is_subscribed then (
+        case when p_is_subscribed then (
           select max(s.share) from job_subscription s
           where p_executor_name like s.executor_name_like and h.job_kind like s.job_kind_like
             and s.event_domain in ('*', h.event_domain) and (s.priority_floor is null or h.priority <= s.priority_floor))
@@ -752,7 +752,7 @@ begin
   order by l.rank, l.lane, l.priority;
 end
 $$;
-comment on function fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz)
+comment on function fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)
   is 'Those of the lanes that an executor may claim from now, in the order of its claim. Internal.';
 
 -- Looks, for a claim, whether there are jobs of ordering keys to be placed, or keys to be seen to. A held snapshot keeps the
@@ -962,15 +962,16 @@ as $$
 declare
   v_admission record;
   v_seconds int;
-  v_paused text[];
   v_now timestamptz := clock_timestamp();
   v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
-  v_marks record;
+  v_marks job_lane[];
+  v_stand boolean := false;
   v_heads job_lane[];
   v_lanes job_lane[];
   v_lane job_lane;
   v_limits jsonb;
-  v_left int := p_limit;
+  v_at_once boolean := false;
+  v_left int;
   v_first int := 1;
   v_next int;
   v_shares real;
@@ -989,27 +990,42 @@ begin
     raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
   end if;
   select * into v_admission from fn_executor_admission(p_executor_name) a;
-  if v_admission.reason is null then
-    select array_agg(p.scope || ':' || p.name) into v_paused from queue_pause p where p.resumed_at is null;
-    if v_paused && array['all:', 'executor:' || p_executor_name, 'executor:' || v_admission.executor_kind] then
-      v_admission.reason := 'paused';
-    end if;
-  end if;
-  v_seconds := least(86400, coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
+  v_seconds := least(86400, coalesce(p_lease_seconds, v_admission.lease_seconds));
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
   end if;
 
   if v_admission.reason is null then
-    perform fn_job_see_to_order(p_limit, v_now);
-    select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    v_walked := pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass);
+    if coalesce(current_setting('reveille.order_mark', true), '') <> ''
+      or exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued')
+      or exists (select from job_order_pending)
+      or pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - v_walked > 1000
+    then
+      perform fn_job_see_to_order(p_limit, v_now);
+    end if;
+    if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
+      select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    end if;
     v_begun := clock_timestamp();
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
-    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_marks.stand then v_marks.marks end) l);
+    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
     v_cost := clock_timestamp() - v_begun;
-    v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_paused, v_now) l);
-    if cardinality(v_lanes) = 0 and p_job_kinds is not null and not fn_executor_is_subscribed(p_executor_name, p_job_kinds) then
+    if cardinality(v_heads) = 1 and v_admission.paused is null and not v_admission.is_subscribed then
+      v_lane := v_heads[1]; -- nothing to choose from
+      v_lane.rank := 0;
+      v_lane.share := 1;
+      v_lane.job_id := '00000000-0000-0000-0000-000000000000';
+      v_lanes := case when v_lane.scheduled_at <= v_now and (p_job_kinds is null or v_lane.job_kind = any (p_job_kinds))
+        then array[v_lane] else '{}' end;
+    else
+      v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_admission.paused,
+        v_admission.is_subscribed, v_admission.aging_seconds, v_now) l);
+    end if;
+    if cardinality(v_lanes) = 0 and v_admission.is_subscribed and p_job_kinds is not null
+      and not fn_executor_is_subscribed(p_executor_name, p_job_kinds)
+    then
       v_admission.reason := 'not_subscribed';
     end if;
   end if;
@@ -1025,8 +1041,11 @@ begin
       from dot_config c
       where c.key = any (array(
         select 'job.' || k.job_kind || n.name
-        from (select distinct u.job_kind from unnest(v_lanes) u) k
+        from unnest(v_lanes) k
         cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
+    -- one lane and nothing to be counted: the UPDATE takes the rows by itself
+    v_at_once := cardinality(v_lanes) = 1 and v_limits is null and not v_stand and v_walked <= 1000;
+    v_left := case when v_at_once then 0 else p_limit end;
   end if;
 
   -- one rank after the other; within a rank in rounds, until there is no room or nothing left. Of x.y jobs a lane gets x or
@@ -1090,15 +1109,16 @@ begin
     v_first := v_next;
   end loop;
 
-  if v_marks.stand or v_walked > 1000 then
-    perform fn_job_claim_mark(v_admission.executor_kind, v_now, v_cost, v_marks.stand, v_marks.marks, v_heads, v_lanes);
-  elsif v_marks.marks is not null then
+  if v_stand or v_walked > 1000 then
+    perform fn_job_claim_mark(v_admission.executor_kind, v_now, v_cost, v_stand, v_marks, v_heads, v_lanes);
+  elsif v_marks is not null then
     perform set_config('reveille.claim_marks', '', false);
   end if;
-  if cardinality(v_rows) = 0 then
+  if cardinality(v_rows) = 0 and not v_at_once then
     return;
   end if;
 
+  v_begun := v_now;
   v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
   with claimed as (
@@ -1111,7 +1131,14 @@ begin
         picked_at = v_now,
         started_at = null,
         updated_at = v_now
-    where j.ctid = any (v_rows)
+    where j.ctid = any (case when v_at_once then array(
+      select q.ctid
+      from job_queue q
+      where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
+        and q.scheduled_at between v_lane.scheduled_at and v_begun
+      order by q.scheduled_at, q.job_id
+      limit p_limit
+      for update skip locked) else v_rows end)
     returning j.*
   )
   select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
@@ -1315,15 +1342,22 @@ begin
     array_agg(distinct d.ordering_key) filter (where d.ordering_key is not null),
     array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
   into v_done, v_owners, v_keys, v_limited from done d;
-  if exists (select from unnest(v_owners) o where not fn_lease_is_ours(o)) then
+  if exists ( -- as fn_lease_is_ours
+    select from queue_heartbeat h join pg_roles r on r.rolname = h.owner_role
+    where h.executor_name = any (v_owners) and not pg_has_role(session_user, r.oid, 'member'))
+  then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
-  perform fn_job_tell(v_done, 'job_succeeded');
+  if exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') then
+    perform fn_job_tell(v_done, 'job_succeeded');
+  end if;
   if v_keys is not null then
     perform fn_job_promote(v_keys);
   end if;
-  perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
+  if v_limited is not null then
+    perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
+  end if;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
@@ -1650,7 +1684,7 @@ begin
   foreach v_function in array array[
     'fn_job_by_key(text, text)', 'fn_job_archived(uuid)', 'fn_job_gone(uuid)', 'fn_job_may_be_archived(text, text)', 'fn_job_repeated(uuid, uuid)', 'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
     'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[], boolean)', 'fn_job_place(int, timestamptz)', 'fn_job_make_room(text, int, text)',
-    'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], timestamptz)',
+    'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)',
     'fn_job_limit_slots(text, int, int, int[])', 'fn_job_limit_keys(tid[], text, text, timestamptz)',
     'fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[])', 'fn_job_see_to_order(int, timestamptz)',
     'fn_executor_is_subscribed(text, text[])'] loop

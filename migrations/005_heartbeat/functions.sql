@@ -171,27 +171,44 @@ end
 $$;
 comment on function fn_queue_heartbeat_unregister(text, text) is 'Forgets an executor. Refused executor_not_registered, or not_owner.';
 
--- Whether an executor may claim, and of which kind it is. One row: reason is null when it may. The gates are read in
--- line, because every claim comes through here.
-create or replace function fn_executor_admission(p_executor_name text) returns table (reason text, executor_kind text)
+-- Whether an executor may claim, and whatever else a claim has to know before it looks at jobs, in one statement, because
+-- every claim comes through here. reason is null when it may; paused has the standing pauses as `scope:name`, null when
+-- there are none.
+drop function if exists fn_executor_admission(text);
+create or replace function fn_executor_admission(
+  p_executor_name text,
+  out reason text, out executor_kind text, out paused text[], out is_subscribed boolean, out lease_seconds int, out aging_seconds numeric)
+returns record
 language plpgsql stable set search_path from current
 as $$
 begin
-  return query
   select
     case
       when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
       when coalesce((select c.value from dot_config c where c.key = 'queue.worker.enabled'), '') <> 'true' then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
-      when not fn_executor_is_ours(h.owner_role) then 'not_owner'
+      -- as fn_executor_is_ours
+      when not coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = h.owner_role), true) then 'not_owner'
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
-    h.executor_kind::text
+    h.executor_kind,
+    (select array_agg(p.scope || ':' || p.name) from queue_pause p where p.resumed_at is null),
+    exists (select from job_subscription s where p_executor_name like s.executor_name_like),
+    coalesce((
+      select greatest(1, c.value::numeric)::int from dot_config c
+      where c.key = 'queue.lease.duration_sec' and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), 300),
+    coalesce((
+      select c.value::numeric from dot_config c
+      where c.key = 'queue.priority.aging_seconds' and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), 10)
+  into reason, executor_kind, paused, is_subscribed, lease_seconds, aging_seconds
   from (select 1) one
   left join queue_heartbeat h on h.executor_name = p_executor_name;
+  if reason is null and paused && array['all:', 'executor:' || p_executor_name, 'executor:' || executor_kind] then
+    reason := 'paused';
+  end if;
 end
 $$;
-comment on function fn_executor_admission(text) is 'Why an executor may not claim (null: it may), and its kind. Called by fn_job_claim.';
+comment on function fn_executor_admission(text) is 'Why an executor may not claim (null: it may), its kind, and what its claims have to know. Called by fn_job_claim.';
 revoke all on function fn_executor_admission(text) from public;
 
 -- Notices silences: an executor whose last beat is older than its threshold. The event system.queue_worker_silent is emitted

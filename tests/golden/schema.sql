@@ -1946,26 +1946,38 @@ CREATE OR REPLACE FUNCTION fn_event_verdict(p_event event_outbox, p_event_domain
  STABLE
 RETURN CASE WHEN ((p_event).event_domain IS DISTINCT FROM p_event_domain) THEN 'other_domain'::text WHEN ((p_event).event_type !~~ p_event_type_like) THEN 'other_type'::text WHEN ((p_event_stream IS NOT NULL) AND ((p_event).event_stream IS DISTINCT FROM p_event_stream)) THEN 'other_stream'::text WHEN ((p_event).created_at < p_starts_at) THEN 'before_start'::text WHEN ((p_filter IS NOT NULL) AND (NOT COALESCE(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}'::jsonb, true), false))) THEN 'filtered'::text ELSE 'match'::text END
 
--- Why an executor may not claim (null: it may), and its kind. Called by fn_job_claim.
-CREATE OR REPLACE FUNCTION fn_executor_admission(p_executor_name text)
- RETURNS TABLE(reason text, executor_kind text)
+-- Why an executor may not claim (null: it may), its kind, and what its claims have to know. Called by fn_job_claim.
+CREATE OR REPLACE FUNCTION fn_executor_admission(p_executor_name text, OUT reason text, OUT executor_kind text, OUT paused text[], OUT is_subscribed boolean, OUT lease_seconds integer, OUT aging_seconds numeric)
+ RETURNS record
  LANGUAGE plpgsql
  STABLE
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  return query
   select
     case
       when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
       when coalesce((select c.value from dot_config c where c.key = 'queue.worker.enabled'), '') <> 'true' then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
-      when not fn_executor_is_ours(h.owner_role) then 'not_owner'
+      -- as fn_executor_is_ours
+      when not coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = h.owner_role), true) then 'not_owner'
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
-    h.executor_kind::text
+    h.executor_kind,
+    (select array_agg(p.scope || ':' || p.name) from queue_pause p where p.resumed_at is null),
+    exists (select from job_subscription s where p_executor_name like s.executor_name_like),
+    coalesce((
+      select greatest(1, c.value::numeric)::int from dot_config c
+      where c.key = 'queue.lease.duration_sec' and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), 300),
+    coalesce((
+      select c.value::numeric from dot_config c
+      where c.key = 'queue.priority.aging_seconds' and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), 10)
+  into reason, executor_kind, paused, is_subscribed, lease_seconds, aging_seconds
   from (select 1) one
   left join queue_heartbeat h on h.executor_name = p_executor_name;
+  if reason is null and paused && array['all:', 'executor:' || p_executor_name, 'executor:' || executor_kind] then
+    reason := 'paused';
+  end if;
 end
 $function$
 
@@ -2473,15 +2485,16 @@ AS $function$
 declare
   v_admission record;
   v_seconds int;
-  v_paused text[];
   v_now timestamptz := clock_timestamp();
   v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
-  v_marks record;
+  v_marks job_lane[];
+  v_stand boolean := false;
   v_heads job_lane[];
   v_lanes job_lane[];
   v_lane job_lane;
   v_limits jsonb;
-  v_left int := p_limit;
+  v_at_once boolean := false;
+  v_left int;
   v_first int := 1;
   v_next int;
   v_shares real;
@@ -2500,27 +2513,42 @@ begin
     raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
   end if;
   select * into v_admission from fn_executor_admission(p_executor_name) a;
-  if v_admission.reason is null then
-    select array_agg(p.scope || ':' || p.name) into v_paused from queue_pause p where p.resumed_at is null;
-    if v_paused && array['all:', 'executor:' || p_executor_name, 'executor:' || v_admission.executor_kind] then
-      v_admission.reason := 'paused';
-    end if;
-  end if;
-  v_seconds := least(86400, coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300))::int));
+  v_seconds := least(86400, coalesce(p_lease_seconds, v_admission.lease_seconds));
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
   end if;
 
   if v_admission.reason is null then
-    perform fn_job_see_to_order(p_limit, v_now);
-    select * into v_marks from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    v_walked := pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass);
+    if coalesce(current_setting('reveille.order_mark', true), '') <> ''
+      or exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued')
+      or exists (select from job_order_pending)
+      or pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - v_walked > 1000
+    then
+      perform fn_job_see_to_order(p_limit, v_now);
+    end if;
+    if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
+      select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+    end if;
     v_begun := clock_timestamp();
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
-    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_marks.stand then v_marks.marks end) l);
+    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
     v_cost := clock_timestamp() - v_begun;
-    v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_paused, v_now) l);
-    if cardinality(v_lanes) = 0 and p_job_kinds is not null and not fn_executor_is_subscribed(p_executor_name, p_job_kinds) then
+    if cardinality(v_heads) = 1 and v_admission.paused is null and not v_admission.is_subscribed then
+      v_lane := v_heads[1]; -- nothing to choose from
+      v_lane.rank := 0;
+      v_lane.share := 1;
+      v_lane.job_id := '00000000-0000-0000-0000-000000000000';
+      v_lanes := case when v_lane.scheduled_at <= v_now and (p_job_kinds is null or v_lane.job_kind = any (p_job_kinds))
+        then array[v_lane] else '{}' end;
+    else
+      v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_admission.paused,
+        v_admission.is_subscribed, v_admission.aging_seconds, v_now) l);
+    end if;
+    if cardinality(v_lanes) = 0 and v_admission.is_subscribed and p_job_kinds is not null
+      and not fn_executor_is_subscribed(p_executor_name, p_job_kinds)
+    then
       v_admission.reason := 'not_subscribed';
     end if;
   end if;
@@ -2536,8 +2564,11 @@ begin
       from dot_config c
       where c.key = any (array(
         select 'job.' || k.job_kind || n.name
-        from (select distinct u.job_kind from unnest(v_lanes) u) k
+        from unnest(v_lanes) k
         cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
+    -- one lane and nothing to be counted: the UPDATE takes the rows by itself
+    v_at_once := cardinality(v_lanes) = 1 and v_limits is null and not v_stand and v_walked <= 1000;
+    v_left := case when v_at_once then 0 else p_limit end;
   end if;
 
   -- one rank after the other; within a rank in rounds, until there is no room or nothing left. Of x.y jobs a lane gets x or
@@ -2601,15 +2632,16 @@ begin
     v_first := v_next;
   end loop;
 
-  if v_marks.stand or v_walked > 1000 then
-    perform fn_job_claim_mark(v_admission.executor_kind, v_now, v_cost, v_marks.stand, v_marks.marks, v_heads, v_lanes);
-  elsif v_marks.marks is not null then
+  if v_stand or v_walked > 1000 then
+    perform fn_job_claim_mark(v_admission.executor_kind, v_now, v_cost, v_stand, v_marks, v_heads, v_lanes);
+  elsif v_marks is not null then
     perform set_config('reveille.claim_marks', '', false);
   end if;
-  if cardinality(v_rows) = 0 then
+  if cardinality(v_rows) = 0 and not v_at_once then
     return;
   end if;
 
+  v_begun := v_now;
   v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
   with claimed as (
@@ -2622,7 +2654,14 @@ begin
         picked_at = v_now,
         started_at = null,
         updated_at = v_now
-    where j.ctid = any (v_rows)
+    where j.ctid = any (case when v_at_once then array(
+      select q.ctid
+      from job_queue q
+      where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
+        and q.scheduled_at between v_lane.scheduled_at and v_begun
+      order by q.scheduled_at, q.job_id
+      limit p_limit
+      for update skip locked) else v_rows end)
     returning j.*
   )
   select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
@@ -2673,6 +2712,7 @@ declare
   v_text text := current_setting('reveille.claim_marks', true);
   v_parts text[];
 begin
+  stand := false;
   if coalesce(v_text, '') !~ '^[A-Za-z_]+;[0-9]{1,15};(-?[0-9]{1,18}[0-9]?,[0-9]{1,5},-?[0-9]{1,17},[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12};)*$' then
     return;
   end if;
@@ -3359,7 +3399,7 @@ end
 $function$
 
 -- Those of the lanes that an executor may claim from now, in the order of its claim. Internal.
-CREATE OR REPLACE FUNCTION fn_job_lanes_open(p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_now timestamp with time zone)
+CREATE OR REPLACE FUNCTION fn_job_lanes_open(p_heads job_lane[], p_executor_name text, p_job_kinds text[], p_paused text[], p_is_subscribed boolean, p_aging_seconds numeric, p_now timestamp with time zone)
  RETURNS SETOF job_lane
  LANGUAGE plpgsql
  STABLE
@@ -3368,9 +3408,6 @@ CREATE OR REPLACE FUNCTION fn_job_lanes_open(p_heads job_lane[], p_executor_name
  SET enable_seqscan TO 'off'
  SET jit TO 'off'
 AS $function$
-declare
-  v_aging numeric := fn_config_number('queue.priority.aging_seconds', 10);
-  v_is_subscribed boolean := exists (select from job_subscription s where p_executor_name like s.executor_name_like);
 begin
   return query
   select l.lane, l.priority, l.job_kind, l.event_domain, l.consumer_key, l.scheduled_at, '00000000-0000-0000-0000-000000000000'::uuid, l.rank,
@@ -3378,10 +3415,10 @@ begin
       sum(l.share) filter (where l.priority = l.rank) over w / sum(l.share) filter (where l.priority > l.rank) over w, 1)) else 1 end)::real
   from (
     select d.*, greatest(min(d.priority) over (),
-      d.priority - case when v_aging > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / v_aging)) else 0 end)::int as rank
+      d.priority - case when p_aging_seconds > 0 then least(32767, floor(extract(epoch from p_now - d.scheduled_at) / p_aging_seconds)) else 0 end)::int as rank
     from (
       select h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at,
-        case when v_is_subscribed then (
+        case when p_is_subscribed then (
           select max(s.share) from job_subscription s
           where p_executor_name like s.executor_name_like and h.job_kind like s.job_kind_like
             and s.event_domain in ('*', h.event_domain) and (s.priority_floor is null or h.priority <= s.priority_floor))
@@ -4172,15 +4209,22 @@ begin
     array_agg(distinct d.ordering_key) filter (where d.ordering_key is not null),
     array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
   into v_done, v_owners, v_keys, v_limited from done d;
-  if exists (select from unnest(v_owners) o where not fn_lease_is_ours(o)) then
+  if exists ( -- as fn_lease_is_ours
+    select from queue_heartbeat h join pg_roles r on r.rolname = h.owner_role
+    where h.executor_name = any (v_owners) and not pg_has_role(session_user, r.oid, 'member'))
+  then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
-  perform fn_job_tell(v_done, 'job_succeeded');
+  if exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') then
+    perform fn_job_tell(v_done, 'job_succeeded');
+  end if;
   if v_keys is not null then
     perform fn_job_promote(v_keys);
   end if;
-  perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
+  if v_limited is not null then
+    perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
+  end if;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
