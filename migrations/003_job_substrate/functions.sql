@@ -1045,6 +1045,7 @@ begin
         cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
     -- one lane and nothing to be counted: the UPDATE takes the rows by itself
     v_at_once := cardinality(v_lanes) = 1 and v_limits is null and not v_stand and v_walked <= 1000;
+    v_lane := v_lanes[1];
     v_left := case when v_at_once then 0 else p_limit end;
   end if;
 
