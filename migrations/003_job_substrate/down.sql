@@ -59,6 +59,7 @@ drop function fn_job_promote(text[], boolean);
 drop function fn_job_max_attempts(text, text);
 drop function fn_job_policy_keys(text, text, text);
 drop function fn_job_enqueue_many(jsonb);
+drop function fn_job_rows(jsonb, uuid, timestamptz);
 drop function fn_job_moment(timestamptz);
 drop function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text);
 drop function fn_job_may_be_archived(text, text);

@@ -26,7 +26,7 @@ drop function fn_job_dead_letter_replay(uuid, text, boolean, timestamptz);
 drop function fn_dead_letter_authority_set(text, name, boolean, boolean, text, text);
 drop function fn_job_dead_letter_triage(uuid, text, text, text);
 drop function fn_dead_letter_authority(text, boolean);
-drop function fn_job_lease_reaper(int, text, boolean, timestamptz);
+drop function fn_job_lease_reaper(int, text, boolean, int, timestamptz);
 drop function fn_job_fail_permanent(uuid, bigint, text, boolean);
 drop function fn_job_fail_transient(uuid, bigint, text);
 drop function fn_job_fail(job_queue, text, text);

@@ -153,11 +153,12 @@ comment on function fn_job_fail_permanent(uuid, bigint, text, boolean) is 'Count
 -- Frees jobs whose lease has ended unreported: the same fail path as a worker's own failure, on the database's time, at
 -- most p_limit (and 60), oldest first; a row that somebody has locked is left for the next time. Applies only with both gates
 -- open (queue.lease_reaper.enabled true, queue.lease_reaper.dry_run_only false); else, and with p_dry_run, it only
--- tells what it would do. Called by the reaper of `reveille run`, by `tick`, by operators. (Traps 21, 25, 47, 48.)
+-- tells what it would do. p_skip leaves out the oldest, of which the caller knows that they cannot be freed. Called by the reaper of `reveille run`, by `tick`, by operators. (Traps 21, 25, 47, 48.)
 create or replace function fn_job_lease_reaper(
   p_limit int default 100,
   p_actor text default null,
   p_dry_run boolean default null,
+  p_skip int default 0,
   p_now timestamptz default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path from current
@@ -189,12 +190,12 @@ begin
           when e.lease_losses + 1 < p.max_lease_losses then 'queued' else 'dead_letter' end)), '[]'),
       count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
     into v_jobs, v_dead
-    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit v_limit) e
+    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until offset p_skip limit v_limit) e
     cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
   else
     for v_job in
       select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
-      limit v_limit for update skip locked
+      offset p_skip limit v_limit for update skip locked
     loop
       begin
         v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
@@ -212,7 +213,7 @@ begin
     'failed', v_failed, 'jobs', v_jobs, 'actor', coalesce(p_actor, session_user::text));
 end
 $$;
-comment on function fn_job_lease_reaper(int, text, boolean, timestamptz)
+comment on function fn_job_lease_reaper(int, text, boolean, int, timestamptz)
   is 'Frees jobs whose lease ended unreported: {dry_run, found, dead_lettered, jobs}. Refused reaper_disabled when told to apply behind a closed gate.';
 
 -- Whether this session may triage, or replay, dead letters of a domain: it is a member of a role with a row for it.
@@ -486,9 +487,9 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
-  execute format('revoke all on function %s from public', 'fn_job_lease_reaper(int, text, boolean, timestamptz)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_job_lease_reaper(int, text, boolean, int, timestamptz)'::regprocedure);
   call pr_grant(
-    format('execute on function %s', 'fn_job_lease_reaper(int, text, boolean, timestamptz)'::regprocedure),
+    format('execute on function %s', 'fn_job_lease_reaper(int, text, boolean, int, timestamptz)'::regprocedure),
     array['reveille_dispatcher', 'reveille_operator']);
   execute format('revoke all on function %s from public', 'fn_job_policy(text, text)'::regprocedure);
   call pr_grant(

@@ -100,21 +100,21 @@ impl Reaper {
     pub async fn run_once(&self, reaped: &mut Reaped) -> Result<()> {
         loop {
             self.alive.turns(self.server.limit(1));
-            let batch = self.batch().await?;
+            // what failed is the oldest and would come again at once
+            let batch = self.batch(i32::try_from(reaped.failed).unwrap_or(i32::MAX)).await?;
             reaped.found += batch.found;
             reaped.dead_lettered += batch.dead_lettered;
             reaped.failed += batch.failed;
             reaped.dry_run = batch.dry_run;
-            // what failed is the oldest and would come again at once
-            if batch.dry_run || batch.failed > 0 || batch.found < u64::from(BATCH.unsigned_abs()) {
+            if batch.dry_run || batch.found < u64::from(BATCH.unsigned_abs()) {
                 return Ok(());
             }
         }
     }
 
-    async fn batch(&self) -> Result<Reaped> {
+    async fn batch(&self, skip: i32) -> Result<Reaped> {
         let client = self.server.take(&self.pool).await?;
-        let reap = store::reaper::reap(&client, BATCH);
+        let reap = store::reaper::reap(&client, BATCH, skip);
         let outcome = self.server.in_time(1, "looking for ended leases", reap).await;
         let answer = hand_back(client, outcome)?.done("looking for ended leases")?;
         let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);

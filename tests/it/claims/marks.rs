@@ -136,3 +136,25 @@ async fn marks_that_make_no_sense_are_no_marks() {
         stage.value("select fn_job_release($1, $2)", &[&job.id, &job.token]).await;
     }
 }
+
+#[tokio::test]
+async fn looking_for_new_lanes_reads_no_page_of_those_that_are_known() {
+    let stage = Stage::open().await;
+    let _holder = held(&stage).await;
+    stage.job("any", "one that lives", json!({})).await;
+    let explain = "explain (analyze, buffers, format json)
+        select fn_job_lanes('PG_worker', array[row(lane, priority, null, null, null, clock_timestamp() - interval '1 second',
+          '00000000-0000-0000-0000-000000000000', null, null)::job_lane])
+        from (select lane, priority from job_queue order by created_at desc limit 1) j";
+    stage.client.query_one(explain, &[]).await.unwrap(); // the plans are made, and kept by the session
+    let plan: Value = stage.client.query_one(explain, &[]).await.unwrap().get(0);
+    let lanes = &plan[0]["Plan"];
+    let below: i64 = lanes["Plans"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|part| part["Shared Hit Blocks"].as_i64().unwrap())
+        .sum();
+    let read = lanes["Shared Hit Blocks"].as_i64().unwrap() - below;
+    assert!(read < 30, "{read} pages, where all that is left takes some fifty");
+}

@@ -71,6 +71,27 @@ async fn a_job_that_cannot_be_freed_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn more_jobs_that_cannot_be_freed_than_a_batch_holds_hold_up_no_other() {
+    let stage = Stage::open().await;
+    stage.open_reaper().await;
+    let poison = "
+        select fn_job_enqueue('bad', 'test') from generate_series(1, 70);
+        create function refuse() returns trigger language plpgsql as
+          'begin if (select job_kind from job_queue j where j.job_id = new.job_id) = ''bad'' then raise exception ''no''; end if; return new; end';
+        create trigger refuse before insert on job_attempt for each row execute function refuse()";
+    stage.client.batch_execute(poison).await.unwrap();
+    let good = stage.enqueue("good").await;
+    stage.client.batch_execute("select count(*) from fn_job_claim('one', 100)").await.unwrap();
+    let end = "update job_queue set lease_until = clock_timestamp() - case job_kind when 'bad' then interval '1 hour' else '1 second' end";
+    stage.client.batch_execute(end).await.unwrap();
+    let mut settings = polling(&stage.db);
+    settings.maintenance.reap_interval = Duration::from_secs(1);
+    let sidecar = Sidecar::start(settings);
+    wait_until("the good one is queued", SOON, async || stage.job(good).await["status"] == "queued").await;
+    sidecar.stop().await;
+}
+
+#[tokio::test]
 async fn an_operator_takes_a_job_from_its_worker() {
     let stage = Stage::open().await;
     let id = stage.enqueue("any").await;
