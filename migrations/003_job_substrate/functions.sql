@@ -587,6 +587,19 @@ end
 $$;
 comment on function fn_job_place(int, timestamptz) is 'Places new jobs that have an ordering key behind the others of it. Internal.';
 
+-- Places what waits to be placed, also where nobody claims: a job that nobody sees must not be silent. Called by the
+-- housekeeper.
+create or replace function fn_job_order_sweep() returns void
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  perform fn_job_place(1000, '-infinity');
+end
+$$;
+comment on function fn_job_order_sweep() is 'Places new jobs that have an ordering key, up to 1000.';
+revoke all on function fn_job_order_sweep() from public;
+call pr_grant(format('execute on function %s', 'fn_job_order_sweep()'::regprocedure), array['reveille_dispatcher']);
+
 -- What follows when jobs have ended, or have given up their place: the next of their ordering keys get their turn, and
 -- executors that sleep learn that a limited kind has room.
 create or replace function fn_job_make_room(p_ordering_key text, p_limit_slot int, p_executor text) returns void
@@ -963,7 +976,8 @@ $$;
 comment on function fn_executor_is_subscribed(text, text[]) is 'Whether one of the kinds is within an executor''s subscriptions, or it has none.';
 
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first, and each gets a fresh
--- lease token. A refusal is one row, nothing to do is none. Called by workers.
+-- lease token. A refusal is one row, nothing to do is none. With p_instance it is refused as executor_alive once another process
+-- beats under the name. Called by workers.
 --
 -- What one claim may not take (paused, not subscribed, over a limit) it passes by with one step for each lane; what waits
 -- for its time, its dependencies or its turn is behind the heads of the lanes or not in the index at all. Lanes that
@@ -978,7 +992,8 @@ create or replace function fn_job_claim(
   p_executor_name text,
   p_limit int default 1,
   p_lease_seconds int default null,
-  p_job_kinds text[] default null
+  p_job_kinds text[] default null,
+  p_instance text default null
 ) returns table (
   refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamptz, status text, executor text,
   event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority int, scheduled_at timestamptz,
@@ -1018,7 +1033,7 @@ begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
   end if;
-  select * into v_admission from fn_executor_admission(p_executor_name) a;
+  select * into v_admission from fn_executor_admission(p_executor_name, p_instance) a;
   v_seconds := least(86400, coalesce(p_lease_seconds, v_admission.lease_seconds));
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
@@ -1178,7 +1193,7 @@ begin
   order by c.priority, c.scheduled_at, c.job_id;
 end
 $$;
-comment on function fn_job_claim(text, int, int, text[])
+comment on function fn_job_claim(text, int, int, text[], text)
   is 'Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.';
 
 -- Whether this session may report on what was leased under that name: whoever may claim under it. A name that nobody
@@ -1271,15 +1286,17 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
+  v_cancel timestamptz;
 begin
   update job_queue j
   set status = 'in_progress', started_at = coalesce(j.started_at, v_now), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    and fn_lease_is_ours(j.lease_owner);
+    and fn_lease_is_ours(j.lease_owner)
+  returning j.cancel_requested_at into v_cancel;
   if not found then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
-  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress');
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress', 'cancel_requested', v_cancel is not null);
 end
 $$;
 comment on function fn_job_start(uuid, bigint) is 'leased → in_progress. Refused lease_lost for an old token, not_owner for another role''s.';
@@ -1694,7 +1711,7 @@ declare
   v_function text;
 begin
   foreach v_function in array array[
-    'fn_job_claim(text, int, int, text[])', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
+    'fn_job_claim(text, int, int, text[], text)', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
     'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
     'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
     'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',

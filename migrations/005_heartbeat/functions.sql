@@ -174,9 +174,8 @@ comment on function fn_queue_heartbeat_unregister(text, text) is 'Forgets an exe
 -- Whether an executor may claim, and whatever else a claim has to know before it looks at jobs, in one statement, because
 -- every claim comes through here. reason is null when it may; paused has the standing pauses as `scope:name`, null when
 -- there are none.
-drop function if exists fn_executor_admission(text);
 create or replace function fn_executor_admission(
-  p_executor_name text,
+  p_executor_name text, p_instance text,
   out reason text, out executor_kind text, out paused text[], out is_subscribed boolean, out lease_seconds int, out aging_seconds numeric)
 returns record
 language plpgsql stable set search_path from current
@@ -189,6 +188,7 @@ begin
       when h.executor_name is null then 'executor_not_registered'
       -- as fn_executor_is_ours
       when not coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = h.owner_role), true) then 'not_owner'
+      when h.instance <> p_instance then 'executor_alive' -- another process has taken the name over
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
     h.executor_kind,
@@ -208,8 +208,8 @@ begin
   end if;
 end
 $$;
-comment on function fn_executor_admission(text) is 'Why an executor may not claim (null: it may), its kind, and what its claims have to know. Called by fn_job_claim.';
-revoke all on function fn_executor_admission(text) from public;
+comment on function fn_executor_admission(text, text) is 'Why an executor may not claim (null: it may), its kind, and what its claims have to know. Called by fn_job_claim.';
+revoke all on function fn_executor_admission(text, text) from public;
 
 -- Notices silences: an executor whose last beat is older than its threshold. The event system.queue_worker_silent is emitted
 -- once when a silence is found and system.queue_worker_recovered once when it has ended; where a type is not registered

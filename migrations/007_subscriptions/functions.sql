@@ -205,7 +205,7 @@ begin
   return null;
 end
 $$;
-comment on function fn_job_lane_verdict(text, text, text, text, int) is 'Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog and fn_job_explain.';
+comment on function fn_job_lane_verdict(text, text, text, text, int) is 'Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog.';
 
 -- The executors of a kind that beat and may claim; a dispatcher beats, but claims nothing.
 create or replace function fn_executors_live(p_executor_kind text) returns table (executor_name text)

@@ -164,6 +164,7 @@ impl Claims<'_> {
     async fn claim_and_succeed(&self, batch: u32) -> Result<()> {
         let claim = Claim {
             executor_name: EXECUTOR,
+            instance: None,
             limit: usize::try_from(batch).unwrap_or(usize::MAX),
             lease: None,
             job_kinds: &[KIND.to_owned(), sql::paused_kind(KIND)],

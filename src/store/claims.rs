@@ -17,6 +17,8 @@ use crate::model::job::Job;
 pub struct Claim<'a> {
     /// The registered name to claim under.
     pub executor_name: &'a str,
+    /// Which process of that name; none leaves it open.
+    pub instance: Option<&'a str>,
     /// Most jobs to lease.
     pub limit: usize,
     /// Length of the lease; none leaves it to the database's own key.
@@ -63,14 +65,23 @@ pub async fn claim(client: &impl GenericClient, claim: &Claim<'_>) -> Result<Cla
                c.consumer_key, c.correlation_id, c.traceparent, c.created_at, n.now
         from (select clock_timestamp() as now, case when $5::text is not null then pg_notify($5, $6) end as canary) n
         left join fn_job_claim(
-          p_executor_name => $1, p_limit => $2, p_lease_seconds => $3, p_job_kinds => $4) c on true";
+          p_executor_name => $1, p_limit => $2, p_lease_seconds => $3, p_job_kinds => $4,
+          p_instance => $7) c on true";
     let limit = i32::try_from(claim.limit).unwrap_or(i32::MAX);
     let (channel, token) = claim.canary.unzip();
     let found = rows(
         client,
         "claiming jobs",
         SQL,
-        &[&claim.executor_name, &limit, &seconds(claim.lease), &claim.job_kinds, &channel, &token],
+        &[
+            &claim.executor_name,
+            &limit,
+            &seconds(claim.lease),
+            &claim.job_kinds,
+            &channel,
+            &token,
+            &claim.instance,
+        ],
     )
     .await?;
     let mut claimed = Claimed::default();

@@ -150,6 +150,7 @@ impl Claimer {
         let kinds = shared.kinds.names();
         let claim = Claim {
             executor_name: &shared.beater.name,
+            instance: Some(&shared.beater.instance),
             limit: room,
             lease: shared.lease(),
             job_kinds: &kinds,
@@ -191,6 +192,9 @@ impl Claimer {
     async fn refused(&mut self, reason: String) -> Result<Next> {
         if reason == "not_owner" {
             return Err(refusal(reason).into_error("claiming jobs"));
+        }
+        if reason == "executor_alive" {
+            return Err(name::taken_over(&self.shared));
         }
         let mut pause = self.rhythm.poll_pause();
         if self.refused.as_ref() != Some(&reason) {

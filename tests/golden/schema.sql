@@ -1947,7 +1947,7 @@ CREATE OR REPLACE FUNCTION fn_event_verdict(p_event event_outbox, p_event_domain
 RETURN CASE WHEN ((p_event).event_domain IS DISTINCT FROM p_event_domain) THEN 'other_domain'::text WHEN ((p_event).event_type !~~ p_event_type_like) THEN 'other_type'::text WHEN ((p_event_stream IS NOT NULL) AND ((p_event).event_stream IS DISTINCT FROM p_event_stream)) THEN 'other_stream'::text WHEN ((p_event).created_at < p_starts_at) THEN 'before_start'::text WHEN ((p_filter IS NOT NULL) AND (NOT COALESCE(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}'::jsonb, true), false))) THEN 'filtered'::text ELSE 'match'::text END
 
 -- Why an executor may not claim (null: it may), its kind, and what its claims have to know. Called by fn_job_claim.
-CREATE OR REPLACE FUNCTION fn_executor_admission(p_executor_name text, OUT reason text, OUT executor_kind text, OUT paused text[], OUT is_subscribed boolean, OUT lease_seconds integer, OUT aging_seconds numeric)
+CREATE OR REPLACE FUNCTION fn_executor_admission(p_executor_name text, p_instance text, OUT reason text, OUT executor_kind text, OUT paused text[], OUT is_subscribed boolean, OUT lease_seconds integer, OUT aging_seconds numeric)
  RETURNS record
  LANGUAGE plpgsql
  STABLE
@@ -1961,6 +1961,7 @@ begin
       when h.executor_name is null then 'executor_not_registered'
       -- as fn_executor_is_ours
       when not coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = h.owner_role), true) then 'not_owner'
+      when h.instance <> p_instance then 'executor_alive' -- another process has taken the name over
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
     h.executor_kind,
@@ -2471,7 +2472,7 @@ AS $function$
 $function$
 
 -- Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.
-CREATE OR REPLACE FUNCTION fn_job_claim(p_executor_name text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT NULL::integer, p_job_kinds text[] DEFAULT NULL::text[])
+CREATE OR REPLACE FUNCTION fn_job_claim(p_executor_name text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT NULL::integer, p_job_kinds text[] DEFAULT NULL::text[], p_instance text DEFAULT NULL::text)
  RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone)
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -2512,7 +2513,7 @@ begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
   end if;
-  select * into v_admission from fn_executor_admission(p_executor_name) a;
+  select * into v_admission from fn_executor_admission(p_executor_name, p_instance) a;
   v_seconds := least(86400, coalesce(p_lease_seconds, v_admission.lease_seconds));
   if p_limit is null or p_limit < 1 or v_seconds < 1 then
     raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
@@ -3017,9 +3018,9 @@ declare
   v_first uuid := fn_uuid_v7();
   v_now timestamptz := clock_timestamp();
   v_bad jsonb;
+  v_kinds text[];
+  v_limits int[];
   v_count int;
-  v_keys int;
-  v_made uuid[];
   v_created int;
   v_ids uuid[];
   v_executors text[];
@@ -3038,42 +3039,41 @@ begin
     raise exception 'fn_job_enqueue_many: % is no job; its keys are %', left(v_bad::text, 200), array_to_string(v_known, ', ')
       using errcode = '22023';
   end if;
-  with given as materialized (
-    select g.*
-    from rows from (jsonb_to_recordset(p_jobs) as (
-      job_kind text, actor text, safe_payload jsonb, source_ref text, idempotency_key text, target_ref text, payload_ref text, executor text,
-      priority int, scheduled_at timestamptz, run_id uuid, ordering_key text, max_attempts int, correlation_id text)) with ordinality as g (
-      job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor,
-      priority, scheduled_at, run_id, ordering_key, max_attempts, correlation_id, n)
-  ),
-  limits as materialized (
-    select k.job_kind, fn_job_max_attempts(k.job_kind) as max_attempts from (select distinct g.job_kind from given g) k
-  ),
-  made as (
+  v_count := jsonb_array_length(p_jobs);
+  select array_agg(k.job_kind), array_agg(fn_job_max_attempts(k.job_kind)) into v_kinds, v_limits
+  from (select distinct e.job ->> 'job_kind' as job_kind from jsonb_array_elements(p_jobs) e (job)) k;
+  if p_jobs @? '$[*].idempotency_key ? (@ != null)' then
+    with made as (
+      insert into job_queue (
+        job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
+        scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+      select
+        g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
+        g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+      from fn_job_rows(p_jobs, v_first, v_now) g
+      order by g.n
+      on conflict (job_kind, idempotency_key) do nothing
+      returning executor
+    )
+    select count(*), array_agg(distinct m.executor::text) into v_created, v_executors from made m;
+    if v_created > 0 then
+      v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
+    end if;
+  else
     insert into job_queue (
       job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
       scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
     select
-      fn_uuid_v7_nth(v_first, g.n::int), g.job_kind, g.actor, coalesce(g.safe_payload, '{}'), g.source_ref,
-      coalesce(fn_job_key(g.idempotency_key), fn_uuid_v7_nth(v_first, g.n::int)::text), g.target_ref, g.payload_ref,
-      coalesce(g.executor, 'PG_worker'), coalesce(g.priority, 100), fn_job_moment(coalesce(g.scheduled_at, v_now)), g.run_id,
-      g.ordering_key, coalesce(g.max_attempts, l.max_attempts), g.correlation_id
-    from given g
-    left join limits l on l.job_kind = g.job_kind
-    order by g.n
-    on conflict (job_kind, idempotency_key) do nothing
-    returning job_id, executor
-  )
-  select (select count(*) from given), (select count(g.idempotency_key) from given g), array_agg(m.job_id), array_agg(distinct m.executor::text)
-  into v_count, v_keys, v_made, v_executors
-  from made m;
-  v_created := coalesce(cardinality(v_made), 0);
-  if v_keys > 0 and v_created > 0 then
-    v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
+      g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
+      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+    from fn_job_rows(p_jobs, v_first, v_now) g;
+    v_created := v_count;
+    v_executors := array(select distinct coalesce(e.job ->> 'executor', 'PG_worker') from jsonb_array_elements(p_jobs) e (job));
   end if;
   perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
   if v_created = v_count then
-    return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_made));
+    v_ids := array(select fn_uuid_v7_nth(v_first, g) from generate_series(1, v_count) g);
+    return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_ids));
   end if;
   -- a statement of its own: it sees the first job of each key, also one that was committed or archived meanwhile
   select array_agg(case when j.job_id is null then (fn_job_by_key(g.job_kind, fn_job_key(g.idempotency_key))).job_id else j.job_id end order by g.n)
@@ -3284,7 +3284,7 @@ AS $function$
   order by k.job_kind
 $function$
 
--- Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog and fn_job_explain.
+-- Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog.
 CREATE OR REPLACE FUNCTION fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority integer)
  RETURNS text
  LANGUAGE plpgsql
@@ -3386,16 +3386,25 @@ begin
       and (j.scheduled_at, j.job_id) > (m.scheduled_at, m.job_id)
     order by j.scheduled_at, j.job_id limit 1) n
   union all
+  -- single bounds: a scan does not end where the second column of a compared row no longer fits (Postgres 15)
   select n.lane, n.priority::int, n.job_kind::text, n.event_domain, n.consumer_key, n.scheduled_at, n.job_id, null, null
   from (
     select m.lane, m.priority, lead(m.lane, 1, 9223372036854775807) over w as next_lane, lead(m.priority, 1, 2147483647) over w as next_priority
     from (select u.lane, u.priority from unnest(p_marks) u union all select (-9223372036854775808)::bigint, -1) m
     window w as (order by m.lane, m.priority)) g
   cross join lateral (
-    select j.* from job_queue j
-    where j.executor = p_executor and j.claimable and (j.lane, j.priority) > (g.lane, g.priority)
-      and (j.lane, j.priority) < (g.next_lane, g.next_priority)
-    order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) n;
+    (select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and j.lane > g.lane and j.lane < g.next_lane
+    order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1)
+    union all
+    (select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and j.lane = g.lane and j.priority > g.priority
+      and j.priority < case when g.next_lane = g.lane then g.next_priority else 2147483647 end
+    order by j.priority, j.scheduled_at, j.job_id limit 1)
+    union all
+    (select j.* from job_queue j
+    where j.executor = p_executor and j.claimable and j.lane = g.next_lane and j.priority < g.next_priority and g.next_lane <> g.lane
+    order by j.priority, j.scheduled_at, j.job_id limit 1)) n;
 end
 $function$
 
@@ -3454,7 +3463,7 @@ end
 $function$
 
 -- Frees jobs whose lease ended unreported: {dry_run, found, dead_lettered, jobs}. Refused reaper_disabled when told to apply behind a closed gate.
-CREATE OR REPLACE FUNCTION fn_job_lease_reaper(p_limit integer DEFAULT 100, p_actor text DEFAULT NULL::text, p_dry_run boolean DEFAULT NULL::boolean, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+CREATE OR REPLACE FUNCTION fn_job_lease_reaper(p_limit integer DEFAULT 100, p_actor text DEFAULT NULL::text, p_dry_run boolean DEFAULT NULL::boolean, p_skip integer DEFAULT 0, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -3490,12 +3499,12 @@ begin
           when e.lease_losses + 1 < p.max_lease_losses then 'queued' else 'dead_letter' end)), '[]'),
       count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
     into v_jobs, v_dead
-    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until limit v_limit) e
+    from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until offset p_skip limit v_limit) e
     cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
   else
     for v_job in
       select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
-      limit v_limit for update skip locked
+      offset p_skip limit v_limit for update skip locked
     loop
       begin
         v_answer := fn_job_fail(v_job, 'lease_lost', format('the lease of %s ended at %s unreported', v_job.lease_owner, v_job.lease_until));
@@ -3697,6 +3706,18 @@ begin
     raise exception 'illegal_transition: a job begins as queued, not as %', new.status using errcode = '23514';
   end if;
   raise exception 'illegal_transition: job % may not move from % to %', old.job_id, old.status, new.status using errcode = '23514';
+end
+$function$
+
+-- Places new jobs that have an ordering key, up to 1000.
+CREATE OR REPLACE FUNCTION fn_job_order_sweep()
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform fn_job_place(1000, '-infinity');
 end
 $function$
 
@@ -4029,6 +4050,34 @@ begin
 end
 $function$
 
+-- The rows that an array of jobs calls for. Internal.
+CREATE OR REPLACE FUNCTION fn_job_rows(p_jobs jsonb, p_first uuid, p_now timestamp with time zone)
+ RETURNS TABLE(n integer, job_id uuid, job_kind text, actor text, safe_payload jsonb, source_ref text, idempotency_key text, target_ref text, payload_ref text, executor text, priority integer, scheduled_at timestamp with time zone, run_id uuid, ordering_key text, max_attempts integer, correlation_id text)
+ LANGUAGE sql
+ STABLE
+BEGIN ATOMIC
+ SELECT (g.n)::integer AS n,
+     fn_uuid_v7_nth(fn_job_rows.p_first, (g.n)::integer) AS fn_uuid_v7_nth,
+     g.job_kind,
+     g.actor,
+     COALESCE(g.safe_payload, '{}'::jsonb) AS "coalesce",
+     g.source_ref,
+     COALESCE(fn_job_key(g.idempotency_key), (fn_uuid_v7_nth(fn_job_rows.p_first, (g.n)::integer))::text) AS "coalesce",
+     g.target_ref,
+     g.payload_ref,
+     COALESCE(g.executor, 'PG_worker'::text) AS "coalesce",
+     COALESCE(g.priority, 100) AS "coalesce",
+         CASE
+             WHEN (g.scheduled_at IS NULL) THEN fn_job_rows.p_now
+             ELSE fn_job_moment(g.scheduled_at)
+         END AS fn_job_moment,
+     g.run_id,
+     g.ordering_key,
+     g.max_attempts,
+     g.correlation_id
+    FROM ROWS FROM(jsonb_to_recordset(fn_job_rows.p_jobs) AS (job_kind text, actor text, safe_payload jsonb, source_ref text, idempotency_key text, target_ref text, payload_ref text, executor text, priority integer, scheduled_at timestamp with time zone, run_id uuid, ordering_key text, max_attempts integer, correlation_id text)) WITH ORDINALITY g(job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority, scheduled_at, run_id, ordering_key, max_attempts, correlation_id, n);
+END
+
 -- Runs a leased job by its SQL handler and ends it, in one transaction.
 CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint)
  RETURNS jsonb
@@ -4131,15 +4180,17 @@ CREATE OR REPLACE FUNCTION fn_job_start(p_job_id uuid, p_lease_token bigint)
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
+  v_cancel timestamptz;
 begin
   update job_queue j
   set status = 'in_progress', started_at = coalesce(j.started_at, v_now), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
-    and fn_lease_is_ours(j.lease_owner);
+    and fn_lease_is_ours(j.lease_owner)
+  returning j.cancel_requested_at into v_cancel;
   if not found then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
-  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress');
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'status', 'in_progress', 'cancel_requested', v_cancel is not null);
 end
 $function$
 
@@ -5068,7 +5119,7 @@ grant EXECUTE on function fn_job_cancel_done(uuid,bigint) to reveille_executor
 
 grant EXECUTE on function fn_job_cancellations(uuid[]) to reveille_executor
 
-grant EXECUTE on function fn_job_claim(text,integer,integer,text[]) to reveille_executor
+grant EXECUTE on function fn_job_claim(text,integer,integer,text[],text) to reveille_executor
 
 grant EXECUTE on function fn_job_claim_mark(text,timestamp with time zone,interval,boolean,job_lane[],job_lane[],job_lane[]) to public
 
@@ -5122,15 +5173,17 @@ grant EXECUTE on function fn_job_lane_verdict(text,text,text,text,integer) to re
 
 grant EXECUTE on function fn_job_lease_lost(uuid,bigint) to reveille_executor
 
-grant EXECUTE on function fn_job_lease_reaper(integer,text,boolean,timestamp with time zone) to reveille_dispatcher
+grant EXECUTE on function fn_job_lease_reaper(integer,text,boolean,integer,timestamp with time zone) to reveille_dispatcher
 
-grant EXECUTE on function fn_job_lease_reaper(integer,text,boolean,timestamp with time zone) to reveille_operator
+grant EXECUTE on function fn_job_lease_reaper(integer,text,boolean,integer,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_job_max_attempts(text,text) to public
 
 grant EXECUTE on function fn_job_moment(timestamp with time zone) to public
 
 grant EXECUTE on function fn_job_move_is_legal(text,text) to public
+
+grant EXECUTE on function fn_job_order_sweep() to reveille_dispatcher
 
 grant EXECUTE on function fn_job_policy(text,text) to reveille_dispatcher
 

@@ -1,9 +1,11 @@
 //! Jobs of one ordering key run one at a time, in order, across retries.
 
+use reveille::maintain::{Housekeeper, Pruned};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::stage::{Stage, claim};
+use crate::support::server_at;
 
 async fn keyed(stage: &Stage, names: &[&str], key: &str) {
     for name in names {
@@ -258,4 +260,16 @@ async fn no_key_is_lost_or_overtaken_while_producers_and_workers_race() {
     let overlap = "select count(*) from job_queue a join job_queue b on a.ordering_key = b.ordering_key and a.job_id < b.job_id
         and a.picked_at < b.finished_at and b.picked_at < a.finished_at";
     assert_eq!(stage.value(overlap, &[]).await, Value::from(0), "one at a time");
+}
+
+#[tokio::test]
+async fn a_job_that_nobody_claims_is_placed_by_the_housekeeper_and_seen_in_the_backlog() {
+    let stage = Stage::open().await;
+    stage.job("step", "first", json!({"ordering_key": "k", "executor": "Agent"})).await;
+    let backlog = "select jsonb_agg(jsonb_build_array(executor, due, reason)) from v_job_queue_backlog";
+    assert_eq!(stage.value(backlog, &[]).await, Value::Null);
+    let settings = reveille::config::Maintenance::default();
+    let housekeeper = Housekeeper::new(server_at(&stage.db.url()), stage.db.pool(1), &settings);
+    housekeeper.run_once(&mut Pruned::default()).await.unwrap();
+    assert_eq!(stage.value(backlog, &[]).await, json!([["Agent", 1, "no_live_executor"]]));
 }

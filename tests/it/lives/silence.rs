@@ -153,6 +153,13 @@ async fn a_name_is_refused_while_another_process_beats_under_it() {
     assert_eq!(register("b", false).await, Value::Null, "a stale one gives way");
     assert_eq!((beat("a").await, beat("b").await), (json!(true), json!(false)));
     assert_eq!(register("a", true).await, Value::Null, "and one that is taken over");
+    let claim = "select (select reason from fn_job_claim('w', p_instance => $1) where refused)";
+    let claims = [stage.value(claim, &[&"a"]).await, stage.value(claim, &[&"b"]).await];
+    assert_eq!(
+        claims,
+        [Value::Null, json!("executor_alive")],
+        "the name that was taken over claims nothing more"
+    );
     stage.value("select fn_queue_heartbeat_leave('w', 'a')", &[]).await;
     assert_eq!(register("c", false).await, Value::Null, "and one that said goodbye");
 }

@@ -24,7 +24,8 @@ impl Stage {
 
     /// The one JSON value of a statement.
     pub(super) async fn value(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Value {
-        self.client.query_one(&format!("select to_jsonb(({sql}))"), parameters).await.unwrap().get(0)
+        let row = self.client.query_one(&format!("select to_jsonb(({sql}))"), parameters).await.unwrap();
+        row.get::<_, Option<Value>>(0).unwrap_or_default()
     }
 
     pub(super) async fn set(&self, key: &str, value: &str) {

@@ -152,7 +152,7 @@ async fn what_a_tick_freed_is_counted_though_its_next_batch_fails() {
         update job_queue set lease_until = clock_timestamp() - interval '1 second';
         create sequence batches;
         alter function fn_job_lease_reaper rename to the_reaper;
-        create function fn_job_lease_reaper(p_limit int, p_actor text) returns jsonb language plpgsql as $$ begin
+        create function fn_job_lease_reaper(p_limit int, p_actor text, p_skip int) returns jsonb language plpgsql as $$ begin
           if nextval('batches') > 1 then raise exception 'one batch a day' using errcode = '55000'; end if;
           return the_reaper(p_limit => p_limit, p_actor => p_actor);
         end $$";

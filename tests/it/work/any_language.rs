@@ -256,5 +256,5 @@ async fn the_calls_the_refusals_and_the_columns_of_the_page_are_those_of_the_dat
         }
         known += 1;
     }
-    assert_eq!(known, 11);
+    assert_eq!(known, 23);
 }
