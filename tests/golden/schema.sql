@@ -3042,7 +3042,17 @@ begin
   v_count := jsonb_array_length(p_jobs);
   select array_agg(k.job_kind), array_agg(fn_job_max_attempts(k.job_kind)) into v_kinds, v_limits
   from (select distinct e.job ->> 'job_kind' as job_kind from jsonb_array_elements(p_jobs) e (job)) k;
-  if p_jobs @? '$[*].idempotency_key ? (@ != null)' then
+  begin
+    insert into job_queue (
+      job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
+      scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+    select
+      g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
+      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+    from fn_job_rows(p_jobs, v_first, v_now) g;
+    v_created := v_count;
+    v_executors := array(select distinct coalesce(e.job ->> 'executor', 'PG_worker') from jsonb_array_elements(p_jobs) e (job));
+  exception when unique_violation then -- some keys are there already
     with made as (
       insert into job_queue (
         job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -3056,19 +3066,9 @@ begin
       returning executor
     )
     select count(*), array_agg(distinct m.executor::text) into v_created, v_executors from made m;
-    if v_created > 0 then
-      v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
-    end if;
-  else
-    insert into job_queue (
-      job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-      scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
-    select
-      g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
-      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
-    from fn_job_rows(p_jobs, v_first, v_now) g;
-    v_created := v_count;
-    v_executors := array(select distinct coalesce(e.job ->> 'executor', 'PG_worker') from jsonb_array_elements(p_jobs) e (job));
+  end;
+  if v_created > 0 and p_jobs @? '$[*].idempotency_key ? (@ != null)' then
+    v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
   end if;
   perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
   if v_created = v_count then
