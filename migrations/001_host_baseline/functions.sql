@@ -124,7 +124,8 @@ begin
 end
 $$;
 
--- Flips a gate (or any other key of dot_config) and keeps who and why. Called by operators.
+-- Flips a gate (or any other key of dot_config), or takes it away when p_value is null, and keeps who and why. Called by
+-- operators.
 create or replace function fn_gate_set(p_key text, p_value text, p_actor text, p_reason text) returns jsonb
 language plpgsql security definer set search_path from current
 as $$
@@ -137,25 +138,30 @@ begin
   if p_key !~ '^(queue|job)\.' then
     raise exception '% is not a key of Reveille: they begin with queue. or job.', p_key using errcode = '22023';
   end if;
+  -- null has no form to check
   if p_key ~ '^queue\.retry\.backoff_strategy\.' or (p_key ~ 'backoff_strategy$' and p_key !~ '^queue\.retry\.[a-z_]+\.[^.]+$') then
-    if coalesce(p_value <> all (array['constant', 'linear', 'exponential']), true) then
-      raise exception '% must be constant, linear or exponential, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    if p_value <> all (array['constant', 'linear', 'exponential']) then
+      raise exception '% must be constant, linear or exponential, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
   elsif p_key ~ '\.(key_)?rate_limit$' then
-    if coalesce(p_value, '') !~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then
-      raise exception '% must be a number of jobs, or jobs/seconds, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    if p_value !~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then
+      raise exception '% must be a number of jobs, or jobs/seconds, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
   elsif p_key ~ 'concurrency_limit$' then
-    if coalesce(p_value, '') !~ '^[0-9]{1,9}$' then
-      raise exception '% must be a number of jobs, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    if p_value !~ '^[0-9]{1,9}$' then
+      raise exception '% must be a number of jobs, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
   elsif p_key ~ '^queue\.retry\.(backoff_seconds|backoff_cap_seconds|max_attempts|max_lease_losses)\.' or p_key ~ '(seconds|_sec|max_attempts|max_lease_losses|max_depth|limit|threshold_rows)$' then
-    if coalesce(p_value, '') !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
-      raise exception '% must be a number, not %', p_key, quote_nullable(p_value) using errcode = '22023';
+    if p_value !~ '^[0-9]{1,9}(\.[0-9]{1,6})?$' then
+      raise exception '% must be a number, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
   end if;
   select c.value into v_old from dot_config c where c.key = p_key for update;
-  if found then
+  if p_value is null and not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'key', p_key); -- a slip in the key must not look like success
+  elsif p_value is null then
+    delete from dot_config where key = p_key;
+  elsif found then
     update dot_config set value = p_value, updated_at = clock_timestamp() where key = p_key;
   else
     insert into dot_config (key, value, updated_at) values (p_key, p_value, clock_timestamp());
@@ -163,10 +169,10 @@ begin
   insert into dot_config_audit (key, old_value, new_value, actor, reason)
   values (p_key, v_old, p_value, p_actor, p_reason);
   perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'key', p_key, 'old_value', v_old, 'value', p_value);
+  return jsonb_build_object('refused', false, 'key', p_key, 'old_value', v_old, 'value', p_value, 'removed', p_value is null);
 end
 $$;
-comment on function fn_gate_set(text, text, text, text) is 'Sets a key of dot_config, audits it and announces it on queue_control. Answers the old and the new value.';
+comment on function fn_gate_set(text, text, text, text) is 'Sets a key of dot_config, or takes it away when the value is null; audits it and announces it on queue_control. Answers the old and the new value.';
 revoke all on function fn_gate_set(text, text, text, text) from public;
 call pr_grant(format('execute on function %s', 'fn_gate_set(text, text, text, text)'::regprocedure), array['reveille_operator']);
 

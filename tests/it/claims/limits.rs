@@ -1,6 +1,6 @@
 //! Limits of kinds and keys, exact also under kills, without one hot row.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::stage::{Stage, claim};
@@ -223,4 +223,48 @@ async fn what_counts_for_no_rate_any_more_is_pruned() {
     stage.client.batch_execute(claims).await.unwrap();
     assert_eq!(stage.value("select fn_job_rate_prune()", &[]).await, 1);
     assert_eq!(stage.value("select count(*) from job_rate", &[]).await, 1, "one still counts");
+}
+
+/// What `fn_gate_set` answers when it is to take a key away.
+async fn take_away(stage: &Stage, key: &str) -> Value {
+    stage.value("select fn_gate_set($1, null, 'user:me', 'not needed any more')", &[&key]).await
+}
+
+#[tokio::test]
+async fn a_limit_that_is_taken_away_limits_no_more_and_the_audit_says_who_took_it() {
+    let stage = Stage::open().await;
+    for (limit, value) in [("concurrency_limit", "1"), ("rate_limit", "1/3600")] {
+        let kind = limit.split('_').next().unwrap();
+        let key = format!("job.{kind}.{limit}");
+        stage.set(&key, value).await;
+        fill(&stage, kind, 3).await;
+        assert_eq!(stage.claim(5).await.len(), 1, "{limit}");
+        let taken = json!({"refused": false, "key": key, "old_value": value, "value": null, "removed": true});
+        assert_eq!(take_away(&stage, &key).await, taken);
+        assert_eq!(stage.claim(5).await.len(), 2, "{limit}");
+        let audit = "select jsonb_agg(jsonb_build_array(old_value, new_value, actor) order by audit_id)
+            from dot_config_audit where key = $1";
+        let flips = json!([[null, value, "test"], [value, null, "user:me"]]);
+        assert_eq!(stage.value(audit, &[&key]).await, flips);
+        assert_eq!(
+            take_away(&stage, &key).await,
+            json!({"refused": true, "reason": "not_found", "key": key})
+        );
+        assert_eq!(stage.value(audit, &[&key]).await, flips, "nothing was there to be taken away");
+    }
+}
+
+#[tokio::test]
+async fn a_gate_that_is_taken_away_is_closed_and_everybody_hears_of_it() {
+    let stage = Stage::open().await;
+    fill(&stage, "any", 1).await;
+    heard(&stage.db.url(), &["queue_control"], "queue_control", async || {
+        take_away(&stage, "queue.worker.enabled").await;
+    })
+    .await;
+    let keys = "select count(*) from dot_config where key = 'queue.worker.enabled'";
+    assert_eq!(stage.value(keys, &[]).await, 0);
+    assert_eq!(stage.refusal(None).await, "worker_disabled");
+    stage.set("queue.worker.enabled", "true").await;
+    assert_eq!(stage.claim(5).await.len(), 1);
 }
