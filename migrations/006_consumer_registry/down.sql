@@ -15,7 +15,7 @@ drop function fn_consumer_put(jsonb, text, text, boolean);
 drop function fn_route_consumer_dry_run(text, timestamptz, int);
 drop function fn_route_consumer_dry_run(jsonb, timestamptz, int);
 drop function fn_consumer_dispatch(uuid);
-drop function fn_domain_is_paused(text);
+drop function fn_domain_pause(text);
 drop function fn_consumer_dispatch_batch(text, int, text);
 drop function fn_dispatch_events_singly(uuid[]);
 drop function fn_dispatch_events(uuid[], text, text);

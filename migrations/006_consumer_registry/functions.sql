@@ -396,17 +396,18 @@ end
 $$;
 comment on function fn_dispatch_events_singly(uuid[]) is 'Makes the jobs of some events one by one, when doing it at once failed. Internal.';
 
--- Whether somebody has paused the dispatch of a domain.
-create or replace function fn_domain_is_paused(p_event_domain text) returns boolean
+-- Which pause stops the dispatch of a domain; the one of all comes first, because it is told once and not for each domain.
+drop function if exists fn_domain_is_paused(text); -- it did not say which
+create or replace function fn_domain_pause(p_event_domain text) returns text
 language plpgsql stable set search_path from current
 as $$
 begin
-  return exists (
-    select from queue_pause p
+  return (
+    select min(p.scope) from queue_pause p -- 'all' < 'domain'
     where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)));
 end
 $$;
-comment on function fn_domain_is_paused(text) is 'Whether all, or this domain, is paused.';
+comment on function fn_domain_pause(text) is 'The scope of the pause that stops a domain: all or domain; null when none does.';
 
 -- One pass of one domain: read the next arrivals in commit-safe order, make their jobs, append the new position.
 -- One transaction: a crash leaves position and jobs as they were before. Called by the dispatcher and by `tick`.
@@ -445,6 +446,7 @@ declare
   v_more boolean;
   v_resumed boolean;
   v_executor text;
+  v_pause text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_consumer_dispatch_batch needs READ COMMITTED: an older snapshot would miss another sidecar''s last pass'
@@ -453,8 +455,9 @@ begin
   if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  if fn_domain_is_paused(p_event_domain) then
-    return jsonb_build_object('refused', true, 'reason', 'paused'); -- the position stays
+  v_pause := fn_domain_pause(p_event_domain);
+  if v_pause is not null then
+    return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause); -- the position stays
   end if;
   perform from dispatch_cursor c where c.event_domain = p_event_domain for update skip locked;
   if not found then
@@ -577,18 +580,18 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_has
 as $$
 declare
   v_started timestamptz := clock_timestamp();
-  v_domain text;
+  v_pause text;
   v_counts record;
   v_decisions jsonb;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  select e.event_domain into v_domain from event_outbox e where e.id = p_event_id;
+  select fn_domain_pause(e.event_domain) into v_pause from event_outbox e where e.id = p_event_id;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'event_id', p_event_id);
-  elsif fn_domain_is_paused(v_domain) then
-    return jsonb_build_object('refused', true, 'reason', 'paused', 'event_id', p_event_id);
+  elsif v_pause is not null then
+    return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause, 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
   -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it

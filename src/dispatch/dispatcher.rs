@@ -247,12 +247,12 @@ impl Dispatcher {
         match outcome {
             Ok(Turn::Refused(refusal)) if refusal.reason == PAUSED => {
                 state.gate(None);
-                state.pause(&name, true);
+                state.pause(&name, refusal.answer["scope"].as_str());
             }
             Ok(Turn::Refused(refusal)) => state.gate(Some(refusal.reason)),
             Ok(turn) => {
                 state.gate(None);
-                state.pause(&name, false);
+                state.pause(&name, None);
                 match turn {
                     Turn::Again => state.wait(&name, FoundBy::Look),
                     Turn::After(pause) if pause.is_zero() => state.wait(&name, FoundBy::Look),

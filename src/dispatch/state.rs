@@ -46,6 +46,8 @@ pub(super) struct State {
     /// Trouble with single domains.
     pub(super) held: BTreeMap<String, Trouble>,
     pub(super) closed: Option<String>,
+    /// Somebody has paused everything.
+    pub(super) all_paused: bool,
     /// Domains that somebody has paused; the others go on.
     pub(super) paused: BTreeSet<String>,
 }
@@ -64,6 +66,7 @@ impl State {
             probing: false,
             held: BTreeMap::new(),
             closed: None,
+            all_paused: false,
             paused: BTreeSet::new(),
         }
     }
@@ -114,16 +117,37 @@ impl State {
         self.closed = reason;
     }
 
-    /// Logs a pause of a domain when it begins and when it ends, however often the timer finds unread events there.
-    pub(super) fn pause(&mut self, name: &str, is_paused: bool) {
+    /// Logs a pause when it begins and when it ends, however often the timer finds unread events; that of everything
+    /// once, not for each domain. `scope` is that of the pause which stops this domain.
+    pub(super) fn pause(&mut self, name: &str, scope: Option<&str>) {
+        self.pause_all(scope == Some("all"));
+        if scope != Some("all") {
+            self.pause_domain(name, scope.is_some()); // else it shows afterwards whether it is paused, too
+        }
+    }
+
+    fn pause_all(&mut self, is_paused: bool) {
+        if is_paused && !self.all_paused {
+            tracing::warn!("everything is paused, positions stay where they are: {}", pause_remedy());
+        } else if !is_paused && self.all_paused {
+            tracing::info!("the pause of everything is over");
+        }
+        self.all_paused = is_paused;
+    }
+
+    fn pause_domain(&mut self, name: &str, is_paused: bool) {
         if is_paused && self.paused.insert(name.to_owned()) {
             tracing::warn!(
                 domain = name,
                 "domain {name} is paused, its position stays where it is: {}",
-                remedy(PAUSED).unwrap_or("see the contract's reasons")
+                pause_remedy()
             );
         } else if !is_paused && self.paused.remove(name) {
             tracing::info!(domain = name, "domain {name} is not paused any more");
         }
     }
+}
+
+fn pause_remedy() -> &'static str {
+    remedy(PAUSED).unwrap_or("see the contract's reasons")
 }

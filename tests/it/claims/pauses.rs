@@ -90,9 +90,9 @@ async fn a_paused_domain_is_not_dispatched_and_keeps_its_position() {
     for (scope, name) in [("domain", "iu"), ("all", "")] {
         pause(&stage, scope, name).await;
         let refused = stage.value(pass, &[]).await;
-        assert_eq!((&refused["refused"], &refused["reason"]), (&json!(true), &json!("paused")));
+        assert_eq!(refused, json!({"refused": true, "reason": "paused", "scope": scope}));
         let singly = stage.value("select fn_consumer_dispatch(id) from event_outbox", &[]).await;
-        assert_eq!(singly["reason"], "paused");
+        assert_eq!((&singly["reason"], &singly["scope"]), (&json!("paused"), &json!(scope)));
         resume(&stage, scope, name).await;
     }
     pause(&stage, "domain", "staging").await;

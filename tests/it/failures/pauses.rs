@@ -39,17 +39,40 @@ async fn a_paused_domain_with_unread_events_is_told_once_however_often_it_is_pol
 }
 
 #[tokio::test]
+async fn a_pause_of_everything_is_told_once_and_not_for_each_domain() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    pause(&client, "domain", DOMAIN).await;
+    pause(&client, "all", "").await;
+    let mut sidecar = Program::run(&db.url(), &[("REVEILLE__DISPATCH__POLL_INTERVAL", "1h")]);
+    sidecar.says(&["WARN", "everything is paused, positions stay", "`reveille pause` says by whom"]).await;
+    sidecar.has_said("listening").await;
+    let domains = "select count(*) from dispatch_cursor";
+    assert!(client.query_one(domains, &[]).await.unwrap().get::<_, i64>(0) > 1);
+    resume(&client, "all", "").await;
+    sidecar.says(&["INFO", "the pause of everything is over"]).await;
+    sidecar.says(&["WARN", "domain system is paused"]).await; // as it was all the time
+    resume(&client, "domain", DOMAIN).await;
+    sidecar.says(&["INFO", "domain system is not paused any more"]).await;
+    assert_eq!(sidecar.lines_with("WARN").len(), 2, "{:?}", sidecar.lines_with("WARN"));
+    sidecar.stops().await;
+}
+
+#[tokio::test]
 async fn a_sidecar_that_was_paused_goes_on_at_resume_without_a_poll() {
     let db = TestDb::new().await;
     let client = flow(&db).await;
     let mut sidecar = Program::run(&db.url(), &[("REVEILLE__DISPATCH__POLL_INTERVAL", "1h")]);
     sidecar.says(&["listening"]).await;
-    for (scope, name) in [("all", ""), ("domain", DOMAIN)] {
+    for (scope, name, begins, ends) in [
+        ("all", "", "everything is paused", "the pause of everything is over"),
+        ("domain", DOMAIN, "domain system is paused", "domain system is not paused any more"),
+    ] {
         pause(&client, scope, name).await;
-        sidecar.says(&["WARN", DOMAIN, "is paused"]).await;
+        sidecar.says(&["WARN", begins]).await;
         emit_each(&client, 3).await;
         resume(&client, scope, name).await;
-        sidecar.says(&["INFO", DOMAIN, "is not paused any more"]).await;
+        sidecar.says(&["INFO", ends]).await;
         all_became_jobs(&client).await;
     }
     sidecar.stops().await;
@@ -62,7 +85,7 @@ async fn a_sidecar_that_may_not_listen_goes_on_at_its_next_poll() {
     pause(&client, "all", "").await;
     emit_each(&client, 3).await;
     let mut sidecar = Program::run(&db.url(), &[("REVEILLE__DISPATCH__LISTEN", "false")]);
-    sidecar.says(&["WARN", DOMAIN, "is paused"]).await;
+    sidecar.says(&["WARN", "everything is paused"]).await;
     resume(&client, "all", "").await;
     all_became_jobs(&client).await;
     sidecar.stops().await;
