@@ -6,6 +6,7 @@ mod exec;
 mod exec_stops;
 mod faults;
 mod in_transaction;
+mod kills;
 mod leases;
 mod pauses;
 mod rules;

@@ -20,12 +20,12 @@ const POLITE: &str = "trap 'echo told > \"$DIR/told\"; exit 0' TERM
     sleep 600 & wait";
 
 /// Whether a process runs; one that has ended and only waits to be collected does not.
-fn runs(pid: &str) -> bool {
+pub(super) fn runs(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
-async fn all_are_gone(pids: &[String]) {
+pub(super) async fn all_are_gone(pids: &[String]) {
     wait_until("no process of the program is left", SOON, async || !pids.iter().any(|pid| runs(pid))).await;
 }
 
