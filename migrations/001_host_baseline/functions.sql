@@ -143,6 +143,10 @@ begin
     if p_value <> all (array['constant', 'linear', 'exponential']) then
       raise exception '% must be constant, linear or exponential, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
+  elsif p_key ~ '([._]enabled|dry_run_only|emit_events)$' then
+    if p_value <> all (array['true', 'false']) then
+      raise exception '% must be true or false, not %', p_key, quote_literal(p_value) using errcode = '22023';
+    end if;
   elsif p_key ~ '\.(key_)?rate_limit$' then
     if p_value !~ '^[0-9]{1,9}(/[0-9]{1,7})?$' then
       raise exception '% must be a number of jobs, or jobs/seconds, not %', p_key, quote_literal(p_value) using errcode = '22023';

@@ -161,6 +161,7 @@ async fn a_limit_that_cannot_be_read_lets_nothing_pass_and_says_so() {
     let reason = "select reason from v_job_queue_backlog";
     assert_eq!(stage.value(reason, &[]).await, "concurrency_limit: 0 of many run");
     for (key, value) in [
+        ("queue.worker.enabled", "open"),
         ("job.a.rate_limit", "5 a minute"),
         ("job.a.concurrency_limit", "many"),
         ("job.a.key_rate_limit", "1/0/3"),
