@@ -158,7 +158,7 @@ impl Default for Maintenance {
         Self {
             interval: Duration::from_mins(1),
             reap_interval: Duration::from_secs(30),
-            archive_interval: Duration::from_secs(30),
+            archive_interval: Duration::from_mins(5),
             keep_passes_for: Duration::from_hours(24),
             heartbeat_interval: Duration::from_mins(1),
             executor_name: String::new(),

@@ -2675,7 +2675,7 @@ begin
       order by q.scheduled_at, q.job_id
       limit p_limit
       for update skip locked) else v_rows end)
-    returning j.*
+    returning j.job_id, j.job_kind, j.lease_token, j.lease_until, j.status, j.executor, j.event_domain, j.source_ref, j.target_ref, j.payload_ref, j.safe_payload, j.priority, j.scheduled_at, j.attempts, j.max_attempts, j.idempotency_key, j.ordering_key, j.actor, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id, j.traceparent, j.created_at
   )
   select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
     c.source_ref, c.target_ref, c.payload_ref, c.safe_payload::jsonb, c.priority::int, c.scheduled_at, c.attempts::int, c.max_attempts::int,
