@@ -701,7 +701,7 @@ call pr_grant(format('execute on function %s', 'fn_job_due(text)'::regprocedure)
 -- being cleaned away; a scan from the head of a lane would pass over more of them at every claim. So when the scan of
 -- the heads passed over more than 1000, the session keeps, in a setting of its own, how far it came in each lane, and begins
 -- there, until twenty times that scan's length have passed: then it looks from the head again, for what came back or
--- was committed late below the mark. Scans from the head take 5 % of the time at most.
+-- was committed late below the mark, or 10 s at most: up to a scan of half a second that is 5 % of the time.
 create or replace function fn_job_claim_marks(p_executor text, p_now timestamptz, out marks job_lane[], out stand boolean) returns record
 language plpgsql stable set search_path from current
 as $$
@@ -962,18 +962,17 @@ end
 $$;
 comment on function fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[]) is 'Takes jobs of a lane whose kind has limits. Internal.';
 
--- Whether an executor may claim at least one of these kinds.
+-- Whether an executor that has subscriptions may claim at least one of these kinds.
 create or replace function fn_executor_is_subscribed(p_executor_name text, p_job_kinds text[]) returns boolean
 language plpgsql stable set search_path from current
 as $$
 begin
-  return not exists (select from job_subscription s where p_executor_name like s.executor_name_like)
-    or exists (
-      select from job_subscription s
-      where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
+  return exists (
+    select from job_subscription s
+    where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
 end
 $$;
-comment on function fn_executor_is_subscribed(text, text[]) is 'Whether one of the kinds is within an executor''s subscriptions, or it has none.';
+comment on function fn_executor_is_subscribed(text, text[]) is 'Whether one of the kinds is within an executor''s subscriptions. Internal.';
 
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first, and each gets a fresh
 -- lease token. A refusal is one row, nothing to do is none. With p_instance it is refused as executor_alive once another process

@@ -70,33 +70,7 @@ pub type TransactionResult = Result<Outcome, tokio_postgres::Error>;
 ///
 /// Only a success is committed, and only while the lease is ours. After any other outcome, an error, a panic, the time
 /// limit, a lost lease or connection nothing of the effect stays. What is done outside of the database is no part of it.
-///
-/// ```
-/// use reveille::model::job::Job;
-/// use reveille::work::{JobContext, Outcome, Transaction, TransactionHandler, TransactionResult};
-/// use serde::Deserialize;
-///
-/// struct Credit;
-///
-/// #[derive(Deserialize)]
-/// struct Amount {
-///     cents: i64,
-/// }
-///
-/// impl TransactionHandler for Credit {
-///     async fn run(&self, job: &Job, transaction: &Transaction<'_>, _: &JobContext) -> TransactionResult {
-///         let amount: Amount = match job.payload() {
-///             Ok(amount) => amount,
-///             Err(error) => return Ok(Outcome::Permanent(error.to_string())),
-///         };
-///         let credit = "update account set cents = cents + $1 where name = $2";
-///         match transaction.execute(credit, &[&amount.cents, &job.source_ref]).await? {
-///             0 => Ok(Outcome::Permanent("no such account".into())),
-///             _ => Ok(Outcome::done()),
-///         }
-///     }
-/// }
-/// ```
+/// `docs/executors.md` has a whole program.
 pub trait TransactionHandler: Send + Sync + 'static {
     /// Runs one job. Dropped as a [`Handler`] is. The transaction is the worker's: do not end it by a statement.
     fn run(

@@ -2010,7 +2010,7 @@ begin
 end
 $function$
 
--- Whether one of the kinds is within an executor's subscriptions, or it has none.
+-- Whether one of the kinds is within an executor's subscriptions. Internal.
 CREATE OR REPLACE FUNCTION fn_executor_is_subscribed(p_executor_name text, p_job_kinds text[])
  RETURNS boolean
  LANGUAGE plpgsql
@@ -2018,10 +2018,9 @@ CREATE OR REPLACE FUNCTION fn_executor_is_subscribed(p_executor_name text, p_job
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  return not exists (select from job_subscription s where p_executor_name like s.executor_name_like)
-    or exists (
-      select from job_subscription s
-      where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
+  return exists (
+    select from job_subscription s
+    where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
 end
 $function$
 

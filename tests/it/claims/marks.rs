@@ -158,3 +158,39 @@ async fn looking_for_new_lanes_reads_no_page_of_those_that_are_known() {
     let read = lanes["Shared Hit Blocks"].as_i64().unwrap() - below;
     assert!(read < 30, "{read} pages, where all that is left takes some fifty");
 }
+
+#[tokio::test]
+async fn ordered_jobs_that_were_placed_are_not_walked_through_at_every_claim_either() {
+    let stage = Stage::open().await;
+    let _holder = {
+        let holder = stage.db.client().await;
+        holder
+            .batch_execute("begin isolation level repeatable read; select count(*) from job_queue")
+            .await
+            .unwrap();
+        holder
+    };
+    let place = "insert into job_queue (job_kind, actor, idempotency_key, ordering_key, created_at)
+          select 'any', 'test', n::text, 'k', clock_timestamp() - interval '1 hour' from generate_series(1, 3000) n;
+        select fn_job_order_sweep() from generate_series(1, 3)";
+    stage.client.batch_execute(place).await.unwrap();
+    let read = "select coalesce(pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass), 0)";
+    let passed = async || {
+        stage.client.batch_execute("begin").await.unwrap();
+        let before = stage.value(read, &[]).await.as_i64().unwrap();
+        stage.claim(1).await;
+        let after = stage.value(read, &[]).await.as_i64().unwrap();
+        stage.client.batch_execute("commit").await.unwrap();
+        after - before
+    };
+    assert!(passed().await >= 3000, "the first claim walks through them");
+    let mark = "select current_setting('reveille.order_mark', true)";
+    wait_until("a claim that goes on from a mark", SOON, async || {
+        let before = stage.value(mark, &[]).await;
+        let passed = passed().await;
+        let went_on = before == stage.value(mark, &[]).await;
+        assert!(!went_on || passed < 100, "{passed} leftovers passed over again");
+        went_on
+    })
+    .await;
+}

@@ -58,7 +58,8 @@ async fn repeat(client: Client, call: &'static str, stop: Arc<AtomicBool>) {
     }
 }
 
-/// What others do meanwhile. A lease of a second that nobody reports on ends at once.
+/// What others do meanwhile, some of it now and then: the pauses set the pace, nothing waits for them. A lease of a second
+/// that nobody reports on ends at once.
 const OTHERS: [&str; 10] = [
     "select fn_job_lease_reaper(10, 'one')",
     "select fn_job_lease_reaper(10, 'two')",
