@@ -44,7 +44,7 @@ $$;
 drop function fn_wake_channel_add(text);
 drop function fn_wake_arm(text);
 drop function fn_wake_awake(text, int);
-drop function fn_wake(text);
+drop function fn_wake(text, text);
 drop function fn_wake_mark(text);
 drop table dispatch_error;
 drop table dispatch_sweep;

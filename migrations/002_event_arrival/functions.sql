@@ -12,7 +12,7 @@ comment on function fn_wake_mark(text) is 'Until when (ms since 1970) the sleepe
 -- `set reveille.notify = off` keeps a transaction free of NOTIFY, which PREPARE TRANSACTION demands. Somebody else's
 -- session that listens and never ends its transaction can fill the queue of notifications, and then every commit with
 -- a NOTIFY fails (trap 4): once it is half full nothing is announced, and the poll finds what there is.
-create or replace function fn_wake(p_channel text) returns void
+create or replace function fn_wake(p_channel text, p_name text default '') returns void
 language plpgsql volatile set search_path from current
 as $$
 begin
@@ -22,12 +22,13 @@ begin
     and coalesce(current_setting('reveille.notify', true), '') <> 'off'
     and pg_notification_queue_usage() < 0.5::float8
   then
-    perform pg_notify(p_channel, '');
+    perform pg_notify(p_channel, p_name);
   end if;
 end
 $$;
-comment on function fn_wake(text) is 'NOTIFY with an empty payload, only when the listener of the channel sleeps and queue.notify.bridge_enabled is open.';
-revoke all on function fn_wake(text) from public;
+comment on function fn_wake(text, text)
+  is 'NOTIFY to all who listen on a channel, or to the one named; only when they sleep and queue.notify.bridge_enabled is open.';
+revoke all on function fn_wake(text, text) from public;
 
 -- Says "awake for so many milliseconds": producers skip NOTIFY. Called by a dispatcher or worker that looks by itself.
 create or replace function fn_wake_awake(p_channel text, p_milliseconds int) returns void

@@ -125,6 +125,79 @@ begin
 end
 $$;
 
+-- The lock by which an executor says that it is at rest. Locks are outside of MVCC: seen at once at every isolation
+-- level, gone with the session that held them, and they leave nothing behind however often they change.
+create or replace function fn_executor_rest_key(p_executor_name text) returns bigint
+language plpgsql stable set search_path from current
+as $$
+begin
+  return hashtextextended(format('reveille.rest:%s:%s', current_schema(), p_executor_name), 0);
+end
+$$;
+comment on function fn_executor_rest_key(text) is 'Key of the advisory lock that an executor at rest holds. Internal.';
+
+-- An executor that has nothing to do and room for jobs, says so on the session on which it listens: from now on it may be
+-- the one that is named when there is a job (trap 20). Called by workers, once at each change.
+create or replace function fn_executor_rest(p_executor_name text, p_rests boolean) returns void
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  if p_rests then
+    perform pg_advisory_lock_shared(fn_executor_rest_key(p_executor_name));
+  else
+    perform pg_advisory_unlock_shared(fn_executor_rest_key(p_executor_name));
+  end if;
+end
+$$;
+comment on function fn_executor_rest(text, boolean) is 'Says on the session that listens that the executor is at rest, or no more.';
+
+-- One expression: nothing can come between taking the lock and giving it back.
+create or replace function fn_executor_is_at_rest(p_executor_name text) returns boolean
+language plpgsql volatile set search_path from current
+as $$
+declare
+  v_key bigint := fn_executor_rest_key(p_executor_name);
+begin
+  return case when pg_try_advisory_lock(v_key) then not pg_advisory_unlock(v_key) else true end;
+end
+$$;
+comment on function fn_executor_is_at_rest(text) is 'Whether an executor is at rest on a living session. Internal.';
+
+-- Announces so many jobs of some kinds (null: of any). Each goes to one executor at rest, drawn by lot among those that
+-- take one of the kinds; all others sleep on. When there are not so many, or it is 32 or more, everybody is told: some
+-- do not give their names, and others are about to rest. Who is named and cannot take it, passes it on (fn_job_pass_on).
+create or replace function fn_job_wake(p_executor text, p_job_kinds text[] default null, p_jobs bigint default 1, p_but text default null)
+returns void
+language plpgsql volatile set search_path from current
+as $$
+declare
+  v_channel text := 'job_wake_' || lower(p_executor);
+  v_names text[] := '{}';
+begin
+  if fn_wake_mark(v_channel) > fn_epoch_ms(clock_timestamp()) then
+    return; -- somebody looks by himself
+  end if;
+  if p_jobs < 32
+    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
+  then
+    v_names := array(
+      select h.executor_name
+      from (
+        select q.executor_name from queue_heartbeat q
+        where q.executor_kind = p_executor and q.wakes_for <> '{}' and (p_job_kinds is null or q.wakes_for && p_job_kinds)
+          and q.executor_name is distinct from p_but
+        order by random() offset 0) h
+      where fn_executor_is_at_rest(h.executor_name)
+      limit p_jobs);
+  end if;
+  if cardinality(v_names) < p_jobs then
+    v_names := array[''];
+  end if;
+  perform fn_wake(v_channel, n) from unnest(v_names) n;
+end
+$$;
+comment on function fn_job_wake(text, text[], bigint, text) is 'Wakes as many executors as there are jobs to begin. Internal.';
+
 -- A key as it is stored: keys of up to 512 characters as they are, longer ones as prefix and digest, because an
 -- index entry has a limit and a subject may have 8 kB.
 create or replace function fn_job_key(p_key text) returns text
@@ -282,7 +355,9 @@ begin
   if found and (
     p_idempotency_key is null or not fn_job_may_be_archived(p_job_kind, v_key) or fn_job_repeated(v_job_id, v_job_id) = 0)
   then
-    perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
+    if v_due <= clock_timestamp() then
+      perform fn_job_wake(coalesce(p_executor, 'PG_worker'), array[p_job_kind]);
+    end if;
     return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
   end if;
   if p_on_duplicate <> 'keep' then
@@ -402,7 +477,9 @@ begin
   if v_created > 0 and p_jobs @? '$[*].idempotency_key ? (@ != null)' then
     v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
   end if;
-  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  if v_created > 0 then
+    perform fn_job_wake(e, v_kinds, v_created) from unnest(v_executors) e;
+  end if;
   if v_created = v_count then
     v_ids := array(select fn_uuid_v7_nth(v_first, g) from generate_series(1, v_count) g);
     return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_ids));
@@ -453,7 +530,7 @@ declare
   v_mine text[];
   v_first uuid[];
   v_free uuid[];
-  v_executors text[];
+  v_woken record;
   v_is_limited boolean;
 begin
   if current_setting('transaction_isolation') = 'read committed' then
@@ -515,15 +592,16 @@ begin
       set ordering_slot = s.slot, updated_at = clock_timestamp()
       from turn t join slots s on s.ordering_key = t.ordering_key and s.nth = t.nth
       where t.is_next and j.job_id = t.job_id
-      returning j.executor
+      returning j.executor, j.job_kind
     )
-    select array_agg(distinct p.executor::text) into v_executors from promoted p;
-    perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+    select array_agg(distinct p.executor::text) as executors, array_agg(distinct p.job_kind::text) as kinds, count(*) as jobs into v_woken
+    from promoted p;
+    perform fn_job_wake(e, v_woken.kinds, v_woken.jobs) from unnest(v_woken.executors) e;
   end if;
   if cardinality(v_mine) is distinct from cardinality(p_keys) then
     insert into job_order_pending (ordering_key) select distinct k from unnest(p_keys) k where k <> all (coalesce(v_mine, '{}'));
     if p_wake then -- somebody claims, and looks at them
-      perform fn_wake('job_wake_' || lower(x.executor))
+      perform fn_job_wake(x.executor)
       from (
         select distinct b.executor
         from unnest(p_keys) k
@@ -601,8 +679,8 @@ revoke all on function fn_job_order_sweep() from public;
 call pr_grant(format('execute on function %s', 'fn_job_order_sweep()'::regprocedure), array['reveille_dispatcher']);
 
 -- What follows when jobs have ended, or have given up their place: the next of their ordering keys get their turn, and
--- executors that sleep learn that a limited kind has room.
-create or replace function fn_job_make_room(p_ordering_key text, p_limit_slot int, p_executor text) returns void
+-- an executor that sleeps learns that a limited kind has room.
+create or replace function fn_job_make_room(p_ordering_key text, p_limit_slot int, p_executor text, p_job_kind text) returns void
 language plpgsql volatile set search_path from current
 as $$
 begin
@@ -610,11 +688,11 @@ begin
     perform fn_job_promote(array[p_ordering_key]);
   end if;
   if p_limit_slot is not null then
-    perform fn_wake('job_wake_' || lower(p_executor));
+    perform fn_job_wake(p_executor, array[p_job_kind]);
   end if;
 end
 $$;
-comment on function fn_job_make_room(text, int, text) is 'The next of an ordering key, and a wake-up for a limited kind. Internal.';
+comment on function fn_job_make_room(text, int, text, text) is 'The next of an ordering key, and a wake-up for a limited kind. Internal.';
 
 -- The first waiting job of every lane and priority of a kind of executor, due or not, by steps of one index entry each:
 -- what lies behind a head costs nothing. With marks (places in some lanes before which nothing was left) it begins
@@ -1206,6 +1284,51 @@ end
 $$;
 comment on function fn_lease_is_ours(text) is 'Whether the session''s role may report for the executor that holds a lease.';
 
+-- A wake-up that somebody was named in goes on. Without room: is there still something to claim, one other executor that
+-- takes it is woken. With room, but nothing that it may take: is there something that only others may (job_subscription,
+-- a pause of this executor), all are woken. Tells whether there was. Called by workers, when they fill up and when they
+-- were named in vain.
+create or replace function fn_job_pass_on(p_executor_name text, p_instance text, p_job_kinds text[], p_has_room boolean) returns boolean
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_admission record;
+  v_marks job_lane[];
+  v_stand boolean := false;
+  v_heads job_lane[];
+  v_lanes job_lane[];
+begin
+  select * into v_admission from fn_executor_admission(p_executor_name, p_instance) a;
+  if v_admission.executor_kind is null or v_admission.reason is not null and v_admission.reason <> 'paused'
+    or v_admission.paused && array['all:', 'executor:' || v_admission.executor_kind]
+  then
+    return false;
+  end if;
+  if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
+    select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+  end if;
+  v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
+  v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, null, v_admission.paused, false, 0, v_now) l);
+  if cardinality(v_lanes) = 0 then
+    return false;
+  end if;
+  if not p_has_room then
+    perform fn_job_wake(v_admission.executor_kind, array(select distinct l.job_kind from unnest(v_lanes) l), 1, p_executor_name);
+    return true;
+  end if;
+  if v_admission.reason is null and cardinality(v_lanes) = (
+    select count(*) from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_admission.paused, v_admission.is_subscribed, 0, v_now))
+  then
+    return false; -- what there is, its own claim could not take: others took it, or a limit holds
+  end if;
+  perform fn_wake('job_wake_' || lower(v_admission.executor_kind));
+  return true;
+end
+$$;
+comment on function fn_job_pass_on(text, text, text[], boolean)
+  is 'Hands a wake-up on to others when there is something left for them: whether there was. Changes nothing.';
+
 -- The answer of a call whose token is not the current one, or whose lease has ended, or is another role's.
 create or replace function fn_job_lease_lost(p_job_id uuid, p_lease_token bigint default null) returns jsonb
 language plpgsql stable security definer set search_path from current
@@ -1343,10 +1466,10 @@ begin
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     and fn_lease_is_ours(j.lease_owner)
-  returning j.ordering_key, j.limit_slot, j.executor into v_job;
+  returning j.ordering_key, j.limit_slot, j.executor, j.job_kind into v_job;
   if found then
     perform fn_job_tell(array[p_job_id], 'job_succeeded');
-    perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor);
+    perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor, v_job.job_kind);
   elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
@@ -1402,7 +1525,7 @@ begin
     perform fn_job_promote(v_keys);
   end if;
   if v_limited is not null then
-    perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
+    perform fn_job_wake(e, p_jobs => cardinality(v_done)) from unnest(v_limited) e;
   end if;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
@@ -1457,7 +1580,7 @@ begin
       cancel_reason = (p_job).cancel_reason, last_error = coalesce(left(p_error, 8000), j.last_error), updated_at = v_now
   where j.job_id = (p_job).job_id;
   perform fn_job_make_room(case when (p_job).ordering_slot > 0 then (p_job).ordering_key end,
-    case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor);
+    case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor, (p_job).job_kind);
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $$;
@@ -1479,7 +1602,7 @@ begin
       last_error = coalesce(left(p_error, 8000), j.last_error)
   where j.job_id = (p_job).job_id;
   if p_at is null or p_at <= clock_timestamp() or (p_job).limit_slot is not null then
-    perform fn_wake('job_wake_' || lower((p_job).executor));
+    perform fn_job_wake((p_job).executor, array[(p_job).job_kind]);
   end if;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'queued', 'scheduled_at', coalesce(p_at, (p_job).scheduled_at));
 end
@@ -1715,6 +1838,7 @@ begin
     'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
     'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',
     'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
+    'fn_job_pass_on(text, text, text[], boolean)', 'fn_executor_rest(text, boolean)',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
@@ -1729,7 +1853,8 @@ begin
   end loop;
   foreach v_function in array array[
     'fn_job_rows(jsonb, uuid, timestamptz)', 'fn_job_by_key(text, text)', 'fn_job_archived(uuid)', 'fn_job_gone(uuid)', 'fn_job_may_be_archived(text, text)', 'fn_job_repeated(uuid, uuid)', 'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
-    'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[], boolean)', 'fn_job_place(int, timestamptz)', 'fn_job_make_room(text, int, text)',
+    'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[], boolean)', 'fn_job_place(int, timestamptz)', 'fn_job_make_room(text, int, text, text)',
+    'fn_job_wake(text, text[], bigint, text)', 'fn_executor_is_at_rest(text)',
     'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)',
     'fn_job_limit_slots(text, int, int, int[])', 'fn_job_limit_keys(tid[], text, text, timestamptz)',
     'fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[])', 'fn_job_see_to_order(int, timestamptz)',

@@ -115,7 +115,7 @@ begin
     perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
   -- a retry and a dead letter keep their turn: what is behind them waits until somebody has decided
-  perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor);
+  perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor, v_job.job_kind);
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
 end
@@ -306,7 +306,8 @@ begin
   if p_triage_status in ('discarded', 'superseded', 'closed') then
     update job_queue j set ordering_slot = 0 where j.job_id = v_letter.job_id and j.status = 'dead_letter' and j.ordering_slot > 0;
     if found then
-      perform fn_job_make_room((select j.ordering_key from job_queue j where j.job_id = v_letter.job_id), null, v_letter.executor);
+      perform fn_job_make_room((select j.ordering_key from job_queue j where j.job_id = v_letter.job_id), null,
+        v_letter.executor, v_letter.job_kind);
     end if;
   end if;
   return jsonb_build_object('refused', false, 'dead_letter_id', p_dead_letter_id, 'triage_status', p_triage_status,
@@ -357,7 +358,7 @@ begin
     update job_dead_letter d
     set triage_status = 'closed', replayed_at = clock_timestamp(), replayed_by = session_user, authorization_source = p_authorization_source
     where d.dead_letter_id = p_dead_letter_id;
-    perform fn_wake('job_wake_' || lower(v_job.executor));
+    perform fn_job_wake(v_job.executor, array[v_job.job_kind]);
   end if;
   return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'dead_letter_id', p_dead_letter_id, 'job_id', v_job.job_id,
     'job_kind', v_job.job_kind, 'was_attempts', v_job.attempts, 'error_count', v_job.error_count);

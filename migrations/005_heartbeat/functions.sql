@@ -90,6 +90,7 @@ begin
       beats_total = h.beats_total + 1,
       -- a takeover that names no process still ends the one before
       instance = coalesce(excluded.instance, case when p_takeover and h.instance is not null then gen_random_uuid()::text end),
+      wakes_for = case when h.instance = excluded.instance then h.wakes_for end,
       owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
   where fn_executor_is_ours(h.owner_role)
     and (coalesce(p_takeover, false) or h.instance is null or h.instance = p_instance
@@ -141,12 +142,29 @@ $$;
 comment on function fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb, text)
   is 'Beats for an executor. Refused executor_not_registered, or not_owner when name, kind, role or process do not fit.';
 
+-- Says of which kinds of jobs this process wants to be told by name while it is at rest. Called by workers that listen,
+-- after they have registered and whenever their kinds change. Refused as a beat is.
+create or replace function fn_executor_wakes_for(p_executor_name text, p_instance text, p_job_kinds text[]) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  update queue_heartbeat h set wakes_for = p_job_kinds
+  where h.executor_name = p_executor_name and h.instance = p_instance and fn_executor_is_ours(h.owner_role);
+  if not found then
+    return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
+      case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+  end if;
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
+end
+$$;
+comment on function fn_executor_wakes_for(text, text, text[]) is 'The kinds of jobs of which a process at rest is told by name: {executor_name}. Refused executor_not_registered, or not_owner.';
+
 -- A process that beats under a given name ends well: its successor need not wait until the name is stale.
 create or replace function fn_queue_heartbeat_leave(p_executor_name text, p_instance text) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 begin
-  update queue_heartbeat h set instance = null, current_job_id = null
+  update queue_heartbeat h set instance = null, current_job_id = null, wakes_for = null
   where h.executor_name = p_executor_name and h.instance = p_instance and fn_executor_is_ours(h.owner_role);
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'left', found);
 end
@@ -457,7 +475,7 @@ begin
   foreach v_function in array array[
     'fn_queue_heartbeat_register(text, text, text[], int, int, jsonb, text, boolean)',
     'fn_queue_heartbeat_tick(text, text, text, uuid, text, jsonb, text)', 'fn_queue_heartbeat_leave(text, text)',
-    'fn_queue_heartbeat_unregister(text, text)'] loop
+    'fn_queue_heartbeat_unregister(text, text)', 'fn_executor_wakes_for(text, text, text[])'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor', 'reveille_dispatcher']);
   end loop;

@@ -16,6 +16,7 @@ create table queue_heartbeat (
   silent_since timestamptz,
   instance text,
   is_passive boolean not null default false,
+  wakes_for text[],
   owner_role name not null default session_user,
   current_job_id uuid,
   metadata signal not null default '{}'
@@ -25,4 +26,5 @@ comment on table queue_heartbeat is 'Executors: who they are, who owns the name,
 comment on column queue_heartbeat.silent_since is 'Since when a silence lasts that was announced; null while the executor beats.';
 comment on column queue_heartbeat.instance is 'The process that beats under the name; another one must wait until it is stale, or take over.';
 comment on column queue_heartbeat.is_passive is 'A worker of the host that does not beat: its own cursor shows when it ran. Nobody may beat for it.';
+comment on column queue_heartbeat.wakes_for is 'Kinds of jobs of which this executor wants to be told by its name while it is at rest; null: it hears what all are told.';
 comment on column queue_heartbeat.owner_role is 'Only members of this role may beat or claim under the name.';

@@ -434,6 +434,7 @@ declare
   v_seqs bigint[] := '{}';
   v_consumers int;
   v_executors text[];
+  v_kinds text[];
   v_plain boolean;
   v_jobs int;
   v_duplicates int := 0;
@@ -517,9 +518,9 @@ begin
 
   -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
-  select count(*), array_agg(distinct c.executor::text), coalesce(bool_and(
+  select count(*), array_agg(distinct c.executor::text), array_agg(distinct c.job_kind::text), coalesce(bool_and(
     not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_consumers, v_executors, v_plain
+  into v_consumers, v_executors, v_kinds, v_plain
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   v_way := case when v_plain then 'plain' else 'careful' end;
   -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
@@ -561,7 +562,7 @@ begin
     v_count, v_jobs, v_duplicates, v_errors, p_found_by, clock_timestamp() - v_started);
   if v_jobs > 0 then
     foreach v_executor in array v_executors loop
-      perform fn_wake('job_wake_' || lower(v_executor));
+      perform fn_job_wake(v_executor, v_kinds, v_jobs);
     end loop;
   end if;
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
@@ -600,7 +601,7 @@ begin
     and d.last_at < v_started
     and not exists (
       select from consumer_registry c where c.consumer_key = d.consumer_key and (not c.enabled or c.dry_run));
-  perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
+  perform fn_job_wake(x.executor, p_jobs => v_counts.jobs) from (select distinct u.executor from unnest(v_counts.executors) u (executor)) x;
   select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
       when not c.enabled then 'disabled'
       when fn_consumer_verdict(c, e) <> 'match' then fn_consumer_verdict(c, e)

@@ -37,7 +37,7 @@ impl Waker {
     pub fn wake(&self, wake: Wake) {
         let mut flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
         match wake {
-            Wake::Channel(name) => match name.strip_prefix(PREFIX) {
+            Wake::Channel(name) | Wake::Named { channel: name, .. } => match name.strip_prefix(PREFIX) {
                 Some(domain) => {
                     flags.domains.insert(domain.to_owned(), FoundBy::Notify);
                 }

@@ -35,6 +35,14 @@ pub(super) struct Claimer {
     refused: Option<String>,
 }
 
+/// Whom the last notification was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SentFor {
+    Nobody,
+    Me,
+    All,
+}
+
 /// What one look gave.
 enum Look {
     /// So many jobs.
@@ -55,30 +63,39 @@ impl Claimer {
 
     /// Claims until told to stop; ends with an error when trying again cannot help.
     pub(super) async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
+        let mut sent_for = SentFor::Nobody;
         while !shutdown.is_requested() {
             if self.shared.taken_over.load(Ordering::Relaxed) {
                 return Err(name::taken_over(&self.shared));
             }
             let room = self.shared.board.room();
             if room == 0 {
-                self.wait_for_room(shutdown).await;
+                let named = sent_for == SentFor::Me;
+                self.wait_for_room(named, shutdown).await;
+                sent_for = if named { SentFor::Nobody } else { sent_for };
                 continue;
             }
-            let next = match self.step(room).await {
-                Ok(next) => next,
-                Err(error) if is_fatal(&error) => return Err(error),
-                Err(error) => {
-                    self.shared.outage.failed(&self.shared.stats, &error);
-                    self.rhythm.nothing(self.backoff.next_delay(), Instant::now());
-                    Next::Rest
-                }
-            };
-            self.prepare(next).await;
-            tokio::select! {
+            if sent_for != SentFor::Nobody || self.rhythm.next_look() <= Instant::now() {
+                let next = match self.step(room, sent_for).await {
+                    Ok(next) => next,
+                    Err(error) if is_fatal(&error) => return Err(error),
+                    Err(error) => {
+                        self.shared.outage.failed(&self.shared.stats, &error);
+                        self.rhythm.nothing(self.backoff.next_delay(), Instant::now());
+                        Next::Rest
+                    }
+                };
+                self.prepare(next).await;
+            }
+            if self.shared.board.room() > 0 && !self.rhythm.is_awake() {
+                self.waker.rest(self.refused.is_none());
+            }
+            sent_for = tokio::select! {
                 biased;
-                () = shutdown.requested() => {}
-                () = self.waker.woken() => {}
-                () = tokio::time::sleep_until(self.rhythm.next_look()) => {}
+                () = shutdown.requested() => SentFor::Nobody,
+                () = self.waker.named() => SentFor::Me,
+                () = self.waker.woken() => SentFor::All,
+                () = tokio::time::sleep_until(self.rhythm.next_look()) => SentFor::Nobody,
             }
         }
         if self.rhythm.is_awake() {
@@ -87,11 +104,34 @@ impl Claimer {
         Ok(())
     }
 
-    /// One look, and what it means for the next one.
-    async fn step(&mut self, room: usize) -> Result<Next> {
-        match self.look(room).await? {
+    /// One look, and what it means for the next one. Who was sent for and finds nothing, sees to it that others look.
+    async fn step(&mut self, room: usize, sent_for: SentFor) -> Result<Next> {
+        let look = self.look(room).await?;
+        if sent_for == SentFor::Me && !matches!(look, Look::Found(_)) {
+            self.pass_on(true).await?;
+        }
+        match look {
             Look::Refused(reason) => self.refused(reason).await,
             look => Ok(self.looked(&look, room)),
+        }
+    }
+
+    /// Hands a wake-up on to other workers; whether there is anything for them.
+    async fn pass_on(&self, has_room: bool) -> Result<bool> {
+        let shared = &self.shared;
+        let client = shared.server.take(&shared.control).await?;
+        let kinds = shared.kinds.names();
+        let pass = store::wakes::pass_on(&client, &shared.beater, &kinds, has_room);
+        let outcome = shared.server.in_time(1, "passing a wake-up on", pass).await;
+        hand_back(client, outcome)
+    }
+
+    /// There is no room any more. Is there more to do, another one is woken; if not, we need not look again by ourselves.
+    async fn fill_up(&mut self) {
+        match self.pass_on(false).await {
+            Ok(false) if !self.rhythm.is_awake() => self.rhythm.settled(Instant::now()),
+            Ok(_) => {}
+            Err(error) => self.shared.outage.failed(&self.shared.stats, &error),
         }
     }
 
@@ -116,14 +156,16 @@ impl Claimer {
     }
 
     /// All hands are busy. The mark must not stand for long then: somebody else may have a hand free.
-    async fn wait_for_room(&mut self, shutdown: &Shutdown) {
-        let saturated = tokio::select! {
-            () = shutdown.requested() => false,
-            () = self.shared.board.changed() => false,
-            () = tokio::time::sleep(SATURATED_FOR), if self.rhythm.is_awake() => true,
-        };
-        if saturated {
-            self.prepare(Next::Arm).await;
+    async fn wait_for_room(&mut self, named: bool, shutdown: &Shutdown) {
+        let rested = !self.rhythm.is_awake() && self.waker.rest(false);
+        if named || rested {
+            self.fill_up().await;
+        }
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = self.shared.board.changed() => {}
+            () = self.waker.named() => self.fill_up().await,
+            () = tokio::time::sleep(SATURATED_FOR), if self.rhythm.is_awake() => self.prepare(Next::Arm).await,
         }
     }
 

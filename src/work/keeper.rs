@@ -85,6 +85,7 @@ async fn keep(shared: &Shared, waker: &Waker, turn: Turn) -> Result<()> {
     renewed.and(started).and(beaten).and(looked)?;
     if (beats || changed) && shared.read_kinds().await? {
         waker.look();
+        name::tell_kinds(shared).await?;
     }
     Ok(())
 }

@@ -51,6 +51,7 @@ pub(super) async fn introduce(shared: &Shared) -> Result<Option<Refusal>> {
         answer => answer.done(&format!("registering {}", shared.beater.name))?,
     };
     shared.read_kinds().await?;
+    tell_kinds(shared).await?;
     shared.outage.passed();
     Ok(None)
 }
@@ -89,7 +90,20 @@ async fn register(shared: &Shared) -> Result<Answer> {
 /// Somebody has forgotten the name meanwhile.
 pub(super) async fn register_again(shared: &Shared) -> Result<()> {
     let answer = register(shared).await?;
-    answer.done(&format!("registering {}", shared.beater.name)).map(|_| ())
+    answer.done(&format!("registering {}", shared.beater.name))?;
+    tell_kinds(shared).await
+}
+
+/// Says of which kinds of jobs to tell this worker by name. A refusal is left to the next beat.
+pub(super) async fn tell_kinds(shared: &Shared) -> Result<()> {
+    if !shared.listens {
+        return Ok(());
+    }
+    let client = shared.server.take(&shared.control).await?;
+    let kinds = shared.kinds.names();
+    let tell = store::wakes::wakes_for(&client, &shared.beater, &kinds);
+    let outcome = shared.server.in_time(1, "announcing kinds", tell).await;
+    hand_back(client, outcome).map(|_| ())
 }
 
 /// One beat; a name that is not known any more is registered anew.
@@ -99,7 +113,8 @@ pub(super) async fn beat(shared: &Shared) -> Result<()> {
     let outcome = shared.server.in_time(1, "beating", beat).await;
     if let Answer::Refused(refusal) = hand_back(client, outcome)? {
         if refusal.reason == "executor_not_registered" {
-            return register(shared).await.map(|_| ());
+            register(shared).await?;
+            return tell_kinds(shared).await;
         }
         // somebody else has the name now: whoever goes on under it would hide the other's silence
         shared.taken_over.store(true, Ordering::Relaxed);

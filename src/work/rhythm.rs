@@ -100,6 +100,11 @@ impl Rhythm {
         if self.empty_looks >= EMPTY_LOOKS { Next::Arm } else { self.mark(now) }
     }
 
+    /// There is nothing more, said who should know.
+    pub(super) fn settled(&mut self, now: Instant) {
+        self.next_look = self.rest(now);
+    }
+
     /// A look could not be made, or was refused.
     pub(super) fn nothing(&mut self, pause: Duration, now: Instant) -> Next {
         self.next_look = now + pause;

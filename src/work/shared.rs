@@ -26,6 +26,8 @@ use crate::store::heartbeats::Beater;
 pub(super) struct Shared {
     /// The name that it claims under, and this process.
     pub(super) beater: Beater,
+    /// Whether it has a listener, and can be told by name.
+    pub(super) listens: bool,
     /// Whether to take the name from a process that still beats under it.
     pub(super) takeover: bool,
     /// Another process beats under the name now.

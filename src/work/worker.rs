@@ -66,7 +66,6 @@ impl Worker {
         };
         let direct = || Server::direct(&settings.database);
         let listener = settings.dispatch.listen.then(direct).transpose()?;
-        let listener = listener.map(|server| Listener::new(server, &settings.listener));
         let lender = Lender::new(server, worker.concurrency, worker.time_limit)?;
         let sql = handlers.has_sql().then(|| SqlRunner::new(lender.clone(), worker.time_limit));
         let forgetful = Session { synchronous_commit: false, ..server.session() };
@@ -74,8 +73,13 @@ impl Worker {
             "" => host::unique_name(worker.kind.as_str()),
             given => given.to_owned(),
         };
+        let waker = Arc::new(Waker::default());
+        let listener = listener.map(|server| {
+            Listener::new(server, &settings.listener).standing(waker.standing(&own_name))
+        });
         let shared = Shared {
             beater: Beater::new(own_name),
+            listens: listener.is_some(),
             takeover: false,
             taken_over: AtomicBool::new(false),
             cadence: settings.maintenance.heartbeat_interval,
@@ -95,7 +99,7 @@ impl Worker {
         };
         let deadline = settings.shutdown.deadline;
         let patience = deadline.saturating_sub(RESERVE).max(deadline / 2);
-        Ok(Self { shared: Arc::new(shared), waker: Arc::default(), listener, patience })
+        Ok(Self { shared: Arc::new(shared), waker, listener, patience })
     }
 
     /// Takes its name from a process that still beats under it, instead of waiting until that one is stale.
@@ -189,11 +193,11 @@ impl Worker {
             self.shared.beater.name
         );
         if let Some(listener) = listener {
-            let (waker, stats) = (Arc::clone(&self.waker), self.stats());
+            let (waker, stats, name) = (Arc::clone(&self.waker), self.stats(), self.name().to_owned());
             let channels = Waker::channels(self.shared.settings.kind);
             let shutdown = shutdown.clone();
             crew.spawn(async move {
-                listener.run(channels, move |wake| waker.wake(&wake, &stats), shutdown).await;
+                listener.run(channels, move |wake| waker.wake(&wake, &name, &stats), shutdown).await;
             });
         }
         // a task of its own, beside those that wake it and those that it wakes

@@ -422,6 +422,7 @@ table queue_heartbeat with (fillfactor=10)
   silent_since timestamp with time zone
   instance text
   is_passive boolean not null default false
+  wakes_for text[]
   owner_role name not null default SESSION_USER
   current_job_id uuid
   metadata signal not null default '{}'::jsonb
@@ -435,6 +436,7 @@ table queue_heartbeat with (fillfactor=10)
   -- silent_since: Since when a silence lasts that was announced; null while the executor beats.
   -- instance: The process that beats under the name; another one must wait until it is stale, or take over.
   -- is_passive: A worker of the host that does not beat: its own cursor shows when it ran. Nobody may beat for it.
+  -- wakes_for: Kinds of jobs of which this executor wants to be told by its name while it is at rest; null: it hears what all are told.
   -- owner_role: Only members of this role may beat or claim under the name.
 
 table queue_pause
@@ -870,7 +872,7 @@ begin
     and d.last_at < v_started
     and not exists (
       select from consumer_registry c where c.consumer_key = d.consumer_key and (not c.enabled or c.dry_run));
-  perform fn_wake('job_wake_' || lower(x)) from (select distinct x from unnest(v_counts.executors) x) t (x);
+  perform fn_job_wake(x.executor, p_jobs => v_counts.jobs) from (select distinct u.executor from unnest(v_counts.executors) u (executor)) x;
   select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
       when not c.enabled then 'disabled'
       when fn_consumer_verdict(c, e) <> 'match' then fn_consumer_verdict(c, e)
@@ -917,6 +919,7 @@ declare
   v_seqs bigint[] := '{}';
   v_consumers int;
   v_executors text[];
+  v_kinds text[];
   v_plain boolean;
   v_jobs int;
   v_duplicates int := 0;
@@ -1000,9 +1003,9 @@ begin
 
   -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
-  select count(*), array_agg(distinct c.executor::text), coalesce(bool_and(
+  select count(*), array_agg(distinct c.executor::text), array_agg(distinct c.job_kind::text), coalesce(bool_and(
     not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_consumers, v_executors, v_plain
+  into v_consumers, v_executors, v_kinds, v_plain
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   v_way := case when v_plain then 'plain' else 'careful' end;
   -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
@@ -1044,7 +1047,7 @@ begin
     v_count, v_jobs, v_duplicates, v_errors, p_found_by, clock_timestamp() - v_started);
   if v_jobs > 0 then
     foreach v_executor in array v_executors loop
-      perform fn_wake('job_wake_' || lower(v_executor));
+      perform fn_job_wake(v_executor, v_kinds, v_jobs);
     end loop;
   end if;
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
@@ -1984,6 +1987,19 @@ begin
 end
 $function$
 
+-- Whether an executor is at rest on a living session. Internal.
+CREATE OR REPLACE FUNCTION fn_executor_is_at_rest(p_executor_name text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_key bigint := fn_executor_rest_key(p_executor_name);
+begin
+  return case when pg_try_advisory_lock(v_key) then not pg_advisory_unlock(v_key) else true end;
+end
+$function$
+
 -- Whether the session's role is a member of the owner, or the owner is gone.
 CREATE OR REPLACE FUNCTION fn_executor_is_ours(p_owner_role name)
  RETURNS boolean
@@ -2021,6 +2037,52 @@ begin
   return exists (
     select from job_subscription s
     where p_executor_name like s.executor_name_like and exists (select from unnest(p_job_kinds) k where k like s.job_kind_like));
+end
+$function$
+
+-- Says on the session that listens that the executor is at rest, or no more.
+CREATE OR REPLACE FUNCTION fn_executor_rest(p_executor_name text, p_rests boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_rests then
+    perform pg_advisory_lock_shared(fn_executor_rest_key(p_executor_name));
+  else
+    perform pg_advisory_unlock_shared(fn_executor_rest_key(p_executor_name));
+  end if;
+end
+$function$
+
+-- Key of the advisory lock that an executor at rest holds. Internal.
+CREATE OR REPLACE FUNCTION fn_executor_rest_key(p_executor_name text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return hashtextextended(format('reveille.rest:%s:%s', current_schema(), p_executor_name), 0);
+end
+$function$
+
+-- The kinds of jobs of which a process at rest is told by name: {executor_name}. Refused executor_not_registered, or not_owner.
+CREATE OR REPLACE FUNCTION fn_executor_wakes_for(p_executor_name text, p_instance text, p_job_kinds text[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  update queue_heartbeat h set wakes_for = p_job_kinds
+  where h.executor_name = p_executor_name and h.instance = p_instance and fn_executor_is_ours(h.owner_role);
+  if not found then
+    return jsonb_build_object('refused', true, 'executor_name', p_executor_name, 'reason',
+      case when exists (select from queue_heartbeat h where h.executor_name = p_executor_name) then 'not_owner' else 'executor_not_registered' end);
+  end if;
+  return jsonb_build_object('refused', false, 'executor_name', p_executor_name);
 end
 $function$
 
@@ -2837,7 +2899,7 @@ begin
     update job_dead_letter d
     set triage_status = 'closed', replayed_at = clock_timestamp(), replayed_by = session_user, authorization_source = p_authorization_source
     where d.dead_letter_id = p_dead_letter_id;
-    perform fn_wake('job_wake_' || lower(v_job.executor));
+    perform fn_job_wake(v_job.executor, array[v_job.job_kind]);
   end if;
   return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'dead_letter_id', p_dead_letter_id, 'job_id', v_job.job_id,
     'job_kind', v_job.job_kind, 'was_attempts', v_job.attempts, 'error_count', v_job.error_count);
@@ -2880,7 +2942,8 @@ begin
   if p_triage_status in ('discarded', 'superseded', 'closed') then
     update job_queue j set ordering_slot = 0 where j.job_id = v_letter.job_id and j.status = 'dead_letter' and j.ordering_slot > 0;
     if found then
-      perform fn_job_make_room((select j.ordering_key from job_queue j where j.job_id = v_letter.job_id), null, v_letter.executor);
+      perform fn_job_make_room((select j.ordering_key from job_queue j where j.job_id = v_letter.job_id), null,
+        v_letter.executor, v_letter.job_kind);
     end if;
   end if;
   return jsonb_build_object('refused', false, 'dead_letter_id', p_dead_letter_id, 'triage_status', p_triage_status,
@@ -2956,7 +3019,7 @@ begin
       cancel_reason = (p_job).cancel_reason, last_error = coalesce(left(p_error, 8000), j.last_error), updated_at = v_now
   where j.job_id = (p_job).job_id;
   perform fn_job_make_room(case when (p_job).ordering_slot > 0 then (p_job).ordering_key end,
-    case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor);
+    case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor, (p_job).job_kind);
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $function$
@@ -2992,7 +3055,9 @@ begin
   if found and (
     p_idempotency_key is null or not fn_job_may_be_archived(p_job_kind, v_key) or fn_job_repeated(v_job_id, v_job_id) = 0)
   then
-    perform fn_wake('job_wake_' || lower(coalesce(p_executor, 'PG_worker')));
+    if v_due <= clock_timestamp() then
+      perform fn_job_wake(coalesce(p_executor, 'PG_worker'), array[p_job_kind]);
+    end if;
     return jsonb_build_object('refused', false, 'job_id', v_job_id, 'created', true);
   end if;
   if p_on_duplicate <> 'keep' then
@@ -3080,7 +3145,9 @@ begin
   if v_created > 0 and p_jobs @? '$[*].idempotency_key ? (@ != null)' then
     v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
   end if;
-  perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+  if v_created > 0 then
+    perform fn_job_wake(e, v_kinds, v_created) from unnest(v_executors) e;
+  end if;
   if v_created = v_count then
     v_ids := array(select fn_uuid_v7_nth(v_first, g) from generate_series(1, v_count) g);
     return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_ids));
@@ -3137,7 +3204,7 @@ begin
     perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
   -- a retry and a dead letter keep their turn: what is behind them waits until somebody has decided
-  perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor);
+  perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor, v_job.job_kind);
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
     'attempts', v_job.attempts, 'max_attempts', v_job.max_attempts);
 end
@@ -3625,7 +3692,7 @@ end
 $function$
 
 -- The next of an ordering key, and a wake-up for a limited kind. Internal.
-CREATE OR REPLACE FUNCTION fn_job_make_room(p_ordering_key text, p_limit_slot integer, p_executor text)
+CREATE OR REPLACE FUNCTION fn_job_make_room(p_ordering_key text, p_limit_slot integer, p_executor text, p_job_kind text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3635,7 +3702,7 @@ begin
     perform fn_job_promote(array[p_ordering_key]);
   end if;
   if p_limit_slot is not null then
-    perform fn_wake('job_wake_' || lower(p_executor));
+    perform fn_job_wake(p_executor, array[p_job_kind]);
   end if;
 end
 $function$
@@ -3731,6 +3798,49 @@ begin
 end
 $function$
 
+-- Hands a wake-up on to others when there is something left for them: whether there was. Changes nothing.
+CREATE OR REPLACE FUNCTION fn_job_pass_on(p_executor_name text, p_instance text, p_job_kinds text[], p_has_room boolean)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_admission record;
+  v_marks job_lane[];
+  v_stand boolean := false;
+  v_heads job_lane[];
+  v_lanes job_lane[];
+begin
+  select * into v_admission from fn_executor_admission(p_executor_name, p_instance) a;
+  if v_admission.executor_kind is null or v_admission.reason is not null and v_admission.reason <> 'paused'
+    or v_admission.paused && array['all:', 'executor:' || v_admission.executor_kind]
+  then
+    return false;
+  end if;
+  if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
+    select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
+  end if;
+  v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
+  v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, null, v_admission.paused, false, 0, v_now) l);
+  if cardinality(v_lanes) = 0 then
+    return false;
+  end if;
+  if not p_has_room then
+    perform fn_job_wake(v_admission.executor_kind, array(select distinct l.job_kind from unnest(v_lanes) l), 1, p_executor_name);
+    return true;
+  end if;
+  if v_admission.reason is null and cardinality(v_lanes) = (
+    select count(*) from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_admission.paused, v_admission.is_subscribed, 0, v_now))
+  then
+    return false; -- what there is, its own claim could not take: others took it, or a limit holds
+  end if;
+  perform fn_wake('job_wake_' || lower(v_admission.executor_kind));
+  return true;
+end
+$function$
+
 -- Places new jobs that have an ordering key behind the others of it. Internal.
 CREATE OR REPLACE FUNCTION fn_job_place(p_limit integer, p_from timestamp with time zone)
  RETURNS void
@@ -3818,7 +3928,7 @@ declare
   v_mine text[];
   v_first uuid[];
   v_free uuid[];
-  v_executors text[];
+  v_woken record;
   v_is_limited boolean;
 begin
   if current_setting('transaction_isolation') = 'read committed' then
@@ -3880,15 +3990,16 @@ begin
       set ordering_slot = s.slot, updated_at = clock_timestamp()
       from turn t join slots s on s.ordering_key = t.ordering_key and s.nth = t.nth
       where t.is_next and j.job_id = t.job_id
-      returning j.executor
+      returning j.executor, j.job_kind
     )
-    select array_agg(distinct p.executor::text) into v_executors from promoted p;
-    perform fn_wake('job_wake_' || lower(e)) from unnest(v_executors) e;
+    select array_agg(distinct p.executor::text) as executors, array_agg(distinct p.job_kind::text) as kinds, count(*) as jobs into v_woken
+    from promoted p;
+    perform fn_job_wake(e, v_woken.kinds, v_woken.jobs) from unnest(v_woken.executors) e;
   end if;
   if cardinality(v_mine) is distinct from cardinality(p_keys) then
     insert into job_order_pending (ordering_key) select distinct k from unnest(p_keys) k where k <> all (coalesce(v_mine, '{}'));
     if p_wake then -- somebody claims, and looks at them
-      perform fn_wake('job_wake_' || lower(x.executor))
+      perform fn_job_wake(x.executor)
       from (
         select distinct b.executor
         from unnest(p_keys) k
@@ -4054,7 +4165,7 @@ begin
       last_error = coalesce(left(p_error, 8000), j.last_error)
   where j.job_id = (p_job).job_id;
   if p_at is null or p_at <= clock_timestamp() or (p_job).limit_slot is not null then
-    perform fn_wake('job_wake_' || lower((p_job).executor));
+    perform fn_job_wake((p_job).executor, array[(p_job).job_kind]);
   end if;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'queued', 'scheduled_at', coalesce(p_at, (p_job).scheduled_at));
 end
@@ -4222,10 +4333,10 @@ begin
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     and fn_lease_is_ours(j.lease_owner)
-  returning j.ordering_key, j.limit_slot, j.executor into v_job;
+  returning j.ordering_key, j.limit_slot, j.executor, j.job_kind into v_job;
   if found then
     perform fn_job_tell(array[p_job_id], 'job_succeeded');
-    perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor);
+    perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor, v_job.job_kind);
   elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
@@ -4285,7 +4396,7 @@ begin
     perform fn_job_promote(v_keys);
   end if;
   if v_limited is not null then
-    perform fn_wake('job_wake_' || lower(e)) from unnest(v_limited) e;
+    perform fn_job_wake(e, p_jobs => cardinality(v_done)) from unnest(v_limited) e;
   end if;
   if cardinality(v_done) < cardinality(p_job_ids) then
     select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
@@ -4429,6 +4540,39 @@ begin
 end
 $function$
 
+-- Wakes as many executors as there are jobs to begin. Internal.
+CREATE OR REPLACE FUNCTION fn_job_wake(p_executor text, p_job_kinds text[] DEFAULT NULL::text[], p_jobs bigint DEFAULT 1, p_but text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_channel text := 'job_wake_' || lower(p_executor);
+  v_names text[] := '{}';
+begin
+  if fn_wake_mark(v_channel) > fn_epoch_ms(clock_timestamp()) then
+    return; -- somebody looks by himself
+  end if;
+  if p_jobs < 32
+    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
+  then
+    v_names := array(
+      select h.executor_name
+      from (
+        select q.executor_name from queue_heartbeat q
+        where q.executor_kind = p_executor and q.wakes_for <> '{}' and (p_job_kinds is null or q.wakes_for && p_job_kinds)
+          and q.executor_name is distinct from p_but
+        order by random() offset 0) h
+      where fn_executor_is_at_rest(h.executor_name)
+      limit p_jobs);
+  end if;
+  if cardinality(v_names) < p_jobs then
+    v_names := array[''];
+  end if;
+  perform fn_wake(v_channel, n) from unnest(v_names) n;
+end
+$function$
+
 -- Whether the session's role may report for the executor that holds a lease.
 CREATE OR REPLACE FUNCTION fn_lease_is_ours(p_lease_owner text)
  RETURNS boolean
@@ -4514,7 +4658,7 @@ CREATE OR REPLACE FUNCTION fn_queue_heartbeat_leave(p_executor_name text, p_inst
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  update queue_heartbeat h set instance = null, current_job_id = null
+  update queue_heartbeat h set instance = null, current_job_id = null, wakes_for = null
   where h.executor_name = p_executor_name and h.instance = p_instance and fn_executor_is_ours(h.owner_role);
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'left', found);
 end
@@ -4552,6 +4696,7 @@ begin
       beats_total = h.beats_total + 1,
       -- a takeover that names no process still ends the one before
       instance = coalesce(excluded.instance, case when p_takeover and h.instance is not null then gen_random_uuid()::text end),
+      wakes_for = case when h.instance = excluded.instance then h.wakes_for end,
       owner_role = case when exists (select from pg_roles r where r.rolname = h.owner_role) then h.owner_role else session_user end
   where fn_executor_is_ours(h.owner_role)
     and (coalesce(p_takeover, false) or h.instance is null or h.instance = p_instance
@@ -4908,8 +5053,8 @@ CREATE OR REPLACE FUNCTION fn_uuid_v7_nth(p_first uuid, p_n integer)
  IMMUTABLE
 RETURN (encode(OVERLAY(uuid_send(p_first) PLACING int4send(p_n) FROM 13), 'hex'::text))::uuid
 
--- NOTIFY with an empty payload, only when the listener of the channel sleeps and queue.notify.bridge_enabled is open.
-CREATE OR REPLACE FUNCTION fn_wake(p_channel text)
+-- NOTIFY to all who listen on a channel, or to the one named; only when they sleep and queue.notify.bridge_enabled is open.
+CREATE OR REPLACE FUNCTION fn_wake(p_channel text, p_name text DEFAULT ''::text)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -4921,7 +5066,7 @@ begin
     and coalesce(current_setting('reveille.notify', true), '') <> 'off'
     and pg_notification_queue_usage() < 0.5::float8
   then
-    perform pg_notify(p_channel, '');
+    perform pg_notify(p_channel, p_name);
   end if;
 end
 $function$
@@ -5079,6 +5224,14 @@ grant EXECUTE on function fn_executor_is_ours(name) to public
 
 grant EXECUTE on function fn_executor_is_passive(text) to public
 
+grant EXECUTE on function fn_executor_rest(text,boolean) to reveille_executor
+
+grant EXECUTE on function fn_executor_rest_key(text) to public
+
+grant EXECUTE on function fn_executor_wakes_for(text,text,text[]) to reveille_dispatcher
+
+grant EXECUTE on function fn_executor_wakes_for(text,text,text[]) to reveille_executor
+
 grant EXECUTE on function fn_executors_live(text) to reveille_dispatcher
 
 grant EXECUTE on function fn_executors_live(text) to reveille_executor
@@ -5194,6 +5347,8 @@ grant EXECUTE on function fn_job_moment(timestamp with time zone) to public
 grant EXECUTE on function fn_job_move_is_legal(text,text) to public
 
 grant EXECUTE on function fn_job_order_sweep() to reveille_dispatcher
+
+grant EXECUTE on function fn_job_pass_on(text,text,text[],boolean) to reveille_executor
 
 grant EXECUTE on function fn_job_policy(text,text) to reveille_dispatcher
 

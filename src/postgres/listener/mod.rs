@@ -15,6 +15,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::session::End;
@@ -35,10 +36,28 @@ const POOLER_PAUSE: Duration = Duration::from_mins(1);
 /// What the listener has to say.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Wake {
-    /// A notification came on this channel.
+    /// A notification for all came on this channel.
     Channel(String),
+    /// A notification came that names one of those who listen on the channel.
+    Named {
+        /// The channel.
+        channel: String,
+        /// Whom it is for.
+        name: String,
+    },
     /// Notifications may have been missed: look into the tables.
     Resync,
+}
+
+/// Something that holds while a session lives, such as a lock: taken and given up on the session that listens.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// A statement with a name ($1, text) and whether it shall hold ($2, boolean); no session has it to begin with.
+    pub sql: &'static str,
+    /// For whom.
+    pub name: String,
+    /// Whether it shall hold now.
+    pub wanted: watch::Receiver<bool>,
 }
 
 /// Listens until told to stop.
@@ -47,6 +66,7 @@ pub struct Listener {
     server: Server,
     settings: config::Listener,
     status: Arc<ListenerStatus>,
+    standing: Option<Standing>,
 }
 
 /// What is remembered from one session to the next.
@@ -61,7 +81,14 @@ impl Listener {
     /// `server` must be reached without a transaction pooler between; see [`Server::direct`].
     pub fn new(server: Server, settings: &config::Listener) -> Self {
         let status = Arc::new(ListenerStatus::new(settings.canary_interval, settings.canary_timeout));
-        Self { server, settings: settings.clone(), status }
+        Self { server, settings: settings.clone(), status, standing: None }
+    }
+
+    /// Keeps something up on its sessions, as long as it is wanted.
+    #[must_use]
+    pub fn standing(mut self, standing: Standing) -> Self {
+        self.standing = Some(standing);
+        self
     }
 
     /// The counters and the canary, to be shared with metrics, readiness and whoever polls.
@@ -81,7 +108,7 @@ impl Listener {
         let mut outage = Outage { backoff: Backoff::new(first, cap), deaf_sessions: 0, tries: 0 };
         loop {
             let begun = Instant::now();
-            let end = session::hold(&self.server, &channels, &self.status, &on_wake, &shutdown).await;
+            let end = session::hold(&self, &channels, &on_wake, &shutdown).await;
             if self.status.session_ended() {
                 outage.deaf_sessions = 0;
             }

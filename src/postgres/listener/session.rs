@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::status::ListenerStatus;
-use super::{ListenerState, Wake};
+use super::{Listener, ListenerState, Standing, Wake};
 use crate::error::{Error, Kind, Result};
-use crate::postgres::{Server, quote};
+use crate::postgres::quote;
 use crate::shutdown::Shutdown;
 
 /// Why a session ended.
@@ -27,12 +28,12 @@ pub(super) enum End {
 
 /// Connects, listens, says Resync, and hands on what comes, until it ends.
 pub(super) async fn hold(
-    server: &Server,
+    listener: &Listener,
     channels: &[String],
-    status: &ListenerStatus,
     on_wake: &(impl Fn(Wake) + Sync),
     shutdown: &Shutdown,
 ) -> End {
+    let (server, status) = (&listener.server, listener.status.as_ref());
     let opened = tokio::select! {
         biased;
         () = shutdown.requested() => return End::Stopped,
@@ -44,12 +45,37 @@ pub(super) async fn hold(
     };
     let messages = stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
     let place = server.describe();
-    let mut session =
-        Session { client: &client, messages, status, on_wake, shutdown, place, listened: false };
+    let standing = listener.standing.clone();
+    let mut session = Session {
+        client: &client,
+        messages,
+        status,
+        on_wake,
+        shutdown,
+        place,
+        listened: false,
+        standing,
+        stands: false,
+    };
     match session.run(channels, server.connect_timeout()).await {
         Err(end) => end,
         Ok(never) => match never {},
     }
+}
+
+fn wake(channel: &str, name: &str) -> Wake {
+    let channel = channel.to_owned();
+    if name.is_empty() { Wake::Channel(channel) } else { Wake::Named { channel, name: name.to_owned() } }
+}
+
+/// Ends when something shall hold that does not, or the other way round.
+async fn differs(standing: &mut Option<Standing>, stands: bool) {
+    if let Some(standing) = standing
+        && standing.wanted.wait_for(|wanted| *wanted != stands).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// A session runs until there is a reason to end it.
@@ -63,6 +89,9 @@ struct Session<'a, F> {
     shutdown: &'a Shutdown,
     place: String,
     listened: bool,
+    standing: Option<Standing>,
+    /// Whether it has been taken on this session.
+    stands: bool,
 }
 
 impl<F: Fn(Wake) + Sync> Session<'_, F> {
@@ -79,6 +108,7 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
                 () = self.shutdown.requested() => return Err(End::Stopped),
                 message = self.messages.next() => self.take(message)?,
                 () = changed => {}
+                () = differs(&mut self.standing, self.stands) => self.stand().await?,
                 () = sleep_until(next) => {
                     if awaited.is_some_and(|deadline| deadline <= Instant::now()) {
                         self.probe().await?;
@@ -106,6 +136,25 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
             tracing::info!(at = self.place, "listening");
         }
         (self.on_wake)(Wake::Resync);
+        Ok(())
+    }
+
+    /// What shall hold has changed. A server that refuses it is listened to without it.
+    async fn stand(&mut self) -> Result<(), End> {
+        let Some(standing) = &self.standing else { return Ok(()) };
+        let (sql, name, wanted) = (standing.sql, standing.name.clone(), *standing.wanted.borrow());
+        let (client, deadline) = (self.client, self.status.canary_timeout());
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&name, Type::TEXT), (&wanted, Type::BOOL)];
+        let answer = self.meanwhile(timeout(deadline, client.query_typed(sql, &parameters))).await?;
+        if let Ok(Err(error)) = &answer
+            && error.as_db_error().is_some()
+        {
+            tracing::warn!("{} will not be woken by name: {error}", name);
+            self.standing = None;
+            return Ok(());
+        }
+        self.answered(answer, "what stands")?;
+        self.stands = wanted;
         Ok(())
     }
 
@@ -154,7 +203,7 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
                     self.status.canary_returned(notification.payload());
                 } else {
                     self.status.notified();
-                    (self.on_wake)(Wake::Channel(notification.channel().to_owned()));
+                    (self.on_wake)(wake(notification.channel(), notification.payload()));
                 }
                 Ok(())
             }
