@@ -1,5 +1,7 @@
 //! Claims jobs as far as there is room, and decides when to look again.
 
+mod rest;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -68,11 +70,13 @@ impl Claimer {
             if self.shared.taken_over.load(Ordering::Relaxed) {
                 return Err(name::taken_over(&self.shared));
             }
+            if sent_for == SentFor::Me && !self.shared.board.has_free_hand() {
+                self.fill_up().await;
+                sent_for = SentFor::Nobody;
+            }
             let room = self.shared.board.room();
             if room == 0 {
-                let named = sent_for == SentFor::Me;
-                self.wait_for_room(named, shutdown).await;
-                sent_for = if named { SentFor::Nobody } else { sent_for };
+                self.wait_for_room(shutdown).await;
                 continue;
             }
             if sent_for != SentFor::Nobody || self.rhythm.next_look() <= Instant::now() {
@@ -87,14 +91,13 @@ impl Claimer {
                 };
                 self.prepare(next).await;
             }
-            if self.shared.board.room() > 0 && !self.rhythm.is_awake() {
-                self.waker.rest(self.refused.is_none());
-            }
+            let rests = self.rest().await;
             sent_for = tokio::select! {
                 biased;
                 () = shutdown.requested() => SentFor::Nobody,
                 () = self.waker.named() => SentFor::Me,
                 () = self.waker.woken() => SentFor::All,
+                () = self.shared.board.changed(), if !rests => SentFor::Nobody,
                 () = tokio::time::sleep_until(self.rhythm.next_look()) => SentFor::Nobody,
             }
         }
@@ -113,25 +116,6 @@ impl Claimer {
         match look {
             Look::Refused(reason) => self.refused(reason).await,
             look => Ok(self.looked(&look, room)),
-        }
-    }
-
-    /// Hands a wake-up on to other workers; whether there is anything for them.
-    async fn pass_on(&self, has_room: bool) -> Result<bool> {
-        let shared = &self.shared;
-        let client = shared.server.take(&shared.control).await?;
-        let kinds = shared.kinds.names();
-        let pass = store::wakes::pass_on(&client, &shared.beater, &kinds, has_room);
-        let outcome = shared.server.in_time(1, "passing a wake-up on", pass).await;
-        hand_back(client, outcome)
-    }
-
-    /// There is no room any more. Is there more to do, another one is woken; if not, we need not look again by ourselves.
-    async fn fill_up(&mut self) {
-        match self.pass_on(false).await {
-            Ok(false) if !self.rhythm.is_awake() => self.rhythm.settled(Instant::now()),
-            Ok(_) => {}
-            Err(error) => self.shared.outage.failed(&self.shared.stats, &error),
         }
     }
 
@@ -156,11 +140,8 @@ impl Claimer {
     }
 
     /// All hands are busy. The mark must not stand for long then: somebody else may have a hand free.
-    async fn wait_for_room(&mut self, named: bool, shutdown: &Shutdown) {
-        let rested = !self.rhythm.is_awake() && self.waker.rest(false);
-        if named || rested {
-            self.fill_up().await;
-        }
+    async fn wait_for_room(&mut self, shutdown: &Shutdown) {
+        self.rest().await;
         tokio::select! {
             () = shutdown.requested() => {}
             () = self.shared.board.changed() => {}

@@ -74,9 +74,8 @@ impl Worker {
             given => given.to_owned(),
         };
         let waker = Arc::new(Waker::default());
-        let listener = listener.map(|server| {
-            Listener::new(server, &settings.listener).standing(waker.standing(&own_name))
-        });
+        let listener = listener
+            .map(|server| Listener::new(server, &settings.listener).standing(waker.standing(&own_name)));
         let shared = Shared {
             beater: Beater::new(own_name),
             listens: listener.is_some(),

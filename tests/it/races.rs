@@ -203,8 +203,9 @@ async fn a_job_that_is_about_to_commit_is_not_dropped_by_migrate_down() {
     let migrator = Migrator::new(Server::direct(&database.settings().database).unwrap());
     let down = tokio::spawn(async move { migrator.down(Some(2), false).await });
     wait_until("down waits for the producer", SOON, async || {
+        // it wrote a job and looked who rests
         let blocked = "select exists (select from pg_locks l join pg_class c on c.oid = l.relation
-                     where c.relname = 'job_queue' and not l.granted
+                     where c.relname in ('job_queue', 'queue_heartbeat') and not l.granted
                        and l.database = (select oid from pg_database where datname = current_database()))";
         other.query_one(blocked, &[]).await.unwrap().get(0)
     })

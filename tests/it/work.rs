@@ -8,6 +8,7 @@ mod faults;
 mod in_transaction;
 mod kills;
 mod leases;
+mod named;
 mod pauses;
 mod rules;
 mod rust_handlers;

@@ -75,7 +75,7 @@ async fn differs(standing: &mut Option<Standing>, stands: bool) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A session runs until there is a reason to end it.

@@ -25,6 +25,12 @@ impl Board {
         (concurrency + ahead).saturating_sub(state.waiting.len() + state.running).min(batch)
     }
 
+    /// Whether a job that came now would begin at once.
+    pub(in crate::work) fn has_free_hand(&self) -> bool {
+        let state = self.lock();
+        !state.closed && state.waiting.len() + state.running < self.limits.concurrency
+    }
+
     /// Takes in what a claim gave at `since`: jobs to run, and those that only can be reported.
     pub(in crate::work) fn add(&self, claimed: Claimed, since: Instant) {
         let Claimed { jobs, unreadable, lease, .. } = claimed;

@@ -1,0 +1,250 @@
+//! Workers at rest are told by name. The timer is an hour everywhere, so what is claimed was told.
+
+use std::time::Duration;
+
+use reveille::work::Handlers;
+use serde_json::{Value, json};
+
+use super::shop::{Held, Running, Shop};
+use crate::support::{SOON, wait_until};
+
+/// Workers `worker-1`, `worker-2`, … that run one job at a time, all at rest.
+async fn at_rest(shop: &Shop, handlers: &[Handlers]) -> Vec<Running> {
+    let mut workers = Vec::new();
+    for (handlers, number) in handlers.iter().zip(1..) {
+        let mut settings = shop.settings();
+        settings.worker.executor_name = format!("worker-{number}");
+        settings.worker.concurrency = 1;
+        workers.push(shop.start(&settings, handlers.clone()).await);
+    }
+    for (worker, number) in workers.iter().zip(1..) {
+        rests(shop, number).await;
+        // the first look, and the one after LISTEN
+        wait_until("it has looked twice", SOON, async || worker.stats.counts().claims >= 2).await;
+    }
+    workers
+}
+
+async fn rests(shop: &Shop, number: usize) {
+    let name = format!("worker-{number}");
+    wait_until("it rests", SOON, async || is_at_rest(shop, &name).await).await;
+}
+
+async fn is_at_rest(shop: &Shop, name: &str) -> bool {
+    shop.client.query_one("select fn_executor_is_at_rest($1)", &[&name]).await.unwrap().get(0)
+}
+
+fn claims(workers: &[Running]) -> u64 {
+    workers.iter().map(|worker| worker.stats.counts().claims).sum()
+}
+
+/// Enqueues without telling anybody, then tells one by name.
+async fn tell(shop: &Shop, kind: &str, name: &str) {
+    let enqueue = format!(
+        "set reveille.notify = off; select fn_job_enqueue('{kind}', 'test'); set reveille.notify = on;
+         select fn_wake('job_wake_pg_worker', '{name}')"
+    );
+    shop.client.batch_execute(&enqueue).await.unwrap();
+}
+
+async fn stop(workers: Vec<Running>) {
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn one_job_wakes_one_of_many_workers() {
+    let shop = Shop::open().await;
+    let held = Held::new(0);
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", held.clone()); 6]).await;
+    for _ in 0..4 {
+        let (before, told) = (claims(&workers), notifications(&workers));
+        let id = shop.enqueue("job").await;
+        held.begun().await;
+        wait_until("who runs it rests no more", SOON, async || resting(&shop, 6).await == 5).await;
+        assert_eq!(claims(&workers) - before, 1, "nobody else has claimed");
+        assert_eq!(notifications(&workers) - told, 1, "nobody else was told");
+        held.let_go();
+        shop.wait_for_status(id, "succeeded").await;
+        wait_until("all rest", SOON, async || resting(&shop, 6).await == 6).await;
+        assert_eq!(claims(&workers) - before, 1, "nothing more was to be expected, so nobody looked again");
+    }
+    stop(workers).await;
+}
+
+fn notifications(workers: &[Running]) -> u64 {
+    workers.iter().map(|worker| worker.stats.counts().notifications).sum()
+}
+
+async fn resting(shop: &Shop, workers: usize) -> usize {
+    let mut resting = 0;
+    for number in 1..=workers {
+        resting += usize::from(is_at_rest(shop, &format!("worker-{number}")).await);
+    }
+    resting
+}
+
+#[tokio::test]
+async fn as_many_begin_as_there_are_jobs_and_hands() {
+    for (jobs, begin) in [(2, 2), (3, 3), (10, 4), (100, 4)] {
+        let shop = Shop::open().await;
+        let held = Held::new(0);
+        let workers = at_rest(&shop, &vec![Handlers::new().on("job", held.clone()); 4]).await;
+        let batch: Vec<Value> = (0..jobs).map(|_| json!({ "job_kind": "job", "actor": "test" })).collect();
+        shop.value("select fn_job_enqueue_many($1)", &[&Value::from(batch)]).await;
+        for _ in 0..begin {
+            held.begun().await;
+        }
+        for _ in 0..jobs {
+            held.let_go();
+        }
+        wait_until("all have run", SOON, async || shop.count("succeeded").await == jobs).await;
+        stop(workers).await;
+    }
+}
+
+#[tokio::test]
+async fn jobs_of_one_transaction_that_were_enqueued_one_by_one_all_begin() {
+    let shop = Shop::open().await;
+    let held = Held::new(0);
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", held.clone()); 4]).await;
+    let four = "begin; select fn_job_enqueue('job', 'test') from generate_series(1, 4); commit";
+    shop.client.batch_execute(four).await.unwrap();
+    for _ in 0..4 {
+        held.begun().await;
+    }
+    for _ in 0..4 {
+        held.let_go();
+    }
+    wait_until("all have run", SOON, async || shop.count("succeeded").await == 4).await;
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn each_kind_wakes_a_worker_that_takes_it() {
+    let shop = Shop::open().await;
+    let kinds = ["one", "two"].map(|kind| Handlers::new().on(kind, Held::new(1_000)));
+    let workers = at_rest(&shop, &kinds).await;
+    let before = claims(&workers[..1]);
+    for _ in 0..10 {
+        let id = shop.enqueue("two").await;
+        shop.wait_for_status(id, "succeeded").await;
+        rests(&shop, 2).await;
+    }
+    assert_eq!(claims(&workers[..1]), before, "worker-1 takes `one` only and slept on");
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn who_is_named_while_busy_passes_it_on() {
+    let shop = Shop::open().await;
+    let held = Held::new(0);
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", held.clone()); 2]).await;
+    tell(&shop, "job", "worker-1").await;
+    held.begun().await;
+    tell(&shop, "job", "worker-1").await;
+    held.begun().await; // by worker-2: the first one still runs
+    assert_eq!(shop.count("succeeded").await, 0);
+    held.let_go();
+    held.let_go();
+    wait_until("both have run", SOON, async || shop.count("succeeded").await == 2).await;
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn who_is_named_and_may_not_take_it_tells_the_others() {
+    let shop = Shop::open().await;
+    let workers =
+        at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)).on("own", Held::new(1_000)); 2])
+            .await;
+    shop.value("select fn_subscription_set('worker-1', 'test', p_job_kind => 'own')", &[]).await;
+    tell(&shop, "job", "worker-1").await;
+    wait_until("worker-2 has run it", SOON, async || shop.count("succeeded").await == 1).await;
+    assert_eq!(workers[0].stats.counts().claimed, 0);
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn who_is_paused_passes_on_what_he_is_named_in() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
+    shop.value("select fn_pause('executor', 'worker-1', 'test', 'test')", &[]).await;
+    tell(&shop, "job", "worker-1").await;
+    wait_until("worker-2 has run it", SOON, async || shop.count("succeeded").await == 1).await;
+    assert_eq!(workers[0].stats.counts().claimed, 0);
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_lost_its_listener_is_not_named() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
+    let listener = "select pid from pg_stat_activity where datname = current_database() and query like '%fn_executor_rest%'
+        and application_name like '%listener%' limit 1";
+    for _ in 0..5 {
+        let pid: i32 = shop.client.query_one(listener, &[]).await.unwrap().get(0);
+        shop.client.execute("select pg_terminate_backend($1, 5000)", &[&pid]).await.unwrap();
+        let id = shop.enqueue("job").await;
+        shop.wait_for_status(id, "succeeded").await;
+        for number in [1, 2] {
+            rests(&shop, number).await;
+        }
+    }
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn a_producer_at_any_isolation_level_wakes_one() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
+    for (level, done) in ["read committed", "repeatable read", "serializable"].into_iter().zip(1..) {
+        let told = notifications(&workers);
+        let enqueue = format!("begin isolation level {level}; select fn_job_enqueue('job', 'test'); commit");
+        shop.client.batch_execute(&enqueue).await.unwrap();
+        wait_until("it has run", SOON, async || shop.count("succeeded").await == done).await;
+        for number in [1, 2] {
+            rests(&shop, number).await;
+        }
+        assert_eq!(notifications(&workers) - told, 1, "{level}");
+    }
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn a_job_for_later_wakes_nobody() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &[Handlers::new().on("job", Held::new(1_000))]).await;
+    let later = "select fn_job_enqueue('job', 'test', p_scheduled_at => now() + interval '1 hour')";
+    shop.client.execute(later, &[]).await.unwrap();
+    let id = shop.enqueue("job").await;
+    shop.wait_for_status(id, "succeeded").await;
+    assert_eq!(notifications(&workers), 1);
+    stop(workers).await;
+}
+
+/// A session may say that somebody rests who does not: it costs a detour, no job.
+#[tokio::test]
+async fn a_lock_that_a_dead_link_left_behind_costs_no_job() {
+    let shop = Shop::open().await;
+    let held = Held::new(0);
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", held.clone()); 2]).await;
+    let zombie = shop.db.client().await;
+    for number in [1, 2] {
+        let rest = "select fn_executor_rest($1, true)";
+        zombie.execute(rest, &[&format!("worker-{number}")]).await.unwrap();
+    }
+    for _ in 0..2 {
+        shop.enqueue("job").await;
+        held.begun().await;
+    }
+    let third = shop.enqueue("job").await; // both are busy, and look as if they rested
+    tokio::time::timeout(Duration::from_millis(100), shop.wait_for_status(third, "leased"))
+        .await
+        .unwrap_err();
+    for _ in 0..3 {
+        held.let_go();
+    }
+    shop.wait_for_status(third, "succeeded").await;
+    stop(workers).await;
+}
