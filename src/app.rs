@@ -1,8 +1,8 @@
 //! Assembly: what `run` and `tick` are made of, in start order and stop order. Nothing else starts long tasks.
 //!
 //! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper, archiver,
-//! watch over unclaimed backlog, housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are
-//! forgotten, if it ended well, and the face goes; at the deadline, or at the second signal, they are cut.
+//! housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well,
+//! and the face goes; at the deadline, or at the second signal, they are cut.
 
 mod tick;
 
@@ -18,7 +18,7 @@ use crate::dispatch::{Dispatcher, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Face, FaceState, SharedRegistry};
 use crate::latch::{Latch, Readiness};
-use crate::maintain::{Archiver, Housekeeper, Reaper, UnclaimedWatch};
+use crate::maintain::{Archiver, Housekeeper, Reaper};
 use crate::model::spelling;
 use crate::postgres::Server;
 use crate::postgres::listener::Listener;
@@ -96,7 +96,7 @@ fn listener(settings: &Settings) -> Result<Listener> {
     Ok(Listener::new(Server::direct(&settings.database)?, &settings.listener))
 }
 
-/// Listener, dispatcher, sweeper, reaper, archiver, watch, housekeeper, until told to stop.
+/// Listener, dispatcher, sweeper, reaper, archiver, housekeeper, until told to stop.
 async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     let Parts { settings, server, pool, domains, listener, registry, latch } = parts;
     let waker = Arc::new(Waker::default());
@@ -128,7 +128,6 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     .latched(latch);
     let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
-    let unclaimed = UnclaimedWatch::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance)
         .beating_for("dispatcher", dispatcher.alive())
@@ -143,7 +142,6 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     spawn(&mut tasks, shutdown, async move |shutdown| sweeper.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| reaper.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| archiver.run(shutdown).await);
-    spawn(&mut tasks, shutdown, async move |shutdown| unclaimed.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
     systemd::ready("dispatching");
     supervise(tasks, shutdown).await?;

@@ -10,7 +10,7 @@ use super::look;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
-use crate::maintain::{Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Silences, UnclaimedWatch};
+use crate::maintain::{Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Silences};
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
 use crate::postgres::Server;
@@ -63,7 +63,6 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let dispatcher = Dispatcher::new(server.clone(), &settings.dispatch, connections, domains, waker, None)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
-    let watch = UnclaimedWatch::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     let mut tick = Tick::default();
     // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
@@ -78,7 +77,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let freed = timeout_at(end, reaper.run_once(&mut tick.reaped)).await;
     tick.part("reap", freed);
     tick.silences = tick.part("look", timeout_at(end, housekeeper.look()).await).unwrap_or_default();
-    tick.unclaimed = tick.part("backlog", timeout_at(end, watch.run_once()).await).unwrap_or_default();
+    tick.unclaimed = tick.part("backlog", timeout_at(end, housekeeper.unclaimed()).await).unwrap_or_default();
     let ended = timeout_at(end, archiver.run_once(&mut tick.archived)).await;
     tick.part("archive", ended);
     let pruned = timeout_at(end, housekeeper.run_once(&mut tick.pruned)).await;

@@ -1,5 +1,5 @@
 //! The housekeeper: beats for each part of the sidecar that turns, also when idle and when gated, tells who else does
-//! not beat any more, and prunes what nobody reads again.
+//! not beat any more and what work nobody may claim, and prunes what nobody reads again.
 //!
 //! Settings: `[maintenance]`. A round is one statement a chore; any number of sidecars may keep house.
 
@@ -10,7 +10,8 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::pulse::{Known, Pulse};
-use super::silences::{Silences, Teller};
+use super::silences::{self, Silences};
+use super::unclaimed;
 use crate::alive::Alive;
 use crate::backoff::Trouble;
 use crate::config;
@@ -19,6 +20,7 @@ use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
+use crate::store::backlog::{self, PATIENCE, Unclaimed};
 
 /// Pauses between tries, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -42,6 +44,17 @@ pub struct Pruned {
     pub passes: u64,
 }
 
+/// What a round knows of those before it.
+#[derive(Debug)]
+struct Memory {
+    known: Known,
+    silences: silences::Teller,
+    unclaimed: unclaimed::Teller,
+    next_chores: Instant,
+    /// The last look also asked about backlog, and failed: the next one asks for silences alone.
+    asked_in_vain: bool,
+}
+
 impl Housekeeper {
     /// Beats for nobody yet.
     pub fn new(server: Server, pool: Pool, settings: &config::Maintenance) -> Self {
@@ -59,13 +72,18 @@ impl Housekeeper {
     /// Keeps house until told to stop.
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
         let mut trouble = None;
-        let mut next_prune = Instant::now() + self.settings.interval;
-        let (mut known, mut teller) = (Known::default(), Teller::default());
+        let mut memory = Memory {
+            known: Known::default(),
+            silences: silences::Teller::default(),
+            unclaimed: unclaimed::Teller::default(),
+            next_chores: Instant::now() + self.settings.interval,
+            asked_in_vain: false,
+        };
         loop {
             let round = tokio::select! {
                 // a batch that is cut off leaves nothing behind, and the next one begins where it began
                 () = shutdown.requested() => return Ok(()),
-                round = self.round(&mut known, &mut teller, &mut next_prune) => round,
+                round = self.round(&mut memory) => round,
             };
             let pause = match round {
                 Ok(pause) => {
@@ -74,7 +92,7 @@ impl Housekeeper {
                 }
                 Err(error) if matches!(error.kind(), Kind::Denied | Kind::Schema) => return Err(error),
                 Err(error) => {
-                    known.doubt();
+                    memory.known.doubt();
                     let trouble = trouble.get_or_insert_with(|| Trouble::begin(FIRST_PAUSE, LONGEST_PAUSE));
                     // a server that is away is the dispatcher's to tell
                     if trouble.failed(error.sort()) && error.kind() != Kind::Unreachable {
@@ -94,20 +112,22 @@ impl Housekeeper {
         self.pulse.leave().await;
     }
 
-    async fn round(
-        &self,
-        known: &mut Known,
-        teller: &mut Teller,
-        next_prune: &mut Instant,
-    ) -> Result<Duration> {
-        self.pulse.beat(known).await?;
+    async fn round(&self, memory: &mut Memory) -> Result<Duration> {
+        self.pulse.beat(&mut memory.known).await?;
+        let is_due = Instant::now() >= memory.next_chores;
+        memory.asked_in_vain = is_due && !memory.asked_in_vain;
         // a statement of its own: what is wrong with others must not undo our own beat
-        teller.tell(self.look().await?);
-        if Instant::now() >= *next_prune {
-            *next_prune = Instant::now() + self.settings.interval;
+        let (silences, unclaimed) = self.ask(memory.asked_in_vain.then_some(PATIENCE)).await?;
+        memory.asked_in_vain = false;
+        memory.silences.tell(silences);
+        if let Some(found) = unclaimed {
+            memory.unclaimed.tell(&found);
+        }
+        if is_due {
+            memory.next_chores = Instant::now() + self.settings.interval;
             let mut pruned = Pruned::default();
             while self.prune(&mut pruned).await? {
-                self.pulse.beat(known).await?; // days of arrivals take many batches
+                self.pulse.beat(&mut memory.known).await?; // days of arrivals take many batches
             }
         }
         Ok(self.settings.heartbeat_interval.min(self.settings.interval))
@@ -115,9 +135,24 @@ impl Housekeeper {
 
     /// Looks who does not beat any more, and who does again.
     pub async fn look(&self) -> Result<Silences> {
+        Ok(self.ask(None).await?.0)
+    }
+
+    /// Looks what has waited for a minute, and no live executor may claim.
+    pub async fn unclaimed(&self) -> Result<Vec<Unclaimed>> {
         let client = self.server.take(&self.pool).await?;
-        let outcome = self.server.in_time(1, "looking for silences", store::heartbeats::look(&client)).await;
-        Ok(Silences::of(&hand_back(client, outcome)?))
+        let look = backlog::unclaimed(&client, PATIENCE);
+        let outcome = self.server.in_time(1, "looking for unclaimed backlog", look).await;
+        hand_back(client, outcome)
+    }
+
+    /// Looks for silences, and, given a patience, for unclaimed backlog by the same statement.
+    async fn ask(&self, patience: Option<Duration>) -> Result<(Silences, Option<Vec<Unclaimed>>)> {
+        let client = self.server.take(&self.pool).await?;
+        let look = store::heartbeats::look(&client, patience);
+        let outcome = self.server.in_time(1, "looking for silences", look).await;
+        let (silences, unclaimed) = hand_back(client, outcome)?;
+        Ok((Silences::of(&silences), unclaimed))
     }
 
     /// One round of pruning, in batches until nothing is left; counted batch by batch, for who cuts it off.

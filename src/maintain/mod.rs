@@ -12,4 +12,3 @@ pub use archiver::{Archived, Archiver};
 pub use housekeeper::{Housekeeper, Pruned};
 pub use reaper::{Reaped, Reaper};
 pub use silences::Silences;
-pub use unclaimed::UnclaimedWatch;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -57,7 +57,7 @@ pub async fn list(client: &impl GenericClient) -> Result<Vec<Waiting>> {
 }
 
 /// Due jobs of one kind and domain that no live executor may claim.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the names are the columns of v_job_queue_backlog")]
 pub struct Unclaimed {
     pub executor: String,
@@ -81,10 +81,9 @@ impl fmt::Display for Unclaimed {
     }
 }
 
-/// Backlog that has waited for longer than `patience` and that no live executor may claim. Read through the function,
-/// which every role of ours may call.
-pub async fn unclaimed(client: &impl GenericClient, patience: Duration) -> Result<Vec<Unclaimed>> {
-    const SQL: &str = "
+/// The question of [`unclaimed`], also for a statement that asks something else besides; `$1` is the patience in
+/// seconds. Read through the function, which every role of ours may call.
+pub(super) const UNCLAIMED: &str = "
         select b.executor, b.job_kind, b.event_domain, b.reason, sum(b.due)::bigint as due,
                extract(epoch from clock_timestamp() - min(b.oldest_due_at))::float8 as age_seconds
         from fn_job_backlog() b
@@ -92,6 +91,9 @@ pub async fn unclaimed(client: &impl GenericClient, patience: Duration) -> Resul
         group by b.executor, b.job_kind, b.event_domain, b.reason
         having min(b.oldest_due_at) < clock_timestamp() - make_interval(secs => $1)
         order by b.executor, b.job_kind, b.event_domain, b.reason";
+
+/// Backlog that has waited for longer than `patience` and that no live executor may claim.
+pub async fn unclaimed(client: &impl GenericClient, patience: Duration) -> Result<Vec<Unclaimed>> {
     let unclaimed = |row: &Row| {
         Ok(Unclaimed {
             executor: get(row, "executor")?,
@@ -103,7 +105,7 @@ pub async fn unclaimed(client: &impl GenericClient, patience: Duration) -> Resul
         })
     };
     let what = "looking for backlog that nobody may claim";
-    rows(client, what, SQL, &[&patience.as_secs_f64()]).await?.iter().map(unclaimed).collect()
+    rows(client, what, UNCLAIMED, &[&patience.as_secs_f64()]).await?.iter().map(unclaimed).collect()
 }
 
 /// A job that holds up others of its ordering key.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use deadpool_postgres::GenericClient;
 use serde_json::Value;
 use tokio_postgres::Row;
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use super::backlog::{UNCLAIMED, Unclaimed};
 use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::executor::ExecutorKind;
@@ -155,11 +157,21 @@ fn read(rows: &[Row]) -> Result<Vec<(String, Answer)>> {
     rows.iter().map(|row| Ok((get(row, "name")?, Answer::from_json(get(row, "answer")?)))).collect()
 }
 
-/// Looks who does not beat any more, and who does again.
-pub async fn look(client: &impl GenericClient) -> Result<Answer> {
-    const SQL: &str = "select fn_queue_stale_check() as silences";
-    let answer = row(client, "looking for silences", SQL, &[]).await?;
-    Ok(Answer::from_json(get(&answer, "silences")?))
+/// Looks who does not beat any more, and who does again; with a patience also, by the same statement, what
+/// [`super::backlog::unclaimed`] would find. That comes first: what follows locks names, whose beats would wait for it.
+pub async fn look(
+    client: &impl GenericClient,
+    patience: Option<Duration>,
+) -> Result<(Answer, Option<Vec<Unclaimed>>)> {
+    let sql = format!(
+        "select
+          case when $1::float8 is not null then (select coalesce(jsonb_agg(u), '[]') from ({UNCLAIMED}) u) end as unclaimed,
+          fn_queue_stale_check() as silences"
+    );
+    let what = patience.map_or("looking for silences", |_| "looking for silences and for unclaimed backlog");
+    let answer = row(client, what, &sql, &[&patience.map(|patience| patience.as_secs_f64())]).await?;
+    let unclaimed: Option<Json<Vec<Unclaimed>>> = get(&answer, "unclaimed")?;
+    Ok((Answer::from_json(get(&answer, "silences")?), unclaimed.map(|Json(found)| found)))
 }
 
 /// Says that this process does not beat any more; the name stays registered, free for another process.

@@ -173,6 +173,52 @@ async fn a_part_that_hangs_is_announced_though_the_sidecar_lives() {
     keeping.stops_at_once().await;
 }
 
+/// An executor whose last beat is a day old.
+async fn quiet_desk(client: &Client) {
+    let desk = "select fn_queue_heartbeat_register('desk', 'Agent');
+        update queue_heartbeat set last_beat_at = last_beat_at - interval '1 day'";
+    client.batch_execute(desk).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_look_for_unclaimed_backlog_that_fails_keeps_no_silence_untold() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let failing = "create or replace function fn_job_backlog() returns table (
+          executor text, job_kind text, event_domain text, consumer_key text, priority int, due int, more boolean,
+          oldest_due_at timestamptz, next_due_at timestamptz, reason text) language plpgsql
+        as $$ begin raise exception 'no backlog today'; end $$";
+    client.batch_execute(failing).await.unwrap();
+    quiet_desk(&client).await;
+    let keeping = Keeping::start(&db);
+    wait_until("the silence is announced", SOON, async || {
+        let told = "select exists (select from event_outbox
+            where event_type = 'queue_worker_silent' and event_subject_ref = 'desk')";
+        client.query_one(told, &[]).await.unwrap().get(0)
+    })
+    .await;
+    keeping.stops_at_once().await;
+}
+
+#[tokio::test]
+async fn a_look_for_unclaimed_backlog_that_takes_long_holds_up_no_beat() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    quiet_desk(&client).await;
+    let lock = db.client().await;
+    lock.batch_execute("begin; lock table job_queue").await.unwrap();
+    let keeping = Keeping::start(&db);
+    wait_until("the look is held up", SOON, async || {
+        let waits =
+            "select exists (select from pg_locks where not granted and relation = 'job_queue'::regclass)";
+        client.query_one(waits, &[]).await.unwrap().get(0)
+    })
+    .await;
+    let beat = "set lock_timeout = '2s'; select fn_queue_heartbeat_tick('desk')";
+    client.batch_execute(beat).await.unwrap();
+    keeping.stops_at_once().await;
+}
+
 #[tokio::test]
 async fn no_part_of_a_sidecar_hides_that_nobody_takes_the_jobs() {
     let db = TestDb::new().await;
