@@ -1423,15 +1423,20 @@ end
 $$;
 comment on function fn_job_start(uuid, bigint) is 'leased → in_progress. Refused lease_lost for an old token, not_owner for another role''s.';
 
+-- Makes a lease longer, from now on by p_lease_seconds: null is queue.lease.duration_sec, more than a day counts as a day.
 create or replace function fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds int default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_until timestamptz := v_now + make_interval(secs => greatest(1, least(86400, coalesce(p_lease_seconds, fn_config_number('queue.lease.duration_sec', 300)::int))));
+  v_until timestamptz := v_now
+    + make_interval(secs => least(86400, coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300)::int))));
   v_cancel timestamptz;
 begin
+  if p_lease_seconds < 1 then
+    raise exception 'fn_job_renew: p_lease_seconds must be at least 1, not %', p_lease_seconds using errcode = '22023';
+  end if;
   update job_queue j
   set lease_until = v_until, updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
@@ -1443,7 +1448,7 @@ begin
   return jsonb_build_object('refused', false, 'job_id', p_job_id, 'lease_until', v_until, 'cancel_requested', v_cancel is not null);
 end
 $$;
-comment on function fn_job_renew(uuid, bigint, int) is 'Makes a lease longer, by 1 s to a day, and tells whether cancellation was asked for.';
+comment on function fn_job_renew(uuid, bigint, int) is 'Lets a lease end p_lease_seconds from now (at least 1; null: queue.lease.duration_sec; a day at most), and tells whether cancellation was asked for.';
 
 -- Whether this very lease has ended well already: its worker lost the answer and asks again. Changes nothing.
 create or replace function fn_job_has_succeeded(p_job_id uuid, p_lease_token bigint) returns boolean

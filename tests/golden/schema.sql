@@ -4082,7 +4082,7 @@ begin
 end
 $function$
 
--- Makes a lease longer, by 1 s to a day, and tells whether cancellation was asked for.
+-- Lets a lease end p_lease_seconds from now (at least 1; null: queue.lease.duration_sec; a day at most), and tells whether cancellation was asked for.
 CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds integer DEFAULT NULL::integer)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -4093,9 +4093,13 @@ CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_l
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
-  v_until timestamptz := v_now + make_interval(secs => greatest(1, least(86400, coalesce(p_lease_seconds, fn_config_number('queue.lease.duration_sec', 300)::int))));
+  v_until timestamptz := v_now
+    + make_interval(secs => least(86400, coalesce(p_lease_seconds, greatest(1, fn_config_number('queue.lease.duration_sec', 300)::int))));
   v_cancel timestamptz;
 begin
+  if p_lease_seconds < 1 then
+    raise exception 'fn_job_renew: p_lease_seconds must be at least 1, not %', p_lease_seconds using errcode = '22023';
+  end if;
   update job_queue j
   set lease_until = v_until, updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now

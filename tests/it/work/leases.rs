@@ -70,6 +70,27 @@ async fn a_lease_that_has_ended_is_lost_even_if_nobody_took_the_job() {
 }
 
 #[tokio::test]
+async fn a_lease_of_no_time_is_a_mistake_and_one_of_years_is_a_day() {
+    let shop = Shop::open().await;
+    let id = shop.enqueue("any").await;
+    let token = claim(&shop, "one").await;
+    let before = shop.job(id).await;
+    for seconds in [0, -1, i32::MIN] {
+        let renew = shop.client.query_one("select fn_job_renew($1, $2, $3)", &[&id, &token, &seconds]).await;
+        let error = renew.unwrap_err().as_db_error().unwrap().clone();
+        assert_eq!(error.code().code(), "22023", "{seconds}: {error}");
+        let said = format!("fn_job_renew: p_lease_seconds must be at least 1, not {seconds}");
+        assert_eq!(error.message(), said);
+    }
+    assert_eq!(shop.job(id).await, before);
+    for (seconds, granted) in [(Some(i32::MAX), 86400), (None, 300), (Some(1), 1)] {
+        shop.value("select fn_job_renew($1, $2, $3)", &[&id, &token, &seconds]).await;
+        let lasts = "select to_jsonb(extract(epoch from lease_until - updated_at)::int) from job_queue where job_id = $1";
+        assert_eq!(shop.value(lasts, &[&id]).await, granted, "{seconds:?}");
+    }
+}
+
+#[tokio::test]
 async fn saying_twice_that_a_job_succeeded_is_answered_twice_and_done_once() {
     let shop = Shop::open().await;
     let id = shop.enqueue("any").await;
