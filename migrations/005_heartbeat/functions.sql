@@ -363,7 +363,10 @@ select
   c.event_domain,
   case
     when u.event_id is null then 'fresh'
-    when not fn_gate_is_open('queue.job_substrate.enabled') then 'warning'
+    when not fn_gate_is_open('queue.job_substrate.enabled')
+      or exists (
+        select from queue_pause q
+        where q.resumed_at is null and (q.scope = 'all' or (q.scope = 'domain' and q.name = c.event_domain))) then 'warning'
     when e.created_at > clock_timestamp() - interval '60 seconds' then 'fresh'
     when p.found_by is null then 'never'
     when e.created_at > clock_timestamp() - interval '300 seconds' then 'warning'
@@ -465,8 +468,18 @@ select
   coalesce(round(extract(epoch from clock_timestamp() - d.oldest)::numeric, 3), 0),
   d.n,
   jsonb_build_object('counted_up_to', 10000, 'means', 'events that a consumer could not digest')
-from (select count(*) as n, min(x.first_at) as oldest from (select e.first_at from dispatch_error e order by e.first_at limit 10000) x) d;
-comment on view v_queue_health is 'component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.';
+from (select count(*) as n, min(x.first_at) as oldest from (select e.first_at from dispatch_error e order by e.first_at limit 10000) x) d
+union all
+select
+  'pause', -- somebody wants it so: told, and no alarm
+  concat_ws(' ', q.scope, nullif(q.name, '')),
+  'warning',
+  round(extract(epoch from clock_timestamp() - q.paused_at)::numeric, 3),
+  null,
+  jsonb_build_object('scope', q.scope, 'name', q.name, 'actor', q.actor, 'reason', q.reason, 'paused_at', q.paused_at)
+from queue_pause q
+where q.resumed_at is null;
+comment on view v_queue_health is 'component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent, and what is paused.';
 
 do $$
 declare

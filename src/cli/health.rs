@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use super::context::{Context, Outcome};
 use super::output::{printable, seconds, table};
+use super::pause::subject;
 use crate::error::Result;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate, KNOWN};
 use crate::store::health::{self, Component};
 
-/// Show what is silent, late or closed; exit code 1 if somebody must look
+/// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  reveille health || page-somebody")]
 pub(super) struct Args {}
@@ -50,6 +51,9 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     for gate in gates.iter().filter(is_known).filter(|gate| !gate.open) {
         let _ = writeln!(text, "gate closed: {}", gate.key);
     }
+    for pause in components.iter().filter(|component| component.component == "pause") {
+        let _ = writeln!(text, "{}", paused(pause));
+    }
     let row = |component: &Component| {
         [
             component.status_hint.clone(),
@@ -62,6 +66,16 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     text.push('\n');
     text.push_str(&table(&["status", "component", "name", "age", "value"], components.iter().map(row)));
     text
+}
+
+/// What is paused, since when, by whom and why.
+fn paused(pause: &Component) -> String {
+    let field =
+        |name: &str| pause.detail.as_ref().and_then(|detail| detail[name].as_str()).unwrap_or_default();
+    let (what, age) =
+        (subject(field("scope"), field("name")), seconds(pause.age_seconds.unwrap_or_default()));
+    let line = format!("paused: {what}, for {age}, by {}: {}", field("actor"), field("reason"));
+    printable(&line).replace('\n', " ")
 }
 
 /// One sentence about a component that somebody must look at.

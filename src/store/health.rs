@@ -1,4 +1,4 @@
-//! `v_queue_health`: everything that can fall silent, one row each.
+//! `v_queue_health`: everything that can fall silent, and what is paused, one row each.
 
 use deadpool_postgres::GenericClient;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::error::Result;
 /// One component and how it is.
 #[derive(Debug, Clone, Serialize)]
 pub struct Component {
-    /// What sort of component: executor, cursor, backlog, …
+    /// What sort of component: executor, cursor, backlog, pause, …
     pub component: String,
     /// Which one.
     pub name: String,

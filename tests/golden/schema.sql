@@ -582,7 +582,7 @@ view v_ordering_blocked
   WHERE t.ordering_slot > 0 AND (t.status::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])) AND n.behind > 0;
 
 view v_queue_health
-  -- component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent.
+  -- component, name, status_hint (fresh, warning, stale, never), age_seconds, value, detail: everything that can fall silent, and what is paused.
  SELECT 'executor'::text AS component, h.executor_name AS name,
         CASE
             WHEN h.last_beat_at IS NULL THEN 'never'::text
@@ -610,7 +610,9 @@ UNION ALL
  SELECT 'cursor'::text AS component, c.event_domain AS name,
         CASE
             WHEN u.event_id IS NULL THEN 'fresh'::text
-            WHEN NOT fn_gate_is_open('queue.job_substrate.enabled'::text) THEN 'warning'::text
+            WHEN NOT fn_gate_is_open('queue.job_substrate.enabled'::text) OR (EXISTS ( SELECT
+               FROM queue_pause q
+              WHERE q.resumed_at IS NULL AND (q.scope = 'all'::text OR q.scope = 'domain'::text AND q.name = c.event_domain))) THEN 'warning'::text
             WHEN e.created_at > (clock_timestamp() - '00:01:00'::interval) THEN 'fresh'::text
             WHEN p.found_by IS NULL THEN 'never'::text
             WHEN e.created_at > (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
@@ -730,7 +732,15 @@ UNION ALL
            FROM ( SELECT e.first_at
                    FROM dispatch_error e
                   ORDER BY e.first_at
-                 LIMIT 10000) x) d;
+                 LIMIT 10000) x) d
+UNION ALL
+ SELECT 'pause'::text AS component, concat_ws(' '::text, q.scope, NULLIF(q.name, ''::text)) AS name,
+    'warning'::text AS status_hint,
+    round(EXTRACT(epoch FROM clock_timestamp() - q.paused_at), 3) AS age_seconds,
+    NULL::numeric AS value,
+    jsonb_build_object('scope', q.scope, 'name', q.name, 'actor', q.actor, 'reason', q.reason, 'paused_at', q.paused_at) AS detail
+   FROM queue_pause q
+  WHERE q.resumed_at IS NULL;
 
 -- Half-open stretches (low, high) of (tx_id, arrival_seq) to read between two snapshots, after a place.
 CREATE OR REPLACE FUNCTION fn_arrival_ranges(p_old pg_snapshot, p_new pg_snapshot, p_place_tx xid8, p_place_seq bigint)

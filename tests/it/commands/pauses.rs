@@ -76,3 +76,42 @@ async fn a_misspelt_name_is_refused_with_a_guess_and_nothing_is_paused() {
         assert_eq!(words(&db, &["pause", scope, name, "--reason", "test"]).0, Some(0), "{scope} {name}");
     }
 }
+
+#[tokio::test]
+async fn health_names_what_is_paused_and_does_not_fail_for_it() {
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    let client = db.client().await;
+    let waits = "insert into event_outbox (event_domain, event_type, event_stream, delivery_lane, created_at)
+        values ('staging', 'changed', 'update', 'immediate', now() - interval '10 minutes')";
+    client.batch_execute(waits).await.unwrap();
+    assert_eq!(words(&db, &["health"]).0, Some(1), "nobody dispatches");
+    for (scope, name) in [("domain", "staging"), ("job_kind", "cut.cut")] {
+        assert_eq!(words(&db, &["pause", scope, name, "--reason", "ticket\n4711"]).0, Some(0));
+    }
+    let hours = "update queue_pause set paused_at = paused_at - interval '2 hours' where scope = 'domain'";
+    client.batch_execute(hours).await.unwrap();
+
+    let (code, text, _) = words(&db, &["health"]);
+    assert_eq!(code, Some(0), "it stands still because somebody wants it so: {text}");
+    assert!(text.contains("\npaused: domain staging, for 2h, by user:operator: ticket 4711\n"), "{text}");
+    assert!(text.contains("\npaused: job_kind cut.cut, for "), "{text}");
+    let (code, components, _) = json(&db, &["health"]);
+    assert_eq!(code, Some(0));
+    let all = components.as_array().unwrap();
+    let pause =
+        all.iter().find(|one| one["component"] == "pause" && one["name"] == "domain staging").unwrap();
+    assert!(pause["age_seconds"].as_f64().unwrap() >= 7200.0 && pause["status_hint"] == "warning", "{pause}");
+    let detail = &pause["detail"];
+    assert_eq!((&detail["scope"], &detail["name"]), (&"domain".into(), &"staging".into()));
+    assert_eq!((&detail["actor"], &detail["reason"]), (&"user:operator".into(), &"ticket\n4711".into()));
+    assert!(detail["paused_at"].as_str().unwrap().contains('T'), "{detail}");
+
+    for (scope, name) in [("domain", "staging"), ("job_kind", "cut.cut")] {
+        assert_eq!(words(&db, &["resume", scope, name, "--reason", "mended"]).0, Some(0));
+    }
+    assert_eq!(words(&db, &["pause", "all", "--reason", "restore"]).0, Some(0));
+    let (code, text, _) = words(&db, &["health"]);
+    assert!(code == Some(0) && text.contains("\npaused: everything, for "), "{text}");
+    assert!(!text.contains("staging, for"), "{text}");
+}
