@@ -1,9 +1,12 @@
 //! Payloads and moments as they are typed.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::store::consumers::Since;
 
 /// A payload given as JSON, or as `@FILE` that holds it.
 ///
@@ -42,11 +45,18 @@ pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| "write it as 2026-01-31T09:30:00Z or 2026-01-31T09:30:00+01:00".to_owned())
 }
 
+/// The longest way back that a command takes: a hundred years.
+const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
+
 /// A moment as RFC 3339, or how long ago it was, for clap.
-pub(super) fn since(text: &str) -> Result<Timestamp, String> {
+pub(super) fn since(text: &str) -> Result<Since, String> {
     match humantime::parse_duration(text) {
-        Ok(ago) => Timestamp::now().checked_sub(ago).map_err(|_| "that is too long ago".to_owned()),
-        Err(_) => moment(text).map_err(|rule| format!("{rule}, or as a time ago such as 90m or 2days")),
+        Ok(ago) if ago > LONGEST => Err("that is too long ago".to_owned()),
+        Ok(ago) => Ok(Since::Ago(ago)),
+        Err(_) => match moment(text) {
+            Ok(at) => Ok(Since::At(at)),
+            Err(rule) => Err(format!("{rule}, or as a time ago such as 90m or 2days")),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! `consumer_registry`: which facts become which jobs. A row is read and written as a JSON object of its columns.
 
 use std::fmt;
+use std::time::Duration;
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
@@ -122,25 +123,44 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What a consumer would do with the newest `limit` events of its domain since a moment. Reads only.
+/// Where a look back begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// At this moment.
+    At(Timestamp),
+    /// So long ago, by the database's clock.
+    Ago(Duration),
+}
+
+/// What a consumer would do with the newest `limit` events of its domain, none older than `since`. Reads only.
 ///
 /// # Errors
 /// SQLSTATE 22023 when there is no such consumer, 23514 when its columns are bad.
 pub async fn preview(
     client: &impl GenericClient,
     subject: &Subject,
-    since: Option<Timestamp>,
+    since: Option<Since>,
     limit: i32,
 ) -> Result<Vec<Decision>> {
     const STORED: &str = "
-        select * from fn_route_consumer_dry_run(p_consumer_key => $1::text, p_since => $2, p_limit => $3)";
+        select * from fn_route_consumer_dry_run(
+          p_consumer_key => $1::text, p_since => coalesce($2, clock_timestamp() - make_interval(secs => $3)),
+          p_limit => $4)";
     const GIVEN: &str = "
-        select * from fn_route_consumer_dry_run(p_consumer => $1::jsonb, p_since => $2, p_limit => $3)";
+        select * from fn_route_consumer_dry_run(
+          p_consumer => $1::jsonb, p_since => coalesce($2, clock_timestamp() - make_interval(secs => $3)),
+          p_limit => $4)";
     let what = format!("previewing {subject}");
+    let (at, ago) = match since {
+        Some(Since::At(at)) => (Some(at), None),
+        Some(Since::Ago(ago)) => (None, Some(ago.as_secs_f64())),
+        None => (None, None),
+    };
     let found = match subject {
-        Subject::Stored(key) => rows(client, &what, STORED, &[key, &since, &limit]).await?,
+        Subject::Stored(key) => rows(client, &what, STORED, &[key, &at, &ago, &limit]).await?,
         Subject::Given(columns) => {
-            rows(client, &what, GIVEN, &[&Value::Object(columns.clone()), &since, &limit]).await?
+            let columns = Value::Object(columns.clone());
+            rows(client, &what, GIVEN, &[&columns, &at, &ago, &limit]).await?
         }
     };
     found.iter().map(decision).collect()

@@ -240,6 +240,8 @@ async fn a_preview_says_what_a_file_would_do_before_it_is_a_row() {
     assert_eq!(answer["consumer_key"], "review.large_documents");
     assert_eq!((&answer["events"], &answer["would_enqueue"]), (&json!(5), &json!(2)));
     assert_eq!(answer["reasons"], json!({ "filtered": 2, "match": 2, "other_type": 1 }));
+    let (code, _, err) = words(&db, &["consumers", "preview", file, "--since", "200years"]);
+    assert!(code == Some(2) && err.contains("too long ago"), "{err}");
     let (_, out, _) = words(&db, &["consumers", "preview", file]);
     assert!(
         out.starts_with("review.large_documents: 5 events, 2 jobs (2 filtered, 2 match, 1 other_type)\n"),

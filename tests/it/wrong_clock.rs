@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
-use crate::support::{Folder, Program, SOON, TestDb, emit_each, flow, lacking, wait_until};
+use crate::support::{DOMAIN, Folder, Program, SOON, TestDb, emit_each, flow, lacking, wait_until};
 
 const DAY: i64 = 86400;
 
@@ -125,4 +126,28 @@ async fn a_clock_that_is_a_day_fast_changes_nothing() {
 #[tokio::test]
 async fn a_clock_that_is_a_day_slow_changes_nothing() {
     all_goes_well_though_the_clock_is_wrong_by(-DAY).await;
+}
+
+#[tokio::test]
+async fn an_hour_ago_is_an_hour_by_the_clock_of_the_database() {
+    let folder = Folder::open_to_all();
+    let Some(shim) = shim(&folder) else { return lacking("there is no C compiler") };
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    emit_each(&client, 1).await;
+    let older = format!(
+        "insert into event_outbox (event_domain, event_type, event_stream, delivery_lane, created_at)
+         select '{DOMAIN}', 'older', 'update', 'immediate', now() - make_interval(hours => h) from unnest(array[2, 30]) h"
+    );
+    client.batch_execute(&older).await.unwrap();
+    for (wrong_by, ago, events) in
+        [(0, "1h", 1), (DAY, "1h", 1), (-DAY, "1h", 1), (DAY, "3h", 2), (-DAY, "90years", 3)]
+    {
+        let wrong = [("LD_PRELOAD", shim.to_str().unwrap()), ("CLOCK_WRONG_BY", &wrong_by.to_string())];
+        let preview = ["consumers", "preview", "one_job_each", "--since", ago, "--json"];
+        let ended = Program::start(&db.url(), &preview, &wrong).ends().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        let answer: Value = serde_json::from_str(&ended.out).unwrap();
+        assert_eq!(answer["events"], events, "{ago}, the clock is wrong by {wrong_by} s");
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::context::{Context, Outcome, actor};
@@ -10,7 +9,7 @@ use super::output::{fields, table};
 use super::payload;
 use crate::config::guess;
 use crate::error::{Error, Kind, Result};
-use crate::store::consumers::{self, Columns};
+use crate::store::consumers::{self, Columns, Since};
 
 mod preview;
 mod sync;
@@ -90,7 +89,7 @@ struct Preview {
     subject: String,
     /// Only events since this moment, or since that long ago
     #[arg(long, value_name = "TIME|DURATION", value_parser = payload::since)]
-    since: Option<Timestamp>,
+    since: Option<Since>,
     /// Most events to look at
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(i32).range(1..=1_000_000))]
     limit: i32,
