@@ -23,3 +23,4 @@ drop function fn_subscription_set(text, text, text, text, int, real, text);
 drop procedure pr_pause_check(text, text, text, text, text);
 drop function fn_resume(text, text, text, text);
 drop function fn_pause(text, text, text, text);
+drop function fn_pause_names(text);

@@ -1,29 +1,73 @@
 -- Functions of phase 007: pauses, subscriptions, and what waits for whom.
 
+-- The names that a pause of a scope can mean as things stand. Of a kind of job something has to speak that is still there: a
+-- job, a handler, a consumer or a subscription. Called by fn_pause and by operators.
+create or replace function fn_pause_names(p_scope text) returns text[]
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return array(
+    select '' where p_scope = 'all'
+    union
+    select c.event_domain from dispatch_cursor c where p_scope = 'domain'
+    union
+    select c.consumer_key from consumer_registry c where p_scope = 'consumer'
+    union
+    select h.executor_name from queue_heartbeat h where p_scope = 'executor' and not h.is_passive
+    union
+    select x from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x
+    where p_scope = 'executor'
+    union
+    select k.job_kind
+    from (
+      select h.job_kind from job_handler h
+      union
+      select c.job_kind from consumer_registry c where c.job_kind is not null
+      union
+      select s.job_kind from job_subscription s where s.job_kind not like '%*%'
+      union (
+        -- the kinds of job_queue, one index probe each
+        with recursive kinds as (
+          (select j.job_kind from job_queue j order by j.job_kind limit 1)
+          union all
+          select (select j.job_kind from job_queue j where j.job_kind > i.job_kind order by j.job_kind limit 1)
+          from kinds i where i.job_kind is not null
+        )
+        select i.job_kind from kinds i where i.job_kind is not null)) k
+    where p_scope = 'job_kind'
+    order by 1);
+end
+$$;
+comment on function fn_pause_names(text) is 'The domains, consumers, kinds of jobs or executors that a pause can mean now.';
+
 -- Stops new work: of all, of a domain, of a consumer's jobs, of a kind of job, or of an executor (its name, or its kind).
 -- all and domain stop dispatch, too, and the position stays where it is. What is leased goes on: renew, succeed, fail and
--- release are never refused. Stands until fn_resume, also across restarts. Called by operators.
+-- release are never refused. Stands until fn_resume, also across restarts. A pause may come before what it pauses: `known`
+-- says whether there is something of that name. Called by operators.
 create or replace function fn_pause(p_scope text, p_name text, p_actor text, p_reason text) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_name text := case when p_scope = 'all' then '' else btrim(coalesce(p_name, '')) end;
+  v_known boolean;
   v_pause queue_pause;
 begin
   call pr_pause_check('fn_pause', p_scope, v_name, p_actor, p_reason);
+  v_known := v_name = any (fn_pause_names(p_scope));
   insert into queue_pause (scope, name, actor, reason) values (p_scope, v_name, p_actor, p_reason)
   on conflict (scope, name) where resumed_at is null do nothing
   returning * into v_pause;
   if not found then
     select p.* into v_pause from queue_pause p where p.scope = p_scope and p.name = v_name and p.resumed_at is null;
-    return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'changed', false, 'paused_at', v_pause.paused_at,
-      'actor', v_pause.actor, 'reason', v_pause.reason);
+    return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'known', v_known, 'changed', false,
+      'paused_at', v_pause.paused_at, 'actor', v_pause.actor, 'reason', v_pause.reason);
   end if;
   perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'changed', true, 'paused_at', v_pause.paused_at);
+  return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'known', v_known, 'changed', true,
+    'paused_at', v_pause.paused_at);
 end
 $$;
-comment on function fn_pause(text, text, text, text) is 'Stops new work of a scope until fn_resume: {scope, name, changed, paused_at}.';
+comment on function fn_pause(text, text, text, text) is 'Stops new work of a scope until fn_resume: {scope, name, known, changed, paused_at}; known is false when there is nothing of that name so far.';
 
 -- Ends a pause, and wakes whoever sleeps.
 create or replace function fn_resume(p_scope text, p_name text, p_actor text, p_reason text) returns jsonb
@@ -280,7 +324,7 @@ declare
   v_function text;
 begin
   foreach v_function in array array[
-    'fn_pause(text, text, text, text)', 'fn_resume(text, text, text, text)', 'fn_subscription_set(text, text, text, text, int, real, text)',
+    'fn_pause_names(text)', 'fn_pause(text, text, text, text)', 'fn_resume(text, text, text, text)', 'fn_subscription_set(text, text, text, text, int, real, text)',
     'fn_subscription_remove(text, text, text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);

@@ -92,14 +92,21 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     };
     let name = scope.name(args.name.as_deref())?;
     let client = context.client().await?;
-    check(scope, name, pauses::names(&client, scope.as_str()).await?)?;
+    if scope != Scope::JobKind {
+        check(scope, name, &pauses::names(&client, scope.as_str()).await?)?;
+    }
     let actor = actor(args.actor);
     let answer = pauses::pause(&client, scope.as_str(), name, actor.as_deref(), &reason).await?;
     let what = subject(scope.as_str(), name);
     Outcome::of(answer, |result| {
         context.out.answer(result, || {
-            if result["changed"] == true {
+            if result["changed"] == true && result["known"] == true {
                 return format!("{what} is paused; what is leased may be finished");
+            }
+            if result["changed"] == true {
+                return format!(
+                    "{what} is paused; no job, handler, consumer or subscription speaks of it so far"
+                );
             }
             let text = |key: &str| result[key].as_str().unwrap_or_default();
             format!("{what} was paused before, by {}: {}", text("actor"), text("reason"))
@@ -107,9 +114,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     })
 }
 
-/// A pause under a misspelt name would stop nothing, and somebody would rely on it.
-fn check(scope: Scope, name: &str, known: Option<Vec<String>>) -> Result<()> {
-    let Some(known) = known.filter(|known| !known.iter().any(|known| known == name)) else { return Ok(()) };
+/// A pause under a misspelt name would stop nothing, and somebody would rely on it. Only a kind of job may come to be at
+/// any time.
+fn check(scope: Scope, name: &str, known: &[String]) -> Result<()> {
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
     let error = Error::usage(format!("there is no {} `{name}`; nothing is paused", scope.as_str()));
     Err(match guess(name, known.iter().map(String::as_str)) {
         Some(meant) => error.hint(format!("did you mean `{meant}`?")),

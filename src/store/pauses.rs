@@ -48,26 +48,14 @@ pub async fn list(client: &impl GenericClient, history: bool) -> Result<Vec<Paus
     rows(client, "listing pauses", SQL, &[&history]).await?.iter().map(pause).collect()
 }
 
-/// The names that a pause of this scope can mean; none where any name may come to be: kinds of jobs.
-pub async fn names(client: &impl GenericClient, scope: &str) -> Result<Option<Vec<String>>> {
-    const DOMAINS: &str = "select array_agg(c.event_domain) as names from dispatch_cursor c";
-    const CONSUMERS: &str = "select array_agg(c.consumer_key) as names from consumer_registry c";
-    const EXECUTORS: &str = "
-        select array_agg(distinct n.name) as names
-        from v_queue_health h
-        cross join lateral (values (h.name), (h.detail ->> 'executor_kind')) n (name)
-        where h.component = 'executor' and n.name is not null";
-    let sql = match scope {
-        "domain" => DOMAINS,
-        "consumer" => CONSUMERS,
-        "executor" => EXECUTORS,
-        _ => return Ok(None),
-    };
-    let found = row(client, "reading what can be paused", sql, &[]).await?;
-    Ok(Some(get::<Option<Vec<String>>>(&found, "names")?.unwrap_or_default()))
+/// The names that a pause of this scope can mean now.
+pub async fn names(client: &impl GenericClient, scope: &str) -> Result<Vec<String>> {
+    const SQL: &str = "select fn_pause_names(p_scope => $1) as names";
+    get(&row(client, "reading what can be paused", SQL, &[&scope]).await?, "names")
 }
 
-/// Pauses; the answer says whether it was `changed`, or by whom it had been paused before.
+/// Pauses; the answer says whether there is something of that name (`known`), and whether it was `changed`, or by whom it
+/// had been paused before.
 pub async fn pause(
     client: &impl GenericClient,
     scope: &str,

@@ -4627,7 +4627,7 @@ begin
 end
 $function$
 
--- Stops new work of a scope until fn_resume: {scope, name, changed, paused_at}.
+-- Stops new work of a scope until fn_resume: {scope, name, known, changed, paused_at}; known is false when there is nothing of that name so far.
 CREATE OR REPLACE FUNCTION fn_pause(p_scope text, p_name text, p_actor text, p_reason text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -4636,19 +4636,63 @@ CREATE OR REPLACE FUNCTION fn_pause(p_scope text, p_name text, p_actor text, p_r
 AS $function$
 declare
   v_name text := case when p_scope = 'all' then '' else btrim(coalesce(p_name, '')) end;
+  v_known boolean;
   v_pause queue_pause;
 begin
   call pr_pause_check('fn_pause', p_scope, v_name, p_actor, p_reason);
+  v_known := v_name = any (fn_pause_names(p_scope));
   insert into queue_pause (scope, name, actor, reason) values (p_scope, v_name, p_actor, p_reason)
   on conflict (scope, name) where resumed_at is null do nothing
   returning * into v_pause;
   if not found then
     select p.* into v_pause from queue_pause p where p.scope = p_scope and p.name = v_name and p.resumed_at is null;
-    return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'changed', false, 'paused_at', v_pause.paused_at,
-      'actor', v_pause.actor, 'reason', v_pause.reason);
+    return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'known', v_known, 'changed', false,
+      'paused_at', v_pause.paused_at, 'actor', v_pause.actor, 'reason', v_pause.reason);
   end if;
   perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'changed', true, 'paused_at', v_pause.paused_at);
+  return jsonb_build_object('refused', false, 'scope', p_scope, 'name', v_name, 'known', v_known, 'changed', true,
+    'paused_at', v_pause.paused_at);
+end
+$function$
+
+-- The domains, consumers, kinds of jobs or executors that a pause can mean now.
+CREATE OR REPLACE FUNCTION fn_pause_names(p_scope text)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return array(
+    select '' where p_scope = 'all'
+    union
+    select c.event_domain from dispatch_cursor c where p_scope = 'domain'
+    union
+    select c.consumer_key from consumer_registry c where p_scope = 'consumer'
+    union
+    select h.executor_name from queue_heartbeat h where p_scope = 'executor' and not h.is_passive
+    union
+    select x from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x
+    where p_scope = 'executor'
+    union
+    select k.job_kind
+    from (
+      select h.job_kind from job_handler h
+      union
+      select c.job_kind from consumer_registry c where c.job_kind is not null
+      union
+      select s.job_kind from job_subscription s where s.job_kind not like '%*%'
+      union (
+        -- the kinds of job_queue, one index probe each
+        with recursive kinds as (
+          (select j.job_kind from job_queue j order by j.job_kind limit 1)
+          union all
+          select (select j.job_kind from job_queue j where j.job_kind > i.job_kind order by j.job_kind limit 1)
+          from kinds i where i.job_kind is not null
+        )
+        select i.job_kind from kinds i where i.job_kind is not null)) k
+    where p_scope = 'job_kind'
+    order by 1);
 end
 $function$
 
@@ -5405,6 +5449,8 @@ grant EXECUTE on function fn_legacy_workers() to reveille_operator
 grant EXECUTE on function fn_legacy_workers() to reveille_reader
 
 grant EXECUTE on function fn_pause(text,text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_pause_names(text) to reveille_operator
 
 grant EXECUTE on function fn_queue_heartbeat_leave(text,text) to reveille_dispatcher
 

@@ -142,3 +142,43 @@ async fn the_backlog_names_the_pause_that_holds_it() {
     ]);
     assert_eq!(stage.value(reasons, &[]).await, expected);
 }
+
+#[tokio::test]
+async fn a_pause_of_what_is_not_there_stands_and_says_so() {
+    let stage = Stage::open().await;
+    let known = async |scope, name| pause(&stage, scope, name).await["known"].clone();
+    for (scope, name) in [
+        ("domain", "stagin"),
+        ("consumer", "cutter"),
+        ("job_kind", "a"),
+        ("job_kind", "c*"),
+        ("executor", "two"),
+    ] {
+        assert_eq!(known(scope, name).await, false, "{scope} {name}");
+        assert_eq!(known(scope, name).await, false, "{scope} {name}, a second time");
+        assert_eq!(resume(&stage, scope, name).await["refused"], false, "{scope} {name} stood");
+    }
+    jobs(&stage).await;
+    let all = "create function seen(p_job jsonb) returns jsonb language sql return p_job;
+        insert into job_handler (job_kind, handler) values ('by.handler', 'seen(jsonb)');
+        insert into consumer_registry (consumer_key, event_domain, event_type, job_kind, actor)
+        values ('cutter', 'staging', 'approved', 'by.consumer', 'test'), ('terminal', 'staging', 'approved', null, 'test');
+        select fn_subscription_set('one', 'test', 'by.subscription'), fn_subscription_set('one', 'test', 'c*')";
+    stage.client.batch_execute(all).await.unwrap();
+    for (scope, name) in [
+        ("all", ""),
+        ("domain", "staging"),
+        ("consumer", "cutter"),
+        ("job_kind", "a"),
+        ("job_kind", "b"),
+        ("job_kind", "by.handler"),
+        ("job_kind", "by.consumer"),
+        ("job_kind", "by.subscription"),
+        ("executor", "one"),
+        ("executor", "Codex"),
+    ] {
+        assert_eq!(known(scope, name).await, true, "{scope} {name}");
+        assert_eq!(known(scope, name).await, true, "{scope} {name}, a second time");
+    }
+    assert_eq!(known("job_kind", "c*").await, false, "a pattern is no kind");
+}
