@@ -180,23 +180,36 @@ comment on function fn_gate_set(text, text, text, text) is 'Sets a key of dot_co
 revoke all on function fn_gate_set(text, text, text, text) from public;
 call pr_grant(format('execute on function %s', 'fn_gate_set(text, text, text, text)'::regprocedure), array['reveille_operator']);
 
--- Our keys of dot_config and who changed each last. A function, not a view: a view would tie the columns of a table that
--- may be the host's, and whoever watches need not be granted that table.
-create or replace function fn_gate_list() returns table (key text, value text, updated_at timestamptz, actor text, reason text)
+-- The gates, each with what holds while nobody has set it, then what else of ours dot_config holds, and who changed each
+-- last. A function, not a view: a view would tie the columns of a table that may be the host's, and whoever watches need
+-- not be granted that table.
+drop function if exists fn_gate_list(); -- it was silent about gates that nobody had set
+create or replace function fn_gate_list()
+returns table (key text, value text, updated_at timestamptz, actor text, reason text, is_set boolean, lets_through text)
 language plpgsql stable security definer set search_path from current
 as $$
 #variable_conflict use_column
 begin
   return query
-  select c.key::text, c.value::text, c.updated_at::timestamptz, a.actor, a.reason
-  from dot_config c
+  select coalesce(g.key, c.key), coalesce(c.value, g.unset), c.updated_at, a.actor, a.reason, c.key is not null, g.lets_through
+  from (values
+    (1, 'queue.job_substrate.enabled', 'false', 'new jobs: dispatch and enqueue'),
+    (2, 'queue.worker.enabled', 'false', 'claims by executors'),
+    (3, 'queue.notify.bridge_enabled', 'false', 'wake-ups by NOTIFY; polling goes on without'),
+    (4, 'queue.lease_reaper.enabled', 'false', 'ended leases are reaped, once dry_run_only is closed, too'),
+    (5, 'queue.lease_reaper.dry_run_only', 'true', null),
+    (6, 'queue.dlq.replay_enabled', 'false', 'replays of dead letters'),
+    (7, 'queue.archive.enabled', 'false', 'finished jobs leave for the archive; the archiver only tells without'),
+    (8, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
+  full join (
+    select d.key::text, d.value::text, d.updated_at::timestamptz from dot_config d
+    where d.key like 'queue.%' or d.key like 'job.%') c on c.key = g.key
   left join lateral (
-    select w.actor, w.reason from dot_config_audit w where w.key = c.key order by w.audit_id desc limit 1) a on true
-  where c.key like 'queue.%' or c.key like 'job.%'
-  order by c.key;
+    select w.actor, w.reason from dot_config_audit w where w.key = coalesce(g.key, c.key) order by w.audit_id desc limit 1) a on true
+  order by g.place, coalesce(g.key, c.key);
 end
 $$;
-comment on function fn_gate_list() is 'Keys of dot_config that Reveille obeys, with their value and who changed them last, and why.';
+comment on function fn_gate_list() is 'Every gate, set or not, with its value and what it lets through when it is true (null: nothing), then the other keys of ours in dot_config; and who changed each last, and why.';
 revoke all on function fn_gate_list() from public;
 call pr_grant(format('execute on function %s', 'fn_gate_list()'::regprocedure),
   array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);

@@ -7,7 +7,7 @@ use super::context::{Context, Outcome, actor};
 use super::output::{moment, table};
 use crate::config::guess;
 use crate::error::{Error, Result};
-use crate::store::gates::{self, Gate, KNOWN};
+use crate::store::gates::{self, Gate};
 
 /// List, open or close gates; a closed gate stops new work and loses nothing
 #[derive(Debug, clap::Args)]
@@ -55,14 +55,13 @@ async fn list(context: &Context) -> Result<Outcome> {
     let gates = gates::list(&context.client().await?).await?;
     let now = Timestamp::now();
     let row = |gate: &Gate| {
-        let lets_through = KNOWN.iter().find(|(key, _)| *key == gate.key).map_or("", |(_, what)| what);
         [
             gate.key.clone(),
             state(gate.open).to_owned(),
-            gate.updated_at.map_or_else(|| "never".to_owned(), |at| moment(at, now)),
+            gate.updated_at.map_or_else(|| "not set".to_owned(), |at| moment(at, now)),
             gate.actor.clone().unwrap_or_default(),
             gate.reason.clone().unwrap_or_default(),
-            lets_through.to_owned(),
+            gate.lets_through.clone().unwrap_or_default(),
         ]
     };
     context.out.answer(&gates, || {
@@ -77,11 +76,11 @@ fn state(open: bool) -> &'static str {
 
 async fn set(change: Change, open: bool, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    check(&change.key, &gates::list(&client).await?)?;
+    let stood_open = find(&change.key, &gates::list(&client).await?)?.open;
     let actor = actor(change.actor);
     let answer = gates::set(&client, &change.key, open, actor.as_deref(), &change.reason).await?;
     Outcome::of(answer, |result| {
-        let was_open = result["old_value"] == "true";
+        let was_open = result["old_value"].as_str().map_or(stood_open, |old| old == "true");
         let document = json!({ "key": change.key, "open": open, "was_open": was_open });
         context.out.answer(&document, || {
             let before = if was_open == open { "was so before" } else { state(was_open) };
@@ -96,13 +95,13 @@ async fn set(change: Change, open: bool, context: &Context) -> Result<Outcome> {
 }
 
 /// A misspelt key would be stored and obeyed by nobody.
-fn check(key: &str, gates: &[Gate]) -> Result<()> {
-    if gates.iter().any(|gate| gate.key == key) {
-        return Ok(());
-    }
-    let error = Error::usage(format!("`{key}` is not a gate"));
-    Err(match guess(key, gates.iter().map(|gate| gate.key.as_str())) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("`reveille gate list` shows them all"),
-    })
+fn find<'a>(key: &str, gates: &'a [Gate]) -> Result<&'a Gate> {
+    let unknown = || {
+        let error = Error::usage(format!("`{key}` is not a gate"));
+        match guess(key, gates.iter().map(|gate| gate.key.as_str())) {
+            Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+            None => error.hint("`reveille gate list` shows them all"),
+        }
+    };
+    gates.iter().find(|gate| gate.key == key).ok_or_else(unknown)
 }

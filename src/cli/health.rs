@@ -7,7 +7,7 @@ use super::output::{printable, seconds, table};
 use super::pause::subject;
 use crate::error::Result;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
-use crate::store::gates::{self, Gate, KNOWN};
+use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
@@ -47,8 +47,7 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     if text.is_empty() {
         let _ = writeln!(text, "nothing is silent");
     }
-    let is_known = |gate: &&Gate| KNOWN.iter().any(|(key, _)| *key == gate.key);
-    for gate in gates.iter().filter(is_known).filter(|gate| !gate.open) {
+    for gate in gates.iter().filter(|gate| gate.lets_through.is_some() && !gate.open) {
         let _ = writeln!(text, "gate closed: {}", gate.key);
     }
     for pause in components.iter().filter(|component| component.component == "pause") {

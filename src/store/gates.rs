@@ -1,4 +1,4 @@
-//! `dot_config`: gates, which are keys with the value `true` or `false`. A missing key is a closed gate.
+//! `dot_config`: gates, which are keys with the value `true` or `false`. `fn_gate_list` knows them all.
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
@@ -9,14 +9,6 @@ use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::refusal::Answer;
 
-/// The gates that Reveille obeys, and what each lets through.
-pub const KNOWN: [(&str, &str); 4] = [
-    ("queue.job_substrate.enabled", "new jobs: dispatch and enqueue"),
-    ("queue.worker.enabled", "claims by executors"),
-    ("queue.notify.bridge_enabled", "wake-ups by NOTIFY; polling goes on without"),
-    ("queue.archive.enabled", "finished jobs leave for the archive; the archiver only tells without"),
-];
-
 /// One gate as it stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Gate {
@@ -24,7 +16,11 @@ pub struct Gate {
     pub key: String,
     /// Whether it is open.
     pub open: bool,
-    /// When it was last changed; none when the key is missing.
+    /// Whether somebody has set it; most are closed until then.
+    pub is_set: bool,
+    /// What it lets through when it is open; none of a switch that only changes how something is done.
+    pub lets_through: Option<String>,
+    /// When it was last changed; none when it is not set.
     pub updated_at: Option<Timestamp>,
     /// Who changed it last through `fn_gate_set`.
     pub actor: Option<String>,
@@ -32,28 +28,22 @@ pub struct Gate {
     pub reason: Option<String>,
 }
 
-/// The known gates, also when their key is missing, then every other key of ours that is `true` or `false`.
+/// All gates, also those that nobody has set, then every other key of ours that is `true` or `false`.
 pub async fn list(client: &impl GenericClient) -> Result<Vec<Gate>> {
     const SQL: &str = "
-        with found as materialized (select * from fn_gate_list())
-        select k.key, coalesce(f.value = 'true', false) as open, f.updated_at, f.actor, f.reason
-        from (select u.key, u.place
-              from unnest($1::text[]) with ordinality as u (key, place)
-              union all
-              select o.key, null
-              from found o
-              where o.value in ('true', 'false') and o.key <> all ($1)) k
-        left join found f on f.key = k.key
-        order by k.place nulls last, k.key";
-    let known: Vec<&str> = KNOWN.iter().map(|(key, _)| *key).collect();
-    let found = rows(client, "listing the gates", SQL, &[&known]).await?;
-    found.iter().map(gate).collect()
+        select g.key, g.value = 'true' as open, g.is_set, g.lets_through, g.updated_at, g.actor, g.reason
+        from fn_gate_list() with ordinality g
+        where g.lets_through is not null or g.value in ('true', 'false')
+        order by g.ordinality";
+    rows(client, "listing the gates", SQL, &[]).await?.iter().map(gate).collect()
 }
 
 fn gate(row: &tokio_postgres::Row) -> Result<Gate> {
     Ok(Gate {
         key: get(row, "key")?,
         open: get(row, "open")?,
+        is_set: get(row, "is_set")?,
+        lets_through: get(row, "lets_through")?,
         updated_at: get(row, "updated_at")?,
         actor: get(row, "actor")?,
         reason: get(row, "reason")?,

@@ -1,5 +1,6 @@
 //! Commands against a real database: gates, events, jobs, health; answers, refusals and mistakes.
 
+mod gates;
 mod pauses;
 mod subscriptions;
 mod waiting;
@@ -37,7 +38,9 @@ async fn gates_are_closed_until_opened_and_the_audit_says_by_whom_and_why() {
     let (code, gates, _) = json(&db, &["gate", "list"]);
     assert_eq!(code, Some(0));
     let gates = gates.as_array().unwrap();
-    assert!(gates.len() >= 3 && gates.iter().all(|gate| gate["open"] == false), "{gates:?}");
+    let open: Vec<_> = gates.iter().filter(|gate| gate["open"] == true).map(|gate| &gate["key"]).collect();
+    // they make nothing happen: one alarms, the other only tells
+    assert_eq!(open, ["queue.lease_reaper.dry_run_only", "queue.heartbeat.enabled"], "{gates:?}");
 
     let key = "queue.worker.enabled";
     let (code, answer, _) = json(&db, &["gate", "open", key, "--reason", "it's \"time\""]);
