@@ -30,19 +30,13 @@ pub(super) struct Claimer {
     listener: Option<Arc<ListenerStatus>>,
     channel: String,
     rhythm: Rhythm,
+    /// It was named, and does not know yet that nothing of this is left for others.
+    owes: bool,
     /// When the mark fell last.
     armed: Option<Armed>,
     backoff: Backoff,
     /// The reason of the last refusal, while it lasts.
     refused: Option<String>,
-}
-
-/// Whom the last notification was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SentFor {
-    Nobody,
-    Me,
-    All,
 }
 
 /// What one look gave.
@@ -60,27 +54,26 @@ impl Claimer {
         let rhythm = Rhythm::new(shared.settings.poll_interval, listener.is_some(), Instant::now());
         let channel = shared.settings.kind.wake_channel();
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        Self { shared, waker, listener, channel, rhythm, armed: None, backoff, refused: None }
+        Self { shared, waker, listener, channel, rhythm, owes: false, armed: None, backoff, refused: None }
     }
 
     /// Claims until told to stop; ends with an error when trying again cannot help.
     pub(super) async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
-        let mut sent_for = SentFor::Nobody;
+        let mut woken = false;
         while !shutdown.is_requested() {
             if self.shared.taken_over.load(Ordering::Relaxed) {
                 return Err(name::taken_over(&self.shared));
             }
-            if sent_for == SentFor::Me && !self.shared.board.has_free_hand() {
+            if self.owes && !self.shared.board.has_free_hand() {
                 self.fill_up().await;
-                sent_for = SentFor::Nobody;
             }
             let room = self.shared.board.room();
             if room == 0 {
                 self.wait_for_room(shutdown).await;
                 continue;
             }
-            if sent_for != SentFor::Nobody || self.rhythm.next_look() <= Instant::now() {
-                let next = match self.step(room, sent_for).await {
+            if woken || self.owes || self.rhythm.next_look() <= Instant::now() {
+                let next = match self.step(room).await {
                     Ok(next) => next,
                     Err(error) if is_fatal(&error) => return Err(error),
                     Err(error) => {
@@ -92,13 +85,13 @@ impl Claimer {
                 self.prepare(next).await;
             }
             let rests = self.rest().await;
-            sent_for = tokio::select! {
+            woken = tokio::select! {
                 biased;
-                () = shutdown.requested() => SentFor::Nobody,
-                () = self.waker.named() => SentFor::Me,
-                () = self.waker.woken() => SentFor::All,
-                () = self.shared.board.changed(), if !rests => SentFor::Nobody,
-                () = tokio::time::sleep_until(self.rhythm.next_look()) => SentFor::Nobody,
+                () = shutdown.requested() => false,
+                () = self.waker.named() => { self.owes = true; false }
+                () = self.waker.woken() => true,
+                () = self.shared.board.changed(), if !rests => false,
+                () = tokio::time::sleep_until(self.rhythm.next_look()) => false,
             }
         }
         if self.rhythm.is_awake() {
@@ -107,11 +100,14 @@ impl Claimer {
         Ok(())
     }
 
-    /// One look, and what it means for the next one. Who was sent for and finds nothing, sees to it that others look.
-    async fn step(&mut self, room: usize, sent_for: SentFor) -> Result<Next> {
+    /// One look, and what it means for the next one. Who was named and has found all that it may take, sees to it that
+    /// others look: it may have been named for something else, and of two names that come at once it hears one.
+    async fn step(&mut self, room: usize) -> Result<Next> {
         let look = self.look(room).await?;
-        if sent_for == SentFor::Me && !matches!(look, Look::Found(_)) {
+        let is_full = matches!(look, Look::Found(found) if found >= room);
+        if self.owes && !is_full {
             self.pass_on(true).await?;
+            self.owes = false;
         }
         match look {
             Look::Refused(reason) => self.refused(reason).await,

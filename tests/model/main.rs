@@ -12,6 +12,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall panic")]
 
 mod faults;
+mod naming;
 mod position;
 mod producers;
 mod protocol;

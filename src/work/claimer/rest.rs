@@ -28,6 +28,7 @@ impl Claimer {
     /// There is no free hand any more. Is there more to do, another worker is woken; if not, this one need not look again by
     /// itself.
     pub(super) async fn fill_up(&mut self) {
+        self.owes = false;
         match self.pass_on(false).await {
             Ok(false) if !self.rhythm.is_awake() => self.rhythm.settled(Instant::now()),
             Ok(_) => {}

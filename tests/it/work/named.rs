@@ -10,11 +10,16 @@ use crate::support::{SOON, wait_until};
 
 /// Workers `worker-1`, `worker-2`, … that run one job at a time, all at rest.
 async fn at_rest(shop: &Shop, handlers: &[Handlers]) -> Vec<Running> {
+    at_rest_with_hands(shop, 1, handlers).await
+}
+
+/// The same, of more jobs at a time.
+async fn at_rest_with_hands(shop: &Shop, hands: usize, handlers: &[Handlers]) -> Vec<Running> {
     let mut workers = Vec::new();
     for (handlers, number) in handlers.iter().zip(1..) {
         let mut settings = shop.settings();
         settings.worker.executor_name = format!("worker-{number}");
-        settings.worker.concurrency = 1;
+        settings.worker.concurrency = hands;
         workers.push(shop.start(&settings, handlers.clone()).await);
     }
     for (worker, number) in workers.iter().zip(1..) {
@@ -38,13 +43,18 @@ fn claims(workers: &[Running]) -> u64 {
     workers.iter().map(|worker| worker.stats.counts().claims).sum()
 }
 
-/// Enqueues without telling anybody, then tells one by name.
-async fn tell(shop: &Shop, kind: &str, name: &str) {
+/// Enqueues without telling anybody.
+async fn enqueue_silently(shop: &Shop, kind: &str) {
     let enqueue = format!(
-        "set reveille.notify = off; select fn_job_enqueue('{kind}', 'test'); set reveille.notify = on;
-         select fn_wake('job_wake_pg_worker', '{name}')"
+        "set reveille.notify = off; select fn_job_enqueue('{kind}', 'test'); set reveille.notify = on"
     );
     shop.client.batch_execute(&enqueue).await.unwrap();
+}
+
+/// Enqueues, and tells one by name.
+async fn tell(shop: &Shop, kind: &str, name: &str) {
+    enqueue_silently(shop, kind).await;
+    shop.client.execute("select fn_wake('job_wake_pg_worker', $1)", &[&name]).await.unwrap();
 }
 
 async fn stop(workers: Vec<Running>) {
@@ -162,6 +172,18 @@ async fn who_is_named_and_may_not_take_it_tells_the_others() {
     tell(&shop, "job", "worker-1").await;
     wait_until("worker-2 has run it", SOON, async || shop.count("succeeded").await == 1).await;
     assert_eq!(workers[0].stats.counts().claimed, 0);
+    stop(workers).await;
+}
+
+/// Of two names that come at once it hears one, and what it finds need not be what it was named for.
+#[tokio::test]
+async fn who_is_named_and_finds_something_else_tells_the_others() {
+    let shop = Shop::open().await;
+    let kinds = ["one", "two"].map(|kind| Handlers::new().on(kind, Held::new(1_000)));
+    let workers = at_rest_with_hands(&shop, 2, &kinds).await;
+    enqueue_silently(&shop, "two").await;
+    tell(&shop, "one", "worker-1").await;
+    wait_until("both have run", SOON, async || shop.count("succeeded").await == 2).await;
     stop(workers).await;
 }
 
