@@ -8,6 +8,8 @@
 //! statements between which nothing that is shared is read. Time does not exist: whatever waits for a moment may
 //! happen at any. Sweeps are left out, so every event has its arrival.
 //!
+//! A second model, `naming`, is of the workers' side: who is told of a job.
+//!
 //! A model that finds nothing proves little, so each test of `the_model_finds` breaks one step and is found out.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on shall panic")]
 
