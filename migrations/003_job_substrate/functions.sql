@@ -137,28 +137,40 @@ $$;
 comment on function fn_executor_rest_key(text) is 'Key of the advisory lock that an executor at rest holds. Internal.';
 
 -- An executor that has nothing to do and room for jobs, says so on the session on which it listens: from now on it may be
--- the one that is named when there is a job (trap 20). Called by workers, once at each change.
-create or replace function fn_executor_rest(p_executor_name text, p_rests boolean) returns void
-language plpgsql volatile security definer set search_path from current
+-- the one that is named when there is a job (trap 20). False: not now, try again in a second. A session of the same executor
+-- that a dead link left behind is ended then. Called by workers, once at each change.
+create or replace function fn_executor_rest(p_executor_name text, p_rests boolean) returns boolean
+language plpgsql volatile set search_path from current
 as $$
+declare
+  v_key bigint := fn_executor_rest_key(p_executor_name);
 begin
-  if p_rests then
-    perform pg_advisory_lock_shared(fn_executor_rest_key(p_executor_name));
-  else
-    perform pg_advisory_unlock_shared(fn_executor_rest_key(p_executor_name));
+  if not p_rests then
+    return pg_advisory_unlock(v_key);
+  elsif pg_try_advisory_lock(v_key) then
+    return true;
   end if;
+  perform pg_terminate_backend(l.pid)
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid
+  where l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.granted and l.objsubid = 1 and l.pid <> pg_backend_pid()
+    and l.classid::bigint = v_key >> 32 & 4294967295 and l.objid::bigint = v_key & 4294967295
+    and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    and a.usename = session_user;
+  return false;
 end
 $$;
-comment on function fn_executor_rest(text, boolean) is 'Says on the session that listens that the executor is at rest, or no more.';
+comment on function fn_executor_rest(text, boolean) is 'Says on the session that listens that the executor is at rest, or no more: whether it is so now.';
 
--- One expression: nothing can come between taking the lock and giving it back.
+-- One expression: nothing can come between taking the lock and giving it back. Shared: who asks at the same time is not
+-- taken for one who rests.
 create or replace function fn_executor_is_at_rest(p_executor_name text) returns boolean
 language plpgsql volatile set search_path from current
 as $$
 declare
   v_key bigint := fn_executor_rest_key(p_executor_name);
 begin
-  return case when pg_try_advisory_lock(v_key) then not pg_advisory_unlock(v_key) else true end;
+  return case when pg_try_advisory_lock_shared(v_key) then not pg_advisory_unlock_shared(v_key) else true end;
 end
 $$;
 comment on function fn_executor_is_at_rest(text) is 'Whether an executor is at rest on a living session. Internal.';
@@ -1052,8 +1064,10 @@ end
 $$;
 comment on function fn_executor_is_subscribed(text, text[]) is 'Whether one of the kinds is within an executor''s subscriptions. Internal.';
 
--- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent first, and each gets a fresh
--- lease token. A refusal is one row, nothing to do is none. With p_instance it is refused as executor_alive once another process
+-- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent ones, and each gets a fresh
+-- lease token. The rows come in no order: sort them by priority, scheduled_at and job_id where it matters. A refusal is one
+-- row, nothing to do is none; others_wait says that there may be jobs which this claim was not to take.
+-- With p_instance it is refused as executor_alive once another process
 -- beats under the name. Called by workers.
 --
 -- What one claim may not take (paused, not subscribed, over a limit) it passes by with one step for each lane; what waits
@@ -1075,13 +1089,14 @@ create or replace function fn_job_claim(
   refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamptz, status text, executor text,
   event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority int, scheduled_at timestamptz,
   attempts int, max_attempts int, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid,
-  causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamptz)
+  causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamptz, others_wait boolean)
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
   v_admission record;
+  v_several boolean;
   v_seconds int;
   v_now timestamptz := clock_timestamp();
   v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
@@ -1130,7 +1145,24 @@ begin
     end if;
     v_begun := clock_timestamp();
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
-    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
+    if v_marks is not null then
+      v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
+    else
+      -- one lane is what there is most often; as fn_job_lanes
+      select array[row(h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at, h.job_id, null, null)::job_lane],
+        exists (
+          select from job_queue n
+          where n.executor = v_admission.executor_kind and n.claimable and (n.lane, n.priority) > (h.lane, h.priority))
+      into v_heads, v_several
+      from (
+        select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
+        from job_queue j where j.executor = v_admission.executor_kind and j.claimable
+        order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) h;
+      if v_several then
+        v_heads := array(select l from fn_job_lanes(v_admission.executor_kind) l);
+      end if;
+      v_heads := coalesce(v_heads, '{}');
+    end if;
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
     v_cost := clock_timestamp() - v_begun;
     if cardinality(v_heads) = 1 and v_admission.paused is null and not v_admission.is_subscribed then
@@ -1153,7 +1185,7 @@ begin
   if v_admission.reason is not null then
     return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
       null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
+      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::boolean;
     return;
   end if;
   if cardinality(v_lanes) > 0 then
@@ -1243,31 +1275,27 @@ begin
   v_begun := v_now;
   v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
-  with claimed as (
-    update job_queue j
-    set status = 'leased',
-        lease_owner = p_executor_name,
-        lease_token = greatest(v_token, j.lease_token + 1),
-        lease_until = v_now + make_interval(secs => v_seconds),
-        limit_slot = case when v_limits is not null then v_slots[array_position(v_rows, j.ctid)] end,
-        picked_at = v_now,
-        started_at = null,
-        updated_at = v_now
-    where j.ctid = any (case when v_at_once then array(
-      select q.ctid
-      from job_queue q
-      where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
-        and q.scheduled_at between v_lane.scheduled_at and v_begun
-      order by q.scheduled_at, q.job_id
-      limit p_limit
-      for update skip locked) else v_rows end)
-    returning j.job_id, j.job_kind, j.lease_token, j.lease_until, j.status, j.executor, j.event_domain, j.source_ref, j.target_ref, j.payload_ref, j.safe_payload, j.priority, j.scheduled_at, j.attempts, j.max_attempts, j.idempotency_key, j.ordering_key, j.actor, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id, j.traceparent, j.created_at
-  )
-  select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
-    c.source_ref, c.target_ref, c.payload_ref, c.safe_payload::jsonb, c.priority::int, c.scheduled_at, c.attempts::int, c.max_attempts::int,
-    c.idempotency_key::text, c.ordering_key, c.actor::text, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
-  from claimed c
-  order by c.priority, c.scheduled_at, c.job_id;
+  update job_queue j
+  set status = 'leased',
+      lease_owner = p_executor_name,
+      lease_token = greatest(v_token, j.lease_token + 1),
+      lease_until = v_now + make_interval(secs => v_seconds),
+      limit_slot = case when v_limits is not null then v_slots[array_position(v_rows, j.ctid)] end,
+      picked_at = (select clock_timestamp()), -- after this statement's snapshot: what had to end first, ended before
+      started_at = null,
+      updated_at = v_now
+  where j.ctid = any (case when v_at_once then array(
+    select q.ctid
+    from job_queue q
+    where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
+      and q.scheduled_at between v_lane.scheduled_at and v_begun
+    order by q.scheduled_at, q.job_id
+    limit p_limit
+    for update skip locked) else v_rows end)
+  returning false, null::text, j.job_id, j.job_kind::text, j.lease_token, j.lease_until, j.status::text, j.executor::text, j.event_domain,
+    j.source_ref, j.target_ref, j.payload_ref, j.safe_payload::jsonb, j.priority::int, j.scheduled_at, j.attempts::int, j.max_attempts::int,
+    j.idempotency_key::text, j.ordering_key, j.actor::text, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id,
+    j.traceparent, j.created_at, cardinality(v_heads) > cardinality(v_lanes);
 end
 $$;
 comment on function fn_job_claim(text, int, int, text[], text)
@@ -1517,8 +1545,8 @@ begin
     array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
   into v_done, v_owners, v_keys, v_limited from done d;
   if exists ( -- as fn_lease_is_ours
-    select from queue_heartbeat h join pg_roles r on r.rolname = h.owner_role
-    where h.executor_name = any (v_owners) and not pg_has_role(session_user, r.oid, 'member'))
+    select from queue_heartbeat h
+    where h.executor_name = any (v_owners) and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
   then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';

@@ -204,8 +204,7 @@ begin
       when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
       when coalesce((select c.value from dot_config c where c.key = 'queue.worker.enabled'), '') <> 'true' then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
-      -- as fn_executor_is_ours
-      when not coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = h.owner_role), true) then 'not_owner'
+      when h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role) then 'not_owner'
       when h.instance <> p_instance then 'executor_alive' -- another process has taken the name over
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,

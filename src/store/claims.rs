@@ -38,6 +38,8 @@ pub struct Claimed {
     pub unreadable: Vec<Unreadable>,
     /// How long their leases last from the claim on, by the database's clock.
     pub lease: Duration,
+    /// There may be jobs that this claim was not to take, but others.
+    pub others_wait: bool,
     /// Why nothing was given, when a gate or a rule said no.
     pub refused: Option<String>,
 }
@@ -62,7 +64,7 @@ pub async fn claim(client: &impl GenericClient, claim: &Claim<'_>) -> Result<Cla
         select c.refused, c.reason, c.job_id, c.job_kind, c.lease_token, c.lease_until, c.attempts, c.max_attempts,
                c.event_domain, c.source_ref, c.target_ref, c.payload_ref, c.safe_payload, c.priority, c.scheduled_at,
                c.idempotency_key, c.ordering_key, c.actor, c.run_id, c.workflow_id, c.causation_event_id,
-               c.consumer_key, c.correlation_id, c.traceparent, c.created_at, n.now
+               c.consumer_key, c.correlation_id, c.traceparent, c.created_at, n.now, c.others_wait
         from (select clock_timestamp() as now, case when $5::text is not null then pg_notify($5, $6) end as canary) n
         left join fn_job_claim(
           p_executor_name => $1, p_limit => $2, p_lease_seconds => $3, p_job_kinds => $4,
@@ -91,6 +93,7 @@ pub async fn claim(client: &impl GenericClient, claim: &Claim<'_>) -> Result<Cla
             Some(true) => claimed.refused = at(row, 1)?,
             Some(false) => {
                 claimed.lease = left(at(row, 5)?, at(row, 25)?);
+                claimed.others_wait = at(row, 26)?;
                 match job(row) {
                     Ok(job) => claimed.jobs.push(job),
                     Err(error) => claimed.unreadable.push(Unreadable {
@@ -103,6 +106,7 @@ pub async fn claim(client: &impl GenericClient, claim: &Claim<'_>) -> Result<Cla
             }
         }
     }
+    claimed.jobs.sort_unstable_by_key(|job| (job.priority, job.scheduled_at, job.job_id));
     Ok(claimed)
 }
 

@@ -41,8 +41,8 @@ pub(super) struct Claimer {
 
 /// What one look gave.
 enum Look {
-    /// So many jobs.
-    Found(usize),
+    /// So many jobs; whether there may be more, for others.
+    Found(usize, bool),
     /// Nobody has anything for us.
     Empty,
     /// A gate or a rule said no.
@@ -104,9 +104,11 @@ impl Claimer {
     /// others look: it may have been named for something else, and of two names that come at once it hears one.
     async fn step(&mut self, room: usize) -> Result<Next> {
         let look = self.look(room).await?;
-        let is_full = matches!(look, Look::Found(found) if found >= room);
+        let is_full = matches!(look, Look::Found(found, _) if found >= room);
         if self.owes && !is_full {
-            self.pass_on(true).await?;
+            if !matches!(look, Look::Found(_, false)) {
+                self.pass_on(true).await?;
+            }
             self.owes = false;
         }
         match look {
@@ -121,7 +123,7 @@ impl Claimer {
             let room = self.shared.board.room();
             if room > 0 {
                 match self.look(room).await? {
-                    Look::Found(_) => continue,
+                    Look::Found(..) => continue,
                     Look::Empty if self.shared.board.held() == 0 => break,
                     Look::Empty => {}
                     Look::Refused(reason) => return Ok(Err(refusal(reason))),
@@ -190,9 +192,10 @@ impl Claimer {
         }
         stats::add(&shared.stats.claims, 1);
         let found = claimed.jobs.len() + claimed.unreadable.len();
+        let others_wait = claimed.others_wait;
         shared.board.add(claimed, begun);
         shared.is_sure();
-        Ok(if found > 0 { Look::Found(found) } else { Look::Empty })
+        Ok(if found > 0 { Look::Found(found, others_wait) } else { Look::Empty })
     }
 
     fn looked(&mut self, look: &Look, room: usize) -> Next {
@@ -200,7 +203,7 @@ impl Claimer {
             tracing::info!(executor = %self.shared.beater.name, "claiming again, no longer refused: {reason}");
         }
         let now = Instant::now();
-        if let Look::Found(found) = look {
+        if let Look::Found(found, _) = look {
             return self.rhythm.found(*found >= room, now);
         }
         stats::add(&self.shared.stats.empty_claims, 1);

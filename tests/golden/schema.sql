@@ -942,16 +942,20 @@ declare
   v_more boolean;
   v_resumed boolean;
   v_executor text;
+  v_is_open boolean;
   v_pause text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_consumer_dispatch_batch needs READ COMMITTED: an older snapshot would miss another sidecar''s last pass'
       using errcode = '25001';
   end if;
-  if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
+  select exists (select from dot_config c where c.key = 'queue.job_substrate.enabled' and c.value = 'true'), ( -- as fn_domain_pause
+    select min(p.scope) from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)))
+  into v_is_open, v_pause;
+  if not v_is_open then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
-  v_pause := fn_domain_pause(p_event_domain);
   if v_pause is not null then
     return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause); -- the position stays
   end if;
@@ -1974,8 +1978,7 @@ begin
       when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
       when coalesce((select c.value from dot_config c where c.key = 'queue.worker.enabled'), '') <> 'true' then 'worker_disabled'
       when h.executor_name is null then 'executor_not_registered'
-      -- as fn_executor_is_ours
-      when not coalesce((select pg_has_role(session_user, r.oid, 'member') from pg_roles r where r.rolname = h.owner_role), true) then 'not_owner'
+      when h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role) then 'not_owner'
       when h.instance <> p_instance then 'executor_alive' -- another process has taken the name over
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
     end,
@@ -2006,7 +2009,7 @@ AS $function$
 declare
   v_key bigint := fn_executor_rest_key(p_executor_name);
 begin
-  return case when pg_try_advisory_lock(v_key) then not pg_advisory_unlock(v_key) else true end;
+  return case when pg_try_advisory_lock_shared(v_key) then not pg_advisory_unlock_shared(v_key) else true end;
 end
 $function$
 
@@ -2050,19 +2053,28 @@ begin
 end
 $function$
 
--- Says on the session that listens that the executor is at rest, or no more.
+-- Says on the session that listens that the executor is at rest, or no more: whether it is so now.
 CREATE OR REPLACE FUNCTION fn_executor_rest(p_executor_name text, p_rests boolean)
- RETURNS void
+ RETURNS boolean
  LANGUAGE plpgsql
- SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
+declare
+  v_key bigint := fn_executor_rest_key(p_executor_name);
 begin
-  if p_rests then
-    perform pg_advisory_lock_shared(fn_executor_rest_key(p_executor_name));
-  else
-    perform pg_advisory_unlock_shared(fn_executor_rest_key(p_executor_name));
+  if not p_rests then
+    return pg_advisory_unlock(v_key);
+  elsif pg_try_advisory_lock(v_key) then
+    return true;
   end if;
+  perform pg_terminate_backend(l.pid)
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid
+  where l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.granted and l.objsubid = 1 and l.pid <> pg_backend_pid()
+    and l.classid::bigint = v_key >> 32 & 4294967295 and l.objid::bigint = v_key & 4294967295
+    and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    and a.usename = session_user;
+  return false;
 end
 $function$
 
@@ -2565,7 +2577,7 @@ $function$
 
 -- Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.
 CREATE OR REPLACE FUNCTION fn_job_claim(p_executor_name text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT NULL::integer, p_job_kinds text[] DEFAULT NULL::text[], p_instance text DEFAULT NULL::text)
- RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone)
+ RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone, others_wait boolean)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
@@ -2577,6 +2589,7 @@ AS $function$
 #variable_conflict use_column
 declare
   v_admission record;
+  v_several boolean;
   v_seconds int;
   v_now timestamptz := clock_timestamp();
   v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
@@ -2625,7 +2638,24 @@ begin
     end if;
     v_begun := clock_timestamp();
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
-    v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
+    if v_marks is not null then
+      v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
+    else
+      -- one lane is what there is most often; as fn_job_lanes
+      select array[row(h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at, h.job_id, null, null)::job_lane],
+        exists (
+          select from job_queue n
+          where n.executor = v_admission.executor_kind and n.claimable and (n.lane, n.priority) > (h.lane, h.priority))
+      into v_heads, v_several
+      from (
+        select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
+        from job_queue j where j.executor = v_admission.executor_kind and j.claimable
+        order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) h;
+      if v_several then
+        v_heads := array(select l from fn_job_lanes(v_admission.executor_kind) l);
+      end if;
+      v_heads := coalesce(v_heads, '{}');
+    end if;
     v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
     v_cost := clock_timestamp() - v_begun;
     if cardinality(v_heads) = 1 and v_admission.paused is null and not v_admission.is_subscribed then
@@ -2648,7 +2678,7 @@ begin
   if v_admission.reason is not null then
     return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
       null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz;
+      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::boolean;
     return;
   end if;
   if cardinality(v_lanes) > 0 then
@@ -2738,31 +2768,27 @@ begin
   v_begun := v_now;
   v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
-  with claimed as (
-    update job_queue j
-    set status = 'leased',
-        lease_owner = p_executor_name,
-        lease_token = greatest(v_token, j.lease_token + 1),
-        lease_until = v_now + make_interval(secs => v_seconds),
-        limit_slot = case when v_limits is not null then v_slots[array_position(v_rows, j.ctid)] end,
-        picked_at = v_now,
-        started_at = null,
-        updated_at = v_now
-    where j.ctid = any (case when v_at_once then array(
-      select q.ctid
-      from job_queue q
-      where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
-        and q.scheduled_at between v_lane.scheduled_at and v_begun
-      order by q.scheduled_at, q.job_id
-      limit p_limit
-      for update skip locked) else v_rows end)
-    returning j.job_id, j.job_kind, j.lease_token, j.lease_until, j.status, j.executor, j.event_domain, j.source_ref, j.target_ref, j.payload_ref, j.safe_payload, j.priority, j.scheduled_at, j.attempts, j.max_attempts, j.idempotency_key, j.ordering_key, j.actor, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id, j.traceparent, j.created_at
-  )
-  select false, null::text, c.job_id, c.job_kind::text, c.lease_token, c.lease_until, c.status::text, c.executor::text, c.event_domain,
-    c.source_ref, c.target_ref, c.payload_ref, c.safe_payload::jsonb, c.priority::int, c.scheduled_at, c.attempts::int, c.max_attempts::int,
-    c.idempotency_key::text, c.ordering_key, c.actor::text, c.run_id, c.workflow_id, c.causation_event_id, c.consumer_key, c.correlation_id, c.traceparent, c.created_at
-  from claimed c
-  order by c.priority, c.scheduled_at, c.job_id;
+  update job_queue j
+  set status = 'leased',
+      lease_owner = p_executor_name,
+      lease_token = greatest(v_token, j.lease_token + 1),
+      lease_until = v_now + make_interval(secs => v_seconds),
+      limit_slot = case when v_limits is not null then v_slots[array_position(v_rows, j.ctid)] end,
+      picked_at = (select clock_timestamp()), -- after this statement's snapshot: what had to end first, ended before
+      started_at = null,
+      updated_at = v_now
+  where j.ctid = any (case when v_at_once then array(
+    select q.ctid
+    from job_queue q
+    where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
+      and q.scheduled_at between v_lane.scheduled_at and v_begun
+    order by q.scheduled_at, q.job_id
+    limit p_limit
+    for update skip locked) else v_rows end)
+  returning false, null::text, j.job_id, j.job_kind::text, j.lease_token, j.lease_until, j.status::text, j.executor::text, j.event_domain,
+    j.source_ref, j.target_ref, j.payload_ref, j.safe_payload::jsonb, j.priority::int, j.scheduled_at, j.attempts::int, j.max_attempts::int,
+    j.idempotency_key::text, j.ordering_key, j.actor::text, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id,
+    j.traceparent, j.created_at, cardinality(v_heads) > cardinality(v_lanes);
 end
 $function$
 
@@ -4407,8 +4433,8 @@ begin
     array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
   into v_done, v_owners, v_keys, v_limited from done d;
   if exists ( -- as fn_lease_is_ours
-    select from queue_heartbeat h join pg_roles r on r.rolname = h.owner_role
-    where h.executor_name = any (v_owners) and not pg_has_role(session_user, r.oid, 'member'))
+    select from queue_heartbeat h
+    where h.executor_name = any (v_owners) and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
   then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';

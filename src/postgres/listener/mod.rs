@@ -52,7 +52,8 @@ pub enum Wake {
 /// Something that holds while a session lives, such as a lock: taken and given up on the session that listens.
 #[derive(Debug, Clone)]
 pub struct Standing {
-    /// A statement with a name ($1, text) and whether it shall hold ($2, boolean); no session has it to begin with.
+    /// A statement with a name ($1, text) and whether it shall hold ($2, boolean); its one row tells whether it is so now.
+    /// It holds on no session to begin with.
     pub sql: &'static str,
     /// For whom.
     pub name: String,

@@ -14,6 +14,9 @@ use crate::error::{Error, Kind, Result};
 use crate::postgres::quote;
 use crate::shutdown::Shutdown;
 
+/// Between two tries to take what shall hold.
+const STAND_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why a session ended.
 pub(super) enum End {
     /// It was told to.
@@ -56,6 +59,7 @@ pub(super) async fn hold(
         listened: false,
         standing,
         stands: false,
+        stand_again: Instant::now(),
     };
     match session.run(channels, server.connect_timeout()).await {
         Err(end) => end,
@@ -69,11 +73,12 @@ fn wake(channel: &str, name: &str) -> Wake {
 }
 
 /// Ends when something shall hold that does not, or the other way round.
-async fn differs(standing: &mut Option<Standing>, stands: bool) {
-    if let Some(standing) = standing
-        && standing.wanted.wait_for(|wanted| *wanted != stands).await.is_ok()
-    {
-        return;
+async fn differs(standing: &mut Option<Standing>, stands: bool, not_before: Instant) {
+    if let Some(standing) = standing {
+        sleep_until(not_before).await;
+        if standing.wanted.wait_for(|wanted| *wanted != stands).await.is_ok() {
+            return;
+        }
     }
     std::future::pending::<()>().await;
 }
@@ -92,6 +97,8 @@ struct Session<'a, F> {
     standing: Option<Standing>,
     /// Whether it has been taken on this session.
     stands: bool,
+    /// It could not be taken: not to be tried before.
+    stand_again: Instant,
 }
 
 impl<F: Fn(Wake) + Sync> Session<'_, F> {
@@ -108,7 +115,7 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
                 () = self.shutdown.requested() => return Err(End::Stopped),
                 message = self.messages.next() => self.take(message)?,
                 () = changed => {}
-                () = differs(&mut self.standing, self.stands) => self.stand().await?,
+                () = differs(&mut self.standing, self.stands, self.stand_again) => self.stand().await?,
                 () = sleep_until(next) => {
                     if awaited.is_some_and(|deadline| deadline <= Instant::now()) {
                         self.probe().await?;
@@ -153,8 +160,12 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
             self.standing = None;
             return Ok(());
         }
-        self.answered(answer, "what stands")?;
-        self.stands = wanted;
+        let rows = self.answered(answer, "what stands")?;
+        if rows.first().is_some_and(|row| row.try_get(0).unwrap_or(false)) {
+            self.stands = wanted;
+        } else {
+            self.stand_again = Instant::now() + STAND_AGAIN;
+        }
         Ok(())
     }
 

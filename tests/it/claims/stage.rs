@@ -79,7 +79,8 @@ impl Stage {
 
 /// What one claim of an executor gives.
 pub(super) async fn claim(client: &Client, executor: &str, limit: i32) -> Vec<Claimed> {
-    let claim = "select job_id, lease_token, source_ref from fn_job_claim($1, $2) where not refused";
+    let claim = "select job_id, lease_token, source_ref from fn_job_claim($1, $2) where not refused
+        order by priority, scheduled_at, job_id";
     let jobs = client.query(claim, &[&executor, &limit]).await.unwrap();
     jobs.iter()
         .map(|job| Claimed {

