@@ -56,6 +56,8 @@ pub(crate) enum Step {
     Claimed {
         room: u8,
         found: u8,
+        /// And has seen something that it was not to take.
+        others_wait: bool,
     },
     /// Named in vain: `pass_on(true)` begins.
     PassingOn,

@@ -121,7 +121,7 @@ impl System {
 
     /// `Rhythm::found` and `Rhythm::empty`.
     fn commit_claim(&self, state: &mut State, n: usize) {
-        let Step::Claimed { room, found } = state.workers[n].step else { unreachable!() };
+        let Step::Claimed { room, found, others_wait } = state.workers[n].step else { unreachable!() };
         for job in state.jobs.iter_mut().filter(|job| job.step == Stage::Locked(n)) {
             job.step = Stage::Running(n);
         }
@@ -134,7 +134,10 @@ impl System {
             Some(Fault::FullIsEnough) => found < room,
             _ => true,
         };
-        worker.step = if worker.owes && found < room { Step::PassingOn } else { Step::Looked };
+        let is_full = found >= room;
+        let passes_on = worker.owes && !is_full && (found == 0 || others_wait);
+        worker.owes &= is_full || passes_on;
+        worker.step = if passes_on { Step::PassingOn } else { Step::Looked };
     }
 
     fn pass_on(&self, state: &mut State, n: usize, told: Told) {
@@ -223,6 +226,8 @@ fn end(job: &mut Job, step: Stage) {
 /// Snapshot and locks.
 fn claim(state: &mut State, n: usize, mask: u8) {
     let Step::Looking(room) = state.workers[n].step else { unreachable!() };
+    let worker = &state.workers[n];
+    let others_wait = state.jobs.iter().any(|job| job.looks_ready() && !worker.takes(job));
     for (bit, job) in state.jobs.iter_mut().enumerate() {
         if mask >> bit & 1 == 1 {
             job.step = Stage::Locked(n);
@@ -231,5 +236,5 @@ fn claim(state: &mut State, n: usize, mask: u8) {
         }
     }
     let found = u8::try_from(mask.count_ones()).expect("a byte has eight bits");
-    state.workers[n].step = Step::Claimed { room, found };
+    state.workers[n].step = Step::Claimed { room, found, others_wait };
 }
