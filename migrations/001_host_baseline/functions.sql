@@ -103,7 +103,7 @@ end
 $$;
 comment on function fn_config_first(text[], text) is 'The first of some keys that is set and well-formed, with its value; no row when none is.';
 
--- Whether a gate is open. A missing key is a closed gate.
+-- Whether a gate is open. A missing key is a closed gate here; those that are open without one are read with their default.
 create or replace function fn_gate_is_open(p_key text) returns boolean
 language plpgsql stable security definer set search_path from current
 as $$

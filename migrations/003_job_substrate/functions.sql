@@ -177,7 +177,8 @@ comment on function fn_executor_is_at_rest(text) is 'Whether an executor is at r
 
 -- Announces so many jobs of some kinds (null: of any). Each goes to one executor at rest, drawn by lot among those that
 -- take one of the kinds; all others sleep on. When there are not so many, or it is 32 or more, everybody is told: some
--- do not give their names, and others are about to rest. Who is named and cannot take it, passes it on (fn_job_pass_on).
+-- do not give their names, and others are about to rest. Who is named and cannot take it, passes it on (fn_job_pass_on)
+-- as p_but: then nobody is told when nobody else alive takes these kinds.
 create or replace function fn_job_wake(p_executor text, p_job_kinds text[] default null, p_jobs bigint default 1, p_but text default null)
 returns void
 language plpgsql volatile set search_path from current
@@ -186,8 +187,10 @@ declare
   v_channel text := 'job_wake_' || lower(p_executor);
   v_names text[] := '{}';
 begin
-  if fn_wake_mark(v_channel) > fn_epoch_ms(clock_timestamp()) then
-    return; -- somebody looks by himself
+  if p_jobs < 1 or fn_wake_mark(v_channel) > fn_epoch_ms(clock_timestamp()) or current_setting('reveille.notify', true) = 'off'
+    or coalesce((select c.value from dot_config c where c.key = 'queue.notify.bridge_enabled'), '') <> 'true'
+  then
+    return; -- nothing to tell, or somebody looks by himself, or fn_wake would not tell it
   end if;
   if p_jobs < 32
     and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
@@ -198,11 +201,20 @@ begin
         select q.executor_name from queue_heartbeat q
         where q.executor_kind = p_executor and q.wakes_for <> '{}' and (p_job_kinds is null or q.wakes_for && p_job_kinds)
           and q.executor_name is distinct from p_but
-        order by random() offset 0) h
+          and q.last_beat_at > clock_timestamp() - make_interval(secs => q.stale_threshold_seconds)
+        order by random()
+        limit 64) h
       where fn_executor_is_at_rest(h.executor_name)
       limit p_jobs);
   end if;
   if cardinality(v_names) < p_jobs then
+    if p_but is not null and not exists (
+      select from fn_executors_live(p_executor) e
+      join queue_heartbeat q on q.executor_name = e.executor_name
+      where q.executor_name <> p_but and (q.wakes_for is null or p_job_kinds is null or q.wakes_for && p_job_kinds))
+    then
+      return;
+    end if;
     v_names := array[''];
   end if;
   perform fn_wake(v_channel, n) from unnest(v_names) n;
@@ -441,6 +453,7 @@ declare
   v_limits int[];
   v_count int;
   v_created int;
+  v_due int;
   v_ids uuid[];
   v_executors text[];
 begin
@@ -489,9 +502,12 @@ begin
   if v_created > 0 and p_jobs @? '$[*].idempotency_key ? (@ != null)' then
     v_created := v_created - fn_job_repeated(fn_uuid_v7_nth(v_first, 1), fn_uuid_v7_nth(v_first, v_count));
   end if;
-  if v_created > 0 then
-    perform fn_job_wake(e, v_kinds, v_created) from unnest(v_executors) e;
+  v_due := v_created;
+  if p_jobs @? '$[*].scheduled_at ? (@ != null)' then
+    v_due := least(v_due, (
+      select count(*) from jsonb_array_elements(p_jobs) e (job) where coalesce((e.job ->> 'scheduled_at')::timestamptz <= v_now, true)));
   end if;
+  perform fn_job_wake(e, v_kinds, v_due) from unnest(v_executors) e;
   if v_created = v_count then
     v_ids := array(select fn_uuid_v7_nth(v_first, g) from generate_series(1, v_count) g);
     return jsonb_build_object('refused', false, 'created', v_count, 'duplicates', 0, 'job_ids', to_jsonb(v_ids));
@@ -604,10 +620,11 @@ begin
       set ordering_slot = s.slot, updated_at = clock_timestamp()
       from turn t join slots s on s.ordering_key = t.ordering_key and s.nth = t.nth
       where t.is_next and j.job_id = t.job_id
-      returning j.executor, j.job_kind
+      returning j.executor, j.job_kind, j.scheduled_at
     )
     select array_agg(distinct p.executor::text) as executors, array_agg(distinct p.job_kind::text) as kinds, count(*) as jobs into v_woken
-    from promoted p;
+    from promoted p
+    where p.scheduled_at <= clock_timestamp();
     perform fn_job_wake(e, v_woken.kinds, v_woken.jobs) from unnest(v_woken.executors) e;
   end if;
   if cardinality(v_mine) is distinct from cardinality(p_keys) then
@@ -1096,6 +1113,7 @@ as $$
 #variable_conflict use_column
 declare
   v_admission record;
+  v_others_wait boolean := false;
   v_several boolean;
   v_seconds int;
   v_now timestamptz := clock_timestamp();
@@ -1272,6 +1290,9 @@ begin
     return;
   end if;
 
+  if cardinality(v_heads) > cardinality(v_lanes) then
+    v_others_wait := cardinality(v_lanes) < (select count(*) from unnest(v_heads) h where h.scheduled_at <= v_now);
+  end if;
   v_begun := v_now;
   v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
@@ -1295,7 +1316,7 @@ begin
   returning false, null::text, j.job_id, j.job_kind::text, j.lease_token, j.lease_until, j.status::text, j.executor::text, j.event_domain,
     j.source_ref, j.target_ref, j.payload_ref, j.safe_payload::jsonb, j.priority::int, j.scheduled_at, j.attempts::int, j.max_attempts::int,
     j.idempotency_key::text, j.ordering_key, j.actor::text, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id,
-    j.traceparent, j.created_at, cardinality(v_heads) > cardinality(v_lanes);
+    j.traceparent, j.created_at, v_others_wait;
 end
 $$;
 comment on function fn_job_claim(text, int, int, text[], text)
@@ -1313,8 +1334,8 @@ $$;
 comment on function fn_lease_is_ours(text) is 'Whether the session''s role may report for the executor that holds a lease.';
 
 -- A wake-up that somebody was named in goes on. Without room: is there still something to claim, one other executor that
--- takes it is woken. With room, but nothing that it may take: is there something that only others may (job_subscription,
--- a pause of this executor), all are woken. Tells whether there was. Called by workers, when they fill up and when they
+-- takes it is woken. With room, but nothing more that it may take: is there something of other kinds, one that takes them is
+-- woken; is there something that only others may (job_subscription, a pause of this executor), all are. Tells whether there was. Called by workers, when they fill up and when they
 -- were named in vain.
 create or replace function fn_job_pass_on(p_executor_name text, p_instance text, p_job_kinds text[], p_has_room boolean) returns boolean
 language plpgsql volatile security definer set search_path from current
@@ -1326,6 +1347,8 @@ declare
   v_stand boolean := false;
   v_heads job_lane[];
   v_lanes job_lane[];
+  v_others text[];
+  v_own int;
 begin
   select * into v_admission from fn_executor_admission(p_executor_name, p_instance) a;
   if v_admission.executor_kind is null or v_admission.reason is not null and v_admission.reason <> 'paused'
@@ -1345,13 +1368,19 @@ begin
     perform fn_job_wake(v_admission.executor_kind, array(select distinct l.job_kind from unnest(v_lanes) l), 1, p_executor_name);
     return true;
   end if;
-  if v_admission.reason is null and cardinality(v_lanes) = (
+  v_others := array(select distinct l.job_kind from unnest(v_lanes) l where l.job_kind <> all (p_job_kinds));
+  v_own := (select count(*) from unnest(v_lanes) l where l.job_kind = any (p_job_kinds));
+  if v_admission.reason is not null or v_own > (
     select count(*) from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_admission.paused, v_admission.is_subscribed, 0, v_now))
   then
-    return false; -- what there is, its own claim could not take: others took it, or a limit holds
+    perform fn_wake('job_wake_' || lower(v_admission.executor_kind));
+    return true;
   end if;
-  perform fn_wake('job_wake_' || lower(v_admission.executor_kind));
-  return true;
+  -- what there is of its own kinds, its own claim could not take: others took it, or a limit holds
+  if cardinality(v_others) > 0 then
+    perform fn_job_wake(v_admission.executor_kind, v_others, 1, p_executor_name);
+  end if;
+  return cardinality(v_others) > 0;
 end
 $$;
 comment on function fn_job_pass_on(text, text, text[], boolean)
@@ -1871,7 +1900,7 @@ begin
     'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
     'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',
     'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
-    'fn_job_pass_on(text, text, text[], boolean)', 'fn_executor_rest(text, boolean)',
+    'fn_job_pass_on(text, text, text[], boolean)', 'fn_executor_rest(text, boolean)', 'fn_executor_rest_key(text)',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);

@@ -1,4 +1,4 @@
-//! `dot_config`: gates, which are keys with the value `true` or `false`. `fn_gate_list` knows them all.
+//! `dot_config`: gates, which are keys with the value `true` or `false`; `fn_gate_list` lists them.
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;

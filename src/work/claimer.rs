@@ -97,6 +97,7 @@ impl Claimer {
         if self.rhythm.is_awake() {
             self.prepare(Next::Arm).await;
         }
+        self.retire().await;
         Ok(())
     }
 
@@ -144,7 +145,10 @@ impl Claimer {
             () = shutdown.requested() => {}
             () = self.shared.board.changed() => {}
             () = self.waker.named() => self.fill_up().await,
-            () = tokio::time::sleep(SATURATED_FOR), if self.rhythm.is_awake() => self.prepare(Next::Arm).await,
+            () = tokio::time::sleep(SATURATED_FOR), if self.rhythm.is_awake() => {
+                self.prepare(Next::Arm).await;
+                self.owes = true; // of what was committed under the mark, nobody was told
+            }
         }
     }
 

@@ -85,9 +85,9 @@ async fn keep(shared: &Shared, waker: &Waker, turn: Turn) -> Result<()> {
     renewed.and(started).and(beaten).and(looked)?;
     if (beats || changed) && shared.read_kinds().await? {
         waker.look();
-        name::tell_kinds(shared).await?;
+        shared.kinds_told.store(false, Ordering::Relaxed);
     }
-    Ok(())
+    name::tell_kinds(shared).await
 }
 
 async fn start(shared: &Shared, jobs: Vec<(Uuid, i64)>) -> Result<()> {

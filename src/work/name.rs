@@ -51,6 +51,7 @@ pub(super) async fn introduce(shared: &Shared) -> Result<Option<Refusal>> {
         answer => answer.done(&format!("registering {}", shared.beater.name))?,
     };
     shared.read_kinds().await?;
+    shared.kinds_told.store(false, Ordering::Relaxed);
     tell_kinds(shared).await?;
     shared.outage.passed();
     Ok(None)
@@ -91,19 +92,22 @@ async fn register(shared: &Shared) -> Result<Answer> {
 pub(super) async fn register_again(shared: &Shared) -> Result<()> {
     let answer = register(shared).await?;
     answer.done(&format!("registering {}", shared.beater.name))?;
+    shared.kinds_told.store(false, Ordering::Relaxed);
     tell_kinds(shared).await
 }
 
-/// Says of which kinds of jobs to tell this worker by name. A refusal is left to the next beat.
+/// Says of which kinds of jobs to tell this worker by name, unless it has been said. A refusal is the next beat's to mend.
 pub(super) async fn tell_kinds(shared: &Shared) -> Result<()> {
-    if !shared.listens {
+    if !shared.listens || shared.kinds_told.load(Ordering::Relaxed) {
         return Ok(());
     }
     let client = shared.server.take(&shared.control).await?;
     let kinds = shared.kinds.names();
     let tell = store::wakes::wakes_for(&client, &shared.beater, &kinds);
     let outcome = shared.server.in_time(1, "announcing kinds", tell).await;
-    hand_back(client, outcome).map(|_| ())
+    hand_back(client, outcome)?;
+    shared.kinds_told.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// One beat; a name that is not known any more is registered anew.
@@ -113,8 +117,7 @@ pub(super) async fn beat(shared: &Shared) -> Result<()> {
     let outcome = shared.server.in_time(1, "beating", beat).await;
     if let Answer::Refused(refusal) = hand_back(client, outcome)? {
         if refusal.reason == "executor_not_registered" {
-            register(shared).await?;
-            return tell_kinds(shared).await;
+            return register_again(shared).await;
         }
         // somebody else has the name now: whoever goes on under it would hide the other's silence
         shared.taken_over.store(true, Ordering::Relaxed);

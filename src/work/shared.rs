@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) beater: Beater,
     /// Whether it has a listener, and can be told by name.
     pub(super) listens: bool,
+    /// Whether the database knows the kinds of which to tell it.
+    pub(super) kinds_told: AtomicBool,
     /// Whether to take the name from a process that still beats under it.
     pub(super) takeover: bool,
     /// Another process beats under the name now.

@@ -79,6 +79,7 @@ impl Worker {
         let shared = Shared {
             beater: Beater::new(own_name),
             listens: listener.is_some(),
+            kinds_told: AtomicBool::new(false),
             takeover: false,
             taken_over: AtomicBool::new(false),
             cadence: settings.maintenance.heartbeat_interval,

@@ -9,6 +9,7 @@ mod in_transaction;
 mod kills;
 mod leases;
 mod named;
+mod passed_on;
 mod pauses;
 mod rules;
 mod rust_handlers;

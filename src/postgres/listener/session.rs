@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client};
 
@@ -13,6 +14,10 @@ use super::{Listener, ListenerState, Standing, Wake};
 use crate::error::{Error, Kind, Result};
 use crate::postgres::quote;
 use crate::shutdown::Shutdown;
+
+/// The server, too, shall notice within a minute that nobody is at the other end: what stands, stands as long as the session.
+const ALIVE: &str = "set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3; \
+                     set tcp_user_timeout = 60000";
 
 /// Between two tries to take what shall hold.
 const STAND_AGAIN: Duration = Duration::from_secs(1);
@@ -131,7 +136,7 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
     async fn listen(&mut self, channels: &[String], deadline: Duration) -> Result<(), End> {
         let names = channels.iter().map(String::as_str).chain([self.status.canary_channel()]);
         let quoted: Vec<String> = names.map(quote::identifier).collect();
-        let statement = format!("listen {}", quoted.join("; listen "));
+        let statement = format!("listen {}; {ALIVE}", quoted.join("; listen "));
         let client = self.client;
         let listening = self.meanwhile(timeout(deadline, client.batch_execute(&statement))).await?;
         self.answered(listening, "LISTEN").map_err(|end| match end {
@@ -154,9 +159,9 @@ impl<F: Fn(Wake) + Sync> Session<'_, F> {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&name, Type::TEXT), (&wanted, Type::BOOL)];
         let answer = self.meanwhile(timeout(deadline, client.query_typed(sql, &parameters))).await?;
         if let Ok(Err(error)) = &answer
-            && error.as_db_error().is_some()
+            && matches!(error.code(), Some(&SqlState::UNDEFINED_FUNCTION | &SqlState::INSUFFICIENT_PRIVILEGE))
         {
-            tracing::warn!("{} will not be woken by name: {error}", name);
+            tracing::warn!("{name} will not be woken by its name: {error}");
             self.standing = None;
             return Ok(());
         }

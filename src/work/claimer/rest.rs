@@ -25,14 +25,27 @@ impl Claimer {
         rests
     }
 
-    /// There is no free hand any more. Is there more to do, another worker is woken; if not, this one need not look again by
+    /// This worker takes no more for now. Is there more to do, another worker is woken; if not, this one need not look again by
     /// itself.
     pub(super) async fn fill_up(&mut self) {
         self.owes = false;
         match self.pass_on(false).await {
             Ok(false) if !self.rhythm.is_awake() => self.rhythm.settled(Instant::now()),
             Ok(_) => {}
-            Err(error) => self.shared.outage.failed(&self.shared.stats, &error),
+            Err(error) => {
+                self.owes = true;
+                self.shared.outage.failed(&self.shared.stats, &error);
+            }
+        }
+    }
+
+    /// The worker stops: what it was, or is just being named in, is for others.
+    pub(super) async fn retire(&mut self) {
+        let rested = self.waker.rest(false);
+        if (rested || self.owes)
+            && let Err(error) = self.pass_on(false).await
+        {
+            tracing::debug!("a wake-up was not passed on: {error}");
         }
     }
 

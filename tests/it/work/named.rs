@@ -8,12 +8,12 @@ use super::shop::{Held, Running, Shop};
 use crate::support::{SOON, wait_until};
 
 /// Workers `worker-1`, `worker-2`, … that run one job at a time, all at rest.
-async fn at_rest(shop: &Shop, handlers: &[Handlers]) -> Vec<Running> {
+pub(super) async fn at_rest(shop: &Shop, handlers: &[Handlers]) -> Vec<Running> {
     at_rest_with_hands(shop, 1, handlers).await
 }
 
 /// The same, of more jobs at a time.
-async fn at_rest_with_hands(shop: &Shop, hands: usize, handlers: &[Handlers]) -> Vec<Running> {
+pub(super) async fn at_rest_with_hands(shop: &Shop, hands: usize, handlers: &[Handlers]) -> Vec<Running> {
     let mut workers = Vec::new();
     for (handlers, number) in handlers.iter().zip(1..) {
         let mut settings = shop.settings();
@@ -29,37 +29,35 @@ async fn at_rest_with_hands(shop: &Shop, hands: usize, handlers: &[Handlers]) ->
     workers
 }
 
-async fn rests(shop: &Shop, number: usize) {
+pub(super) async fn rests(shop: &Shop, number: usize) {
     let name = format!("worker-{number}");
     wait_until("it rests", SOON, async || is_at_rest(shop, &name).await).await;
 }
 
-async fn is_at_rest(shop: &Shop, name: &str) -> bool {
+pub(super) async fn is_at_rest(shop: &Shop, name: &str) -> bool {
     shop.client.query_one("select fn_executor_is_at_rest($1)", &[&name]).await.unwrap().get(0)
 }
 
-fn claims(workers: &[Running]) -> u64 {
+pub(super) fn claims(workers: &[Running]) -> u64 {
     workers.iter().map(|worker| worker.stats.counts().claims).sum()
 }
 
-/// Enqueues without telling anybody.
-async fn enqueue_silently(shop: &Shop, kind: &str) {
-    let enqueue = format!(
-        "set reveille.notify = off; select fn_job_enqueue('{kind}', 'test'); set reveille.notify = on"
-    );
-    shop.client.batch_execute(&enqueue).await.unwrap();
-}
-
-/// Enqueues, and tells one by name.
-async fn tell(shop: &Shop, kind: &str, name: &str) {
-    enqueue_silently(shop, kind).await;
-    shop.client.execute("select fn_wake('job_wake_pg_worker', $1)", &[&name]).await.unwrap();
-}
-
-async fn stop(workers: Vec<Running>) {
+pub(super) async fn stop(workers: Vec<Running>) {
     for worker in workers {
         worker.stop().await;
     }
+}
+
+pub(super) fn notifications(workers: &[Running]) -> u64 {
+    workers.iter().map(|worker| worker.stats.counts().notifications).sum()
+}
+
+pub(super) async fn resting(shop: &Shop, workers: usize) -> usize {
+    let mut resting = 0;
+    for number in 1..=workers {
+        resting += usize::from(is_at_rest(shop, &format!("worker-{number}")).await);
+    }
+    resting
 }
 
 #[tokio::test]
@@ -80,18 +78,6 @@ async fn one_job_wakes_one_of_many_workers() {
         assert_eq!(claims(&workers) - before, 1, "nothing more was to be expected, so nobody looked again");
     }
     stop(workers).await;
-}
-
-fn notifications(workers: &[Running]) -> u64 {
-    workers.iter().map(|worker| worker.stats.counts().notifications).sum()
-}
-
-async fn resting(shop: &Shop, workers: usize) -> usize {
-    let mut resting = 0;
-    for number in 1..=workers {
-        resting += usize::from(is_at_rest(shop, &format!("worker-{number}")).await);
-    }
-    resting
 }
 
 #[tokio::test]
@@ -146,58 +132,6 @@ async fn each_kind_wakes_a_worker_that_takes_it() {
 }
 
 #[tokio::test]
-async fn who_is_named_while_busy_passes_it_on() {
-    let shop = Shop::open().await;
-    let held = Held::new(0);
-    let workers = at_rest(&shop, &vec![Handlers::new().on("job", held.clone()); 2]).await;
-    tell(&shop, "job", "worker-1").await;
-    held.begun().await;
-    tell(&shop, "job", "worker-1").await;
-    held.begun().await; // by worker-2: the first one still runs
-    assert_eq!(shop.count("succeeded").await, 0);
-    held.let_go();
-    held.let_go();
-    wait_until("both have run", SOON, async || shop.count("succeeded").await == 2).await;
-    stop(workers).await;
-}
-
-#[tokio::test]
-async fn who_is_named_and_may_not_take_it_tells_the_others() {
-    let shop = Shop::open().await;
-    let workers =
-        at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)).on("own", Held::new(1_000)); 2])
-            .await;
-    shop.value("select fn_subscription_set('worker-1', 'test', p_job_kind => 'own')", &[]).await;
-    tell(&shop, "job", "worker-1").await;
-    wait_until("worker-2 has run it", SOON, async || shop.count("succeeded").await == 1).await;
-    assert_eq!(workers[0].stats.counts().claimed, 0);
-    stop(workers).await;
-}
-
-/// Of two names that come at once it hears one, and what it finds need not be what it was named for.
-#[tokio::test]
-async fn who_is_named_and_finds_something_else_tells_the_others() {
-    let shop = Shop::open().await;
-    let kinds = ["one", "two"].map(|kind| Handlers::new().on(kind, Held::new(1_000)));
-    let workers = at_rest_with_hands(&shop, 2, &kinds).await;
-    enqueue_silently(&shop, "two").await;
-    tell(&shop, "one", "worker-1").await;
-    wait_until("both have run", SOON, async || shop.count("succeeded").await == 2).await;
-    stop(workers).await;
-}
-
-#[tokio::test]
-async fn who_is_paused_passes_on_what_he_is_named_in() {
-    let shop = Shop::open().await;
-    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
-    shop.value("select fn_pause('executor', 'worker-1', 'test', 'test')", &[]).await;
-    tell(&shop, "job", "worker-1").await;
-    wait_until("worker-2 has run it", SOON, async || shop.count("succeeded").await == 1).await;
-    assert_eq!(workers[0].stats.counts().claimed, 0);
-    stop(workers).await;
-}
-
-#[tokio::test]
 async fn a_worker_that_lost_its_listener_is_not_named() {
     let shop = Shop::open().await;
     let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
@@ -241,6 +175,49 @@ async fn a_job_for_later_wakes_nobody() {
     let id = shop.enqueue("job").await;
     shop.wait_for_status(id, "succeeded").await;
     assert_eq!(notifications(&workers), 1);
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn who_is_silent_is_not_named() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
+    let silent = "update queue_heartbeat set last_beat_at = last_beat_at - interval '1 day' where executor_name = 'worker-1'";
+    shop.client.execute(silent, &[]).await.unwrap();
+    for _ in 0..5 {
+        let id = shop.enqueue("job").await;
+        shop.wait_for_status(id, "succeeded").await;
+        rests(&shop, 2).await;
+    }
+    assert_eq!(workers[0].stats.counts().notifications, 0);
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn a_batch_for_later_wakes_nobody() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 3]).await;
+    let job = json!({ "job_kind": "job", "actor": "test", "scheduled_at": "2100-01-01T00:00:00Z" });
+    let now = json!({ "job_kind": "job", "actor": "test" });
+    shop.value("select fn_job_enqueue_many($1)", &[&json!([job, job, now, job])]).await;
+    wait_until("one has run", SOON, async || shop.count("succeeded").await == 1).await;
+    wait_until("all rest", SOON, async || resting(&shop, 3).await == 3).await;
+    assert_eq!(notifications(&workers), 1);
+    stop(workers).await;
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_makes_a_job_beside_workers_at_rest() {
+    let shop = Shop::open().await;
+    let workers = at_rest(&shop, &[Handlers::new().on("job", Held::new(1_000))]).await;
+    let name = shop.db.name();
+    let prepare = format!(
+        "begin; set local reveille.notify = off; select fn_job_enqueue('job', 'test'); prepare transaction '{name}'"
+    );
+    shop.client.batch_execute(&prepare).await.unwrap();
+    shop.client.execute(&format!("commit prepared '{name}'"), &[]).await.unwrap();
+    shop.client.execute("select fn_wake('job_wake_pg_worker')", &[]).await.unwrap();
+    wait_until("it has run", SOON, async || shop.count("succeeded").await == 1).await;
     stop(workers).await;
 }
 

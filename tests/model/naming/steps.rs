@@ -165,6 +165,7 @@ impl System {
     fn fail(&self, state: &mut State, n: usize) {
         state.errors_left -= 1;
         if let Step::FillingUp { ends } = state.workers[n].step {
+            state.workers[n].owes = true;
             self.filled_up(state, n, ends);
         } else {
             state.workers[n].due = true;
