@@ -1,6 +1,7 @@
 -- Undoes phase 005.
 drop view v_queue_health;
 drop function fn_executor_admission(text, text);
+drop function fn_executors_live(text);
 drop function fn_queue_heartbeat_unregister(text, text);
 drop function fn_queue_stale_check(int, timestamptz);
 drop function fn_queue_heartbeat_leave(text, text);

@@ -189,6 +189,24 @@ end
 $$;
 comment on function fn_queue_heartbeat_unregister(text, text) is 'Forgets an executor. Refused executor_not_registered, or not_owner.';
 
+-- The executors of a kind that beat and may claim; the parts of a sidecar beat, but claim nothing.
+create or replace function fn_executors_live(p_executor_kind text) returns table (executor_name text)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select h.executor_name from queue_heartbeat h
+  where h.executor_kind = p_executor_kind and not h.is_passive
+    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper')
+    and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
+end
+$$;
+comment on function fn_executors_live(text) is 'Names of the executors of a kind that beat.';
+revoke all on function fn_executors_live(text) from public;
+call pr_grant(format('execute on function %s', 'fn_executors_live(text)'::regprocedure),
+  array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
+
 -- Whether an executor may claim, and whatever else a claim has to know before it looks at jobs, in one statement, because
 -- every claim comes through here. reason is null when it may; paused has the standing pauses as `scope:name`, null when
 -- there are none.
@@ -386,13 +404,7 @@ select
   x.executor,
   case
     when r.due = 0 then 'fresh'
-    when r.oldest < clock_timestamp() - interval '60 seconds' and not exists (
-      -- the parts of a sidecar beat, but claim nothing
-      select from queue_heartbeat h
-      where h.executor_kind = x.executor
-        and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper')
-        and not h.is_passive
-        and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds)) then 'stale'
+    when r.oldest < clock_timestamp() - interval '60 seconds' and not exists (select from fn_executors_live(x.executor)) then 'stale'
     when r.oldest < clock_timestamp() - interval '300 seconds' then 'warning'
     else 'fresh'
   end,

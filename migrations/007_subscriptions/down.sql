@@ -15,7 +15,6 @@ $$;
 drop view v_ordering_blocked;
 drop view v_job_queue_backlog;
 drop function fn_job_backlog();
-drop function fn_executors_live(text);
 drop function fn_job_rate_prune(int);
 drop function fn_job_lane_verdict(text, text, text, text, int);
 drop function fn_subscription_remove(text, text, text, text);

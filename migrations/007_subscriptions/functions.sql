@@ -251,20 +251,6 @@ end
 $$;
 comment on function fn_job_lane_verdict(text, text, text, text, int) is 'Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog.';
 
--- The executors of a kind that beat and may claim; a dispatcher beats, but claims nothing.
-create or replace function fn_executors_live(p_executor_kind text) returns table (executor_name text)
-language plpgsql stable security definer set search_path from current
-as $$
-#variable_conflict use_column
-begin
-  return query
-  select h.executor_name from queue_heartbeat h
-  where h.executor_kind = p_executor_kind and not h.is_passive and h.metadata ->> 'role' is distinct from 'dispatcher'
-    and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
-end
-$$;
-comment on function fn_executors_live(text) is 'Names of the executors of a kind that beat.';
-
 create or replace function fn_job_backlog()
 returns table (
   executor text, job_kind text, event_domain text, consumer_key text, priority int, due int, more boolean, oldest_due_at timestamptz,
@@ -333,7 +319,7 @@ begin
   call pr_grant(format('execute on function %s', 'fn_job_rate_prune(int)'::regprocedure), array['reveille_dispatcher']);
   revoke all on procedure pr_pause_check(text, text, text, text, text) from public;
   foreach v_function in array array[
-    'fn_job_lane_verdict(text, text, text, text, int)', 'fn_executors_live(text)', 'fn_job_backlog()'] loop
+    'fn_job_lane_verdict(text, text, text, text, int)', 'fn_job_backlog()'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure),
       array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);

@@ -638,8 +638,7 @@ UNION ALL
         CASE
             WHEN r.due = 0 THEN 'fresh'::text
             WHEN r.oldest < (clock_timestamp() - '00:01:00'::interval) AND NOT (EXISTS ( SELECT
-               FROM queue_heartbeat h
-              WHERE h.executor_kind::text = x.executor AND (COALESCE(h.metadata::jsonb ->> 'role'::text, ''::text) <> ALL (ARRAY['dispatcher'::text, 'sweeper'::text, 'reaper'::text])) AND NOT h.is_passive AND h.last_beat_at > (clock_timestamp() - make_interval(secs => h.stale_threshold_seconds::double precision)))) THEN 'stale'::text
+               FROM fn_executors_live(x.executor) fn_executors_live(executor_name))) THEN 'stale'::text
             WHEN r.oldest < (clock_timestamp() - '00:05:00'::interval) THEN 'warning'::text
             ELSE 'fresh'::text
         END AS status_hint,
@@ -2119,7 +2118,8 @@ AS $function$
 begin
   return query
   select h.executor_name from queue_heartbeat h
-  where h.executor_kind = p_executor_kind and not h.is_passive and h.metadata ->> 'role' is distinct from 'dispatcher'
+  where h.executor_kind = p_executor_kind and not h.is_passive
+    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper')
     and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
 end
 $function$

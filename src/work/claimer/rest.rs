@@ -2,12 +2,17 @@
 //!
 //! Who is named answers for the job: he claims, or sees to it that others look. `fn_job_wake`, `fn_job_pass_on`.
 
-use tokio::time::Instant;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
 
 use super::Claimer;
 use crate::error::Result;
 use crate::postgres::pool::hand_back;
 use crate::store;
+
+/// What a stop waits for the database at most.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 impl Claimer {
     /// With a free hand this worker may be named from now on; with none it may no more, and what is left is for others.
@@ -42,10 +47,8 @@ impl Claimer {
     /// The worker stops: what it was, or is just being named in, is for others.
     pub(super) async fn retire(&mut self) {
         let rested = self.waker.rest(false);
-        if (rested || self.owes)
-            && let Err(error) = self.pass_on(false).await
-        {
-            tracing::debug!("a wake-up was not passed on: {error}");
+        if (rested || self.owes) && !matches!(timeout(FAREWELL, self.pass_on(false)).await, Ok(Ok(_))) {
+            tracing::debug!("a wake-up was not passed on: others find the job at their poll");
         }
     }
 

@@ -38,3 +38,23 @@ async fn backlog_that_nobody_may_claim_is_told_when_it_begins_and_when_it_is_ove
     sidecar.says(&["INFO", "mail.send jobs for Agent wait for nobody any more"]).await;
     sidecar.stops().await;
 }
+
+/// Dispatcher, sweeper and reaper beat as executors of this very kind.
+#[tokio::test]
+async fn the_parts_of_a_sidecar_are_nobody_who_claims() {
+    let db = TestDb::new().await;
+    let client = flow(&db).await;
+    let late = "insert into job_queue (job_kind, actor, executor, idempotency_key, scheduled_at)
+        values ('mail.send', 'test', 'PG_worker', '1', clock_timestamp() - interval '90 seconds')";
+    client.batch_execute(late).await.unwrap();
+    let mut sidecar = Program::run(&db.url(), &[("REVEILLE__MAINTENANCE__INTERVAL", "1s")]);
+    wait_until("all parts beat", SOON, async || {
+        let parts = "select count(distinct metadata ->> 'role') = 3 from queue_heartbeat";
+        client.query_one(parts, &[]).await.unwrap().get(0)
+    })
+    .await;
+    sidecar.says(&["WARN", "mail.send jobs for PG_worker wait, and no executor"]).await;
+    let health = "select status_hint from v_queue_health where component = 'backlog' and name = 'PG_worker'";
+    assert_eq!(client.query_one(health, &[]).await.unwrap().get::<_, String>(0), "stale");
+    sidecar.stops().await;
+}
