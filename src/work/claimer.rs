@@ -41,8 +41,8 @@ pub(super) struct Claimer {
 
 /// What one look gave.
 enum Look {
-    /// So many jobs; whether there may be more, for others.
-    Found(usize, bool),
+    /// Jobs; there may be more that only others may take.
+    Found { jobs: usize, others_wait: bool },
     /// Nobody has anything for us.
     Empty,
     /// A gate or a rule said no.
@@ -105,9 +105,9 @@ impl Claimer {
     /// others look: it may have been named for something else, and of two names that come at once it hears one.
     async fn step(&mut self, room: usize) -> Result<Next> {
         let look = self.look(room).await?;
-        let is_full = matches!(look, Look::Found(found, _) if found >= room);
+        let is_full = matches!(look, Look::Found { jobs, .. } if jobs >= room);
         if self.owes && !is_full {
-            if !matches!(look, Look::Found(_, false)) {
+            if !matches!(look, Look::Found { others_wait: false, .. }) {
                 self.pass_on(true).await?;
             }
             self.owes = false;
@@ -124,7 +124,7 @@ impl Claimer {
             let room = self.shared.board.room();
             if room > 0 {
                 match self.look(room).await? {
-                    Look::Found(..) => continue,
+                    Look::Found { .. } => continue,
                     Look::Empty if self.shared.board.held() == 0 => break,
                     Look::Empty => {}
                     Look::Refused(reason) => return Ok(Err(refusal(reason))),
@@ -195,11 +195,11 @@ impl Claimer {
             return Ok(Look::Refused(reason));
         }
         stats::add(&shared.stats.claims, 1);
-        let found = claimed.jobs.len() + claimed.unreadable.len();
+        let jobs = claimed.jobs.len() + claimed.unreadable.len();
         let others_wait = claimed.others_wait;
         shared.board.add(claimed, begun);
         shared.is_sure();
-        Ok(if found > 0 { Look::Found(found, others_wait) } else { Look::Empty })
+        Ok(if jobs > 0 { Look::Found { jobs, others_wait } } else { Look::Empty })
     }
 
     fn looked(&mut self, look: &Look, room: usize) -> Next {
@@ -207,8 +207,8 @@ impl Claimer {
             tracing::info!(executor = %self.shared.beater.name, "claiming again, no longer refused: {reason}");
         }
         let now = Instant::now();
-        if let Look::Found(found, _) = look {
-            return self.rhythm.found(*found >= room, now);
+        if let Look::Found { jobs, .. } = look {
+            return self.rhythm.found(*jobs >= room, now);
         }
         stats::add(&self.shared.stats.empty_claims, 1);
         self.rhythm.empty(now)

@@ -85,7 +85,6 @@ async fn keep(shared: &Shared, waker: &Waker, turn: Turn) -> Result<()> {
     renewed.and(started).and(beaten).and(looked)?;
     if (beats || changed) && shared.read_kinds().await? {
         waker.look();
-        shared.kinds_told.store(false, Ordering::Relaxed);
     }
     name::tell_kinds(shared).await
 }

@@ -51,7 +51,6 @@ pub(super) async fn introduce(shared: &Shared) -> Result<Option<Refusal>> {
         answer => answer.done(&format!("registering {}", shared.beater.name))?,
     };
     shared.read_kinds().await?;
-    shared.kinds_told.store(false, Ordering::Relaxed);
     tell_kinds(shared).await?;
     shared.outage.passed();
     Ok(None)
@@ -67,8 +66,9 @@ fn tell_predecessor(shared: &Shared, alive: &Refusal) {
     );
 }
 
-/// Registers the name, with a beat.
+/// Registers the name, with a beat. Whatever the database knew of its kinds is told anew.
 async fn register(shared: &Shared) -> Result<Answer> {
+    shared.kinds_told.store(false, Ordering::Relaxed);
     let client = shared.server.take(&shared.control).await?;
     let metadata = json!({
         "role": "worker",
@@ -92,7 +92,6 @@ async fn register(shared: &Shared) -> Result<Answer> {
 pub(super) async fn register_again(shared: &Shared) -> Result<()> {
     let answer = register(shared).await?;
     answer.done(&format!("registering {}", shared.beater.name))?;
-    shared.kinds_told.store(false, Ordering::Relaxed);
     tell_kinds(shared).await
 }
 

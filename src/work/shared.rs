@@ -153,6 +153,7 @@ impl Kinds {
         let old = self.table();
         let changed = !old.known || *old.names != *table.names;
         if changed {
+            shared.kinds_told.store(false, Ordering::Relaxed);
             tell(&table.names, wanted);
         }
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);

@@ -941,20 +941,16 @@ declare
   v_more boolean;
   v_resumed boolean;
   v_executor text;
-  v_is_open boolean;
   v_pause text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'fn_consumer_dispatch_batch needs READ COMMITTED: an older snapshot would miss another sidecar''s last pass'
       using errcode = '25001';
   end if;
-  select exists (select from dot_config c where c.key = 'queue.job_substrate.enabled' and c.value = 'true'), ( -- as fn_domain_pause
-    select min(p.scope) from queue_pause p
-    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = p_event_domain)))
-  into v_is_open, v_pause;
-  if not v_is_open then
+  if coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
   end if;
+  v_pause := fn_domain_pause(p_event_domain);
   if v_pause is not null then
     return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause); -- the position stays
   end if;

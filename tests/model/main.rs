@@ -22,6 +22,8 @@ mod state;
 mod steps;
 mod transactions;
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
@@ -51,7 +53,12 @@ const WAITS: &str = "no committed event waits for the poll";
 const POLL: &str = "one poll finds what is there";
 
 /// Visits every state of a system, and finds every property true in each.
-fn holds(system: &System) {
+fn holds<M>(system: &M)
+where
+    M: Model + Clone + Debug + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
     let begun = Instant::now();
     let checker = system.clone().checker().threads(2).spawn_bfs().join();
     let states = checker.unique_state_count();
@@ -59,14 +66,23 @@ fn holds(system: &System) {
     checker.assert_properties();
 }
 
+/// Finds a property broken in a faulty system.
+fn breaks<M>(faulty: &M, property: &'static str)
+where
+    M: Model + Clone + Debug + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
+    let checker = faulty.clone().checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let Some(path) = checker.discovery(property) else {
+        panic!("not found in {} states: {faulty:?}", checker.unique_state_count());
+    };
+    println!("{faulty:?}: {:?}", path.into_actions());
+}
+
 /// Finds a property broken when the protocol has a fault.
 fn finds(fault: Fault, property: &'static str, system: &System) {
-    let faulty = System { fault: Some(fault), ..system.clone() };
-    let checker = faulty.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let Some(path) = checker.discovery(property) else {
-        panic!("{fault:?} is not found in {} states", checker.unique_state_count());
-    };
-    println!("{fault:?}: {:?}", path.into_actions());
+    breaks(&System { fault: Some(fault), ..system.clone() }, property);
 }
 
 mod the_protocol_holds {

@@ -30,8 +30,8 @@ impl Claimer {
         rests
     }
 
-    /// This worker takes no more for now. Is there more to do, another worker is woken; if not, this one need not look again by
-    /// itself.
+    /// This worker takes no more for now. If there is more to do, another one is woken; if not, this one need not look again
+    /// by itself.
     pub(super) async fn fill_up(&mut self) {
         self.owes = false;
         match self.pass_on(false).await {
@@ -44,7 +44,7 @@ impl Claimer {
         }
     }
 
-    /// The worker stops: what it was, or is just being named in, is for others.
+    /// The worker stops: what it was named in, or may just be, is for others.
     pub(super) async fn retire(&mut self) {
         let rested = self.waker.rest(false);
         if (rested || self.owes) && !matches!(timeout(FAREWELL, self.pass_on(false)).await, Ok(Ok(_))) {

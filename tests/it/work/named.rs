@@ -132,21 +132,14 @@ async fn each_kind_wakes_a_worker_that_takes_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_lost_its_listener_is_not_named() {
+async fn rest_ends_with_the_session_that_said_so() {
     let shop = Shop::open().await;
-    let workers = at_rest(&shop, &vec![Handlers::new().on("job", Held::new(1_000)); 2]).await;
-    let listener = "select pid from pg_stat_activity where datname = current_database() and query like '%fn_executor_rest%'
-        and application_name like '%listener%' limit 1";
-    for _ in 0..5 {
-        let pid: i32 = shop.client.query_one(listener, &[]).await.unwrap().get(0);
-        shop.client.execute("select pg_terminate_backend($1, 5000)", &[&pid]).await.unwrap();
-        let id = shop.enqueue("job").await;
-        shop.wait_for_status(id, "succeeded").await;
-        for number in [1, 2] {
-            rests(&shop, number).await;
-        }
-    }
-    stop(workers).await;
+    let session = shop.db.client().await;
+    let rest = "select pg_backend_pid() from fn_executor_rest('worker-1', true) rests where rests";
+    let pid: i32 = session.query_one(rest, &[]).await.unwrap().get(0);
+    assert!(is_at_rest(&shop, "worker-1").await);
+    shop.client.execute("select pg_terminate_backend($1, 5000)", &[&pid]).await.unwrap();
+    assert!(!is_at_rest(&shop, "worker-1").await);
 }
 
 #[tokio::test]

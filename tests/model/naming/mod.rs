@@ -11,10 +11,7 @@ mod protocol;
 mod state;
 mod steps;
 
-use std::time::Instant;
-
-use stateright::{Checker, HasDiscoveries, Model};
-
+use crate::{breaks, holds};
 use faults::Fault;
 use protocol::System;
 use state::Crew;
@@ -47,23 +44,9 @@ const TWICE: &str = "no job is claimed by two";
 const WAITS: &str = "no job waits while somebody sleeps who takes it";
 const POLL: &str = "one poll finds what is there";
 
-/// Visits every state of a system, and finds every property true in each.
-fn holds(system: &System) {
-    let begun = Instant::now();
-    let checker = system.clone().checker().threads(2).spawn_bfs().join();
-    let states = checker.unique_state_count();
-    println!("{states} states in {:?}: {system:?}", begun.elapsed());
-    checker.assert_properties();
-}
-
 /// Finds a property broken when the protocol has a fault.
 fn finds(fault: Fault, property: &'static str, system: &System) {
-    let faulty = System { fault: Some(fault), ..system.clone() };
-    let checker = faulty.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-    let Some(path) = checker.discovery(property) else {
-        panic!("{fault:?} is not found in {} states", checker.unique_state_count());
-    };
-    println!("{fault:?}: {:?}", path.into_actions());
+    breaks(&System { fault: Some(fault), ..system.clone() }, property);
 }
 
 mod the_protocol_holds {
