@@ -41,6 +41,7 @@ drop function fn_job_lease_lost(uuid, bigint);
 drop function fn_job_pass_on(text, text, text[], boolean);
 drop function fn_lease_is_ours(text);
 drop function fn_job_claim(text, int, int, text[], text);
+drop function fn_job_choose(text, int, text[], text, text[], boolean, numeric);
 drop function fn_executor_is_subscribed(text, text[]);
 drop function fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[]);
 drop function fn_job_limit_keys(tid[], text, text, timestamptz);

@@ -1081,6 +1081,132 @@ end
 $$;
 comment on function fn_executor_is_subscribed(text, text[]) is 'Whether one of the kinds is within an executor''s subscriptions. Internal.';
 
+-- Which jobs a claim takes when there is something to choose from or to be counted: lanes, subscriptions, pauses, limits,
+-- orders to be placed. Locks the rows; the claim that called leases them in its next statement.
+create or replace function fn_job_choose(
+  p_executor_name text, p_limit int, p_job_kinds text[], p_executor_kind text, p_paused text[], p_is_subscribed boolean,
+  p_aging_seconds numeric, out reason text, out job_rows tid[], out limit_slots int[], out others_wait boolean)
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_marks job_lane[];
+  v_stand boolean := false;
+  v_heads job_lane[];
+  v_lanes job_lane[];
+  v_lane job_lane;
+  v_limits jsonb;
+  v_left int := p_limit;
+  v_first int := 1;
+  v_next int;
+  v_shares real;
+  v_round int;
+  v_sum double precision;
+  v_quota int;
+  v_have jsonb := '{}';
+  v_taken record;
+  v_begun timestamptz;
+  v_cost interval;
+  v_walked bigint;
+begin
+  job_rows := '{}';
+  perform fn_job_see_to_order(p_limit, v_now);
+  if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
+    select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(p_executor_kind, v_now) m;
+  end if;
+  v_begun := clock_timestamp();
+  v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
+  v_heads := array(select l from fn_job_lanes(p_executor_kind, case when v_stand then v_marks end) l);
+  v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
+  v_cost := clock_timestamp() - v_begun;
+  v_lanes := array(
+    select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, p_paused, p_is_subscribed, p_aging_seconds, v_now) l);
+  if cardinality(v_lanes) > 0 then
+    v_limits := (
+      select jsonb_object_agg(c.key, c.value)
+      from dot_config c
+      where c.key = any (array(
+        select 'job.' || k.job_kind || n.name
+        from unnest(v_lanes) k
+        cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
+  elsif p_is_subscribed and p_job_kinds is not null and not fn_executor_is_subscribed(p_executor_name, p_job_kinds) then
+    reason := 'not_subscribed';
+    return;
+  end if;
+
+  -- one rank after the other; within a rank in rounds, until there is no room or nothing left. Of x.y jobs a lane gets x or
+  -- x + 1, by a lot that all draw together: the sum fits, and on the average each gets its share, also of one job
+  while v_first <= cardinality(v_lanes) and v_left > 0 loop
+    v_next := v_first;
+    while v_next <= cardinality(v_lanes) and (v_lanes[v_next]).rank = (v_lanes[v_first]).rank loop
+      v_next := v_next + 1;
+    end loop;
+    loop
+      v_shares := 0;
+      for v_i in v_first .. v_next - 1 loop
+        v_shares := v_shares + (v_lanes[v_i]).share;
+      end loop;
+      exit when v_shares = 0 or v_left = 0;
+      v_round := v_left;
+      v_sum := random();
+      for v_i in v_first .. v_next - 1 loop
+        v_lane := v_lanes[v_i];
+        continue when v_lane.share = 0; -- it has no more
+        exit when v_left = 0;
+        v_quota := least(v_left, floor(v_sum + v_round * (v_lane.share / v_shares)) - floor(v_sum));
+        v_sum := v_sum + v_round * (v_lane.share / v_shares);
+        continue when v_quota = 0;
+        if v_limits is not null and v_limits ?| array[
+            'job.' || v_lane.job_kind || '.concurrency_limit', 'job.' || v_lane.job_kind || '.rate_limit',
+            'job.' || v_lane.job_kind || '.key_rate_limit'] then
+          select * into v_taken
+          from fn_job_take_limited(p_executor_kind, v_lane, v_quota, v_limits, v_now,
+            array(select h::int from jsonb_array_elements_text(v_have -> v_lane.job_kind) h)) t;
+          v_have := v_have || jsonb_build_object(v_lane.job_kind, coalesce(v_have -> v_lane.job_kind, '[]') || coalesce(to_jsonb(v_taken.slots), '[]'));
+        else
+          select array_agg(t.ctid) as rows, null::int[] as slots, count(*)::int as passed, (array_agg(t.scheduled_at))[count(*)] as scheduled_at,
+            (array_agg(t.job_id))[count(*)] as job_id
+          into v_taken
+          from (
+            select j.ctid, j.scheduled_at, j.job_id
+            from job_queue j
+            where j.executor = p_executor_kind and j.claimable and j.lane = v_lane.lane and j.priority = v_lane.priority
+              and (j.scheduled_at, j.job_id) > (v_lane.scheduled_at, v_lane.job_id) and j.scheduled_at <= v_now
+            order by j.scheduled_at, j.job_id
+            limit v_quota
+            for update skip locked) t;
+        end if;
+        if cardinality(v_taken.rows) > 0 then
+          job_rows := job_rows || v_taken.rows;
+          v_left := v_left - cardinality(v_taken.rows);
+          if v_limits is not null then
+            limit_slots := limit_slots || coalesce(v_taken.slots, array_fill(null::int, array[cardinality(v_taken.rows)]));
+          end if;
+        end if;
+        if v_taken.passed < v_quota then
+          v_lane.share := 0;
+        else
+          v_lane.scheduled_at := v_taken.scheduled_at;
+          v_lane.job_id := v_taken.job_id;
+        end if;
+        v_lanes[v_i] := v_lane;
+      end loop;
+    end loop;
+    v_first := v_next;
+  end loop;
+
+  if v_stand or v_walked > 1000 then
+    perform fn_job_claim_mark(p_executor_kind, v_now, v_cost, v_stand, v_marks, v_heads, v_lanes);
+  elsif v_marks is not null then
+    perform set_config('reveille.claim_marks', '', false);
+  end if;
+  others_wait := cardinality(v_lanes) < (select count(*) from unnest(v_heads) h where h.scheduled_at <= v_now);
+end
+$$;
+comment on function fn_job_choose(text, int, text[], text, text[], boolean, numeric)
+  is 'The rows that a claim leases, with the places of their limits, and whether jobs wait that it may not take. Internal.';
+
 -- Claims up to p_limit jobs for a registered executor with a live heartbeat, the most urgent ones, and each gets a fresh
 -- lease token. The rows come in no order: sort them by priority, scheduled_at and job_id where it matters. A refusal is one
 -- row, nothing to do is none; others_wait says that there may be jobs which this claim was not to take.
@@ -1112,211 +1238,89 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 #variable_conflict use_column
 declare
-  v_admission record;
-  v_others_wait boolean := false;
-  v_several boolean;
-  v_seconds int;
-  v_now timestamptz := clock_timestamp();
-  v_token bigint := (extract(epoch from v_now) * 1000000)::bigint * 1024 + (random() * 1023)::bigint;
-  v_marks job_lane[];
-  v_stand boolean := false;
-  v_heads job_lane[];
-  v_lanes job_lane[];
-  v_lane job_lane;
-  v_limits jsonb;
-  v_at_once boolean := false;
-  v_left int;
-  v_first int := 1;
-  v_next int;
-  v_shares real;
-  v_round int;
-  v_sum double precision;
-  v_quota int;
-  v_have jsonb := '{}';
-  v_taken record;
-  v_rows tid[] := '{}';
-  v_slots int[] := '{}';
-  v_begun timestamptz;
-  v_cost interval;
-  v_walked bigint;
+  v_look record;
+  v_rows tid[];
+  v_slots int[];
+  v_others_wait boolean;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
-  end if;
-  select * into v_admission from fn_executor_admission(p_executor_name, p_instance) a;
-  v_seconds := least(86400, coalesce(p_lease_seconds, v_admission.lease_seconds));
-  if p_limit is null or p_limit < 1 or v_seconds < 1 then
-    raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
+  -- Whatever a claim has to know, in one statement, and no variable more than needed: an expression of plpgsql costs as much
+  -- as a look into an index. What is plain, one lane and nothing to be counted, the UPDATE takes by itself.
+  select a.*, h.*, clock_timestamp() as now, least(86400, coalesce(p_lease_seconds, a.lease_seconds)) as seconds,
+    (date_part('epoch', clock_timestamp()) * 1000000)::bigint * 1024 + (random() * 1023)::bigint as token,
+    b.is_unmarked and current_setting('transaction_isolation') = 'read committed'
+      and not exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued')
+      and not exists (select from job_order_pending)
+      and coalesce(h.scheduled_at <= clock_timestamp() and (p_job_kinds is null or h.job_kind = any (p_job_kinds)), true)
+      and not exists (
+        select from job_queue n
+        where n.executor = a.executor_kind and n.claimable and (n.lane, n.priority) > (h.lane, h.priority))
+      and not exists (
+        select from dot_config c
+        where c.key = any (array['job.' || h.job_kind || '.concurrency_limit', 'job.' || h.job_kind || '.rate_limit',
+          'job.' || h.job_kind || '.key_rate_limit']))
+      and pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass)
+        + pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - b.walked <= 1000 -- asked last
+      as is_plain
+  into v_look
+  from (
+    select coalesce(current_setting('reveille.claim_marks', true), '') || coalesce(current_setting('reveille.order_mark', true), '') = '' as is_unmarked,
+      pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass)
+        + pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) as walked
+    offset 0) b
+  cross join lateral fn_executor_admission(p_executor_name, p_instance) a
+  left join lateral (
+    select j.lane, j.priority, j.job_kind, j.scheduled_at
+    from job_queue j
+    where j.executor = a.executor_kind and j.claimable and b.is_unmarked -- and so after b
+    order by j.lane, j.priority, j.scheduled_at, j.job_id
+    limit 1) h on true;
+
+  if (v_look.reason is null and v_look.is_plain and v_look.paused is null and not v_look.is_subscribed
+    and p_limit >= 1 and v_look.seconds >= 1) is not true
+  then
+    if current_setting('transaction_isolation') <> 'read committed' then
+      raise exception 'fn_job_claim needs READ COMMITTED: with an older snapshot limits and orders could not be kept' using errcode = '25001';
+    end if;
+    if p_limit is null or p_limit < 1 or v_look.seconds < 1 then
+      raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
+    end if;
+    if v_look.reason is null then
+      select c.reason, c.job_rows, c.limit_slots, c.others_wait into v_look.reason, v_rows, v_slots, v_others_wait
+      from fn_job_choose(p_executor_name, p_limit, p_job_kinds, v_look.executor_kind, v_look.paused, v_look.is_subscribed, v_look.aging_seconds) c;
+    end if;
+    if v_look.reason is not null then
+      return query select true, v_look.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
+        null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
+        null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::boolean;
+      return;
+    end if;
+    if cardinality(v_rows) = 0 then
+      return;
+    end if;
   end if;
 
-  if v_admission.reason is null then
-    v_walked := pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass);
-    if coalesce(current_setting('reveille.order_mark', true), '') <> ''
-      or exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued')
-      or exists (select from job_order_pending)
-      or pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - v_walked > 1000
-    then
-      perform fn_job_see_to_order(p_limit, v_now);
-    end if;
-    if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
-      select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(v_admission.executor_kind, v_now) m;
-    end if;
-    v_begun := clock_timestamp();
-    v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass);
-    if v_marks is not null then
-      v_heads := array(select l from fn_job_lanes(v_admission.executor_kind, case when v_stand then v_marks end) l);
-    else
-      -- one lane is what there is most often; as fn_job_lanes
-      select array[row(h.lane, h.priority, h.job_kind, h.event_domain, h.consumer_key, h.scheduled_at, h.job_id, null, null)::job_lane],
-        exists (
-          select from job_queue n
-          where n.executor = v_admission.executor_kind and n.claimable and (n.lane, n.priority) > (h.lane, h.priority))
-      into v_heads, v_several
-      from (
-        select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at, j.job_id
-        from job_queue j where j.executor = v_admission.executor_kind and j.claimable
-        order by j.lane, j.priority, j.scheduled_at, j.job_id limit 1) h;
-      if v_several then
-        v_heads := array(select l from fn_job_lanes(v_admission.executor_kind) l);
-      end if;
-      v_heads := coalesce(v_heads, '{}');
-    end if;
-    v_walked := pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass) - v_walked - cardinality(v_heads);
-    v_cost := clock_timestamp() - v_begun;
-    if cardinality(v_heads) = 1 and v_admission.paused is null and not v_admission.is_subscribed then
-      v_lane := v_heads[1]; -- nothing to choose from
-      v_lane.rank := 0;
-      v_lane.share := 1;
-      v_lane.job_id := '00000000-0000-0000-0000-000000000000';
-      v_lanes := case when v_lane.scheduled_at <= v_now and (p_job_kinds is null or v_lane.job_kind = any (p_job_kinds))
-        then array[v_lane] else '{}' end;
-    else
-      v_lanes := array(select l from fn_job_lanes_open(v_heads, p_executor_name, p_job_kinds, v_admission.paused,
-        v_admission.is_subscribed, v_admission.aging_seconds, v_now) l);
-    end if;
-    if cardinality(v_lanes) = 0 and v_admission.is_subscribed and p_job_kinds is not null
-      and not fn_executor_is_subscribed(p_executor_name, p_job_kinds)
-    then
-      v_admission.reason := 'not_subscribed';
-    end if;
-  end if;
-  if v_admission.reason is not null then
-    return query select true, v_admission.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
-      null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-      null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::boolean;
-    return;
-  end if;
-  if cardinality(v_lanes) > 0 then
-    v_limits := (
-      select jsonb_object_agg(c.key, c.value)
-      from dot_config c
-      where c.key = any (array(
-        select 'job.' || k.job_kind || n.name
-        from unnest(v_lanes) k
-        cross join unnest(array['.concurrency_limit', '.rate_limit', '.key_rate_limit']) n (name))));
-    -- one lane and nothing to be counted: the UPDATE takes the rows by itself
-    v_at_once := cardinality(v_lanes) = 1 and v_limits is null and not v_stand and v_walked <= 1000;
-    v_lane := v_lanes[1];
-    v_left := case when v_at_once then 0 else p_limit end;
-  end if;
-
-  -- one rank after the other; within a rank in rounds, until there is no room or nothing left. Of x.y jobs a lane gets x or
-  -- x + 1, by a lot that all draw together: the sum fits, and on the average each gets its share, also of one job
-  while v_first <= cardinality(v_lanes) and v_left > 0 loop
-    v_next := v_first;
-    while v_next <= cardinality(v_lanes) and (v_lanes[v_next]).rank = (v_lanes[v_first]).rank loop
-      v_next := v_next + 1;
-    end loop;
-    loop
-      v_shares := 0;
-      for v_i in v_first .. v_next - 1 loop
-        v_shares := v_shares + (v_lanes[v_i]).share;
-      end loop;
-      exit when v_shares = 0 or v_left = 0;
-      v_round := v_left;
-      v_sum := random();
-      for v_i in v_first .. v_next - 1 loop
-        v_lane := v_lanes[v_i];
-        continue when v_lane.share = 0; -- it has no more
-        exit when v_left = 0;
-        v_quota := least(v_left, floor(v_sum + v_round * (v_lane.share / v_shares)) - floor(v_sum));
-        v_sum := v_sum + v_round * (v_lane.share / v_shares);
-        continue when v_quota = 0;
-        if v_limits is not null and v_limits ?| array[
-            'job.' || v_lane.job_kind || '.concurrency_limit', 'job.' || v_lane.job_kind || '.rate_limit',
-            'job.' || v_lane.job_kind || '.key_rate_limit'] then
-          select * into v_taken
-          from fn_job_take_limited(v_admission.executor_kind, v_lane, v_quota, v_limits, v_now,
-            array(select h::int from jsonb_array_elements_text(v_have -> v_lane.job_kind) h)) t;
-          v_have := v_have || jsonb_build_object(v_lane.job_kind, coalesce(v_have -> v_lane.job_kind, '[]') || coalesce(to_jsonb(v_taken.slots), '[]'));
-        else
-          select array_agg(t.ctid) as rows, null::int[] as slots, count(*)::int as passed, (array_agg(t.scheduled_at))[count(*)] as scheduled_at,
-            (array_agg(t.job_id))[count(*)] as job_id
-          into v_taken
-          from (
-            select j.ctid, j.scheduled_at, j.job_id
-            from job_queue j
-            where j.executor = v_admission.executor_kind and j.claimable and j.lane = v_lane.lane and j.priority = v_lane.priority
-              and (j.scheduled_at, j.job_id) > (v_lane.scheduled_at, v_lane.job_id) and j.scheduled_at <= v_now
-            order by j.scheduled_at, j.job_id
-            limit v_quota
-            for update skip locked) t;
-        end if;
-        if cardinality(v_taken.rows) > 0 then
-          v_rows := v_rows || v_taken.rows;
-          v_left := v_left - cardinality(v_taken.rows);
-          if v_limits is not null then
-            v_slots := v_slots || coalesce(v_taken.slots, array_fill(null::int, array[cardinality(v_taken.rows)]));
-          end if;
-        end if;
-        if v_taken.passed < v_quota then
-          v_lane.share := 0;
-        else
-          v_lane.scheduled_at := v_taken.scheduled_at;
-          v_lane.job_id := v_taken.job_id;
-        end if;
-        v_lanes[v_i] := v_lane;
-      end loop;
-    end loop;
-    v_first := v_next;
-  end loop;
-
-  if v_stand or v_walked > 1000 then
-    perform fn_job_claim_mark(v_admission.executor_kind, v_now, v_cost, v_stand, v_marks, v_heads, v_lanes);
-  elsif v_marks is not null then
-    perform set_config('reveille.claim_marks', '', false);
-  end if;
-  if cardinality(v_rows) = 0 and not v_at_once then
-    return;
-  end if;
-
-  if cardinality(v_heads) > cardinality(v_lanes) then
-    v_others_wait := cardinality(v_lanes) < (select count(*) from unnest(v_heads) h where h.scheduled_at <= v_now);
-  end if;
-  v_begun := v_now;
-  v_now := clock_timestamp(); -- of the lease: not before the end of what had to end first
   return query
   update job_queue j
   set status = 'leased',
       lease_owner = p_executor_name,
-      lease_token = greatest(v_token, j.lease_token + 1),
-      lease_until = v_now + make_interval(secs => v_seconds),
-      limit_slot = case when v_limits is not null then v_slots[array_position(v_rows, j.ctid)] end,
-      picked_at = (select clock_timestamp()), -- after this statement's snapshot: what had to end first, ended before
+      lease_token = greatest(v_look.token, j.lease_token + 1),
+      lease_until = clock_timestamp() + make_interval(secs => v_look.seconds),
+      limit_slot = v_slots[array_position(v_rows, j.ctid)],
+      picked_at = clock_timestamp(), -- after this statement's snapshot: what had to end first, ended before
       started_at = null,
-      updated_at = v_now
-  where j.ctid = any (case when v_at_once then array(
+      updated_at = clock_timestamp()
+  where j.ctid = any (case when v_rows is null then array(
     select q.ctid
     from job_queue q
-    where q.executor = v_admission.executor_kind and q.claimable and q.lane = v_lane.lane and q.priority = v_lane.priority
-      and q.scheduled_at between v_lane.scheduled_at and v_begun
+    where q.executor = v_look.executor_kind and q.claimable and q.lane = v_look.lane and q.priority = v_look.priority
+      and q.scheduled_at between v_look.scheduled_at and v_look.now
     order by q.scheduled_at, q.job_id
     limit p_limit
     for update skip locked) else v_rows end)
   returning false, null::text, j.job_id, j.job_kind::text, j.lease_token, j.lease_until, j.status::text, j.executor::text, j.event_domain,
     j.source_ref, j.target_ref, j.payload_ref, j.safe_payload::jsonb, j.priority::int, j.scheduled_at, j.attempts::int, j.max_attempts::int,
     j.idempotency_key::text, j.ordering_key, j.actor::text, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id,
-    j.traceparent, j.created_at, v_others_wait;
+    j.traceparent, j.created_at, coalesce(v_others_wait, false);
 end
 $$;
 comment on function fn_job_claim(text, int, int, text[], text)
@@ -1548,52 +1552,57 @@ language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_nestloop = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
-  v_done uuid[];
-  v_owners text[];
-  v_keys text[];
-  v_limited text[];
-  v_lost jsonb := '[]';
+  v_done record;
+  v_lost jsonb;
 begin
+  with done as (
+    update job_queue j
+    set status = 'succeeded', finished_at = clock_timestamp(), lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
+        result_ref = coalesce(u.result_ref, j.result_ref), updated_at = clock_timestamp()
+    from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
+    where j.job_id = any (p_job_ids)
+      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress')
+      and (j.lease_until > clock_timestamp()) is true -- or it would be read by the index of the leases
+    returning j.job_id, j.lease_owner, j.ordering_key, case when j.limit_slot is not null then j.executor end as limited
+  )
+  select d.*,
+    exists ( -- as fn_lease_is_ours
+      select from queue_heartbeat h
+      where h.executor_name = any (d.owners) and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role)) as is_foreign,
+    exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') as is_told
+  into v_done
+  from (
+    select array_agg(d.job_id) as jobs, array_agg(d.lease_owner) as owners, count(*) as number,
+      array_agg(d.ordering_key) filter (where d.ordering_key is not null) as keys,
+      array_agg(d.limited::text) filter (where d.limited is not null) as limited
+    from done d) d;
+  -- what is plain ends here, at the cost of one expression
+  if v_done.number = cardinality(p_job_ids) and v_done.number = cardinality(p_lease_tokens)
+    and coalesce(v_done.number = cardinality(p_result_refs), true)
+    and v_done.keys is null and v_done.limited is null and not v_done.is_foreign and not v_done.is_told
+  then
+    return jsonb_build_object('refused', false, 'succeeded', v_done.number, 'lease_lost', '[]'::jsonb);
+  end if;
   if cardinality(p_job_ids) is distinct from cardinality(p_lease_tokens)
     or cardinality(p_job_ids) <> cardinality(p_result_refs)
   then
     raise exception 'fn_job_succeed_many: as many tokens (and result refs, if any) as jobs are needed' using errcode = '22023';
   end if;
-  with done as (
-    update job_queue j
-    set status = 'succeeded', finished_at = v_now, lease_until = null, started_at = coalesce(j.started_at, j.picked_at),
-        result_ref = coalesce(u.result_ref, j.result_ref), updated_at = v_now
-    from unnest(p_job_ids, p_lease_tokens, p_result_refs) as u (job_id, lease_token, result_ref)
-    where j.job_id = any (p_job_ids)
-      and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress') and (j.lease_until > v_now) is true -- or it would be read by the index of the leases
-    returning j.job_id, j.lease_owner, j.ordering_key, j.executor, j.limit_slot
-  )
-  select coalesce(array_agg(d.job_id), '{}'), array_agg(distinct d.lease_owner),
-    array_agg(distinct d.ordering_key) filter (where d.ordering_key is not null),
-    array_agg(distinct d.executor::text) filter (where d.limit_slot is not null)
-  into v_done, v_owners, v_keys, v_limited from done d;
-  if exists ( -- as fn_lease_is_ours
-    select from queue_heartbeat h
-    where h.executor_name = any (v_owners) and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
-  then
+  if v_done.is_foreign then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
       using errcode = '42501';
   end if;
-  if exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') then
-    perform fn_job_tell(v_done, 'job_succeeded');
+  if v_done.is_told and v_done.number > 0 then
+    perform fn_job_tell(v_done.jobs, 'job_succeeded');
   end if;
-  if v_keys is not null then
-    perform fn_job_promote(v_keys);
+  if v_done.keys is not null then
+    perform fn_job_promote(v_done.keys);
   end if;
-  if v_limited is not null then
-    perform fn_job_wake(e, p_jobs => cardinality(v_done)) from unnest(v_limited) e;
-  end if;
-  if cardinality(v_done) < cardinality(p_job_ids) then
-    select coalesce(jsonb_agg(u.job_id), '[]') into v_lost
+  perform fn_job_wake(e, p_jobs => v_done.number) from (select distinct l from unnest(v_done.limited) l) u (e);
+  v_lost := (
+    select coalesce(jsonb_agg(u.job_id), '[]')
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
-    where u.job_id <> all (v_done) and not fn_job_has_succeeded(u.job_id, u.lease_token);
-  end if;
+    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token));
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
 end
 $$;
@@ -1917,7 +1926,7 @@ begin
     'fn_job_rows(jsonb, uuid, timestamptz)', 'fn_job_by_key(text, text)', 'fn_job_archived(uuid)', 'fn_job_gone(uuid)', 'fn_job_may_be_archived(text, text)', 'fn_job_repeated(uuid, uuid)', 'fn_job_tell(uuid[], text)', 'fn_job_leased(uuid, bigint)', 'fn_job_attempt_end(job_queue, text, text)', 'fn_job_end_cancelled(job_queue, text)',
     'fn_job_requeue(job_queue, text, text, timestamptz)', 'fn_job_promote(text[], boolean)', 'fn_job_place(int, timestamptz)', 'fn_job_make_room(text, int, text, text)',
     'fn_job_wake(text, text[], bigint, text)', 'fn_executor_is_at_rest(text)',
-    'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)',
+    'fn_job_choose(text, int, text[], text, text[], boolean, numeric)', 'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)',
     'fn_job_limit_slots(text, int, int, int[])', 'fn_job_limit_keys(tid[], text, text, timestamptz)',
     'fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[])', 'fn_job_see_to_order(int, timestamptz)',
     'fn_executor_is_subscribed(text, text[])'] loop

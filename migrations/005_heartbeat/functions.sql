@@ -210,13 +210,10 @@ call pr_grant(format('execute on function %s', 'fn_executors_live(text)'::regpro
 -- Whether an executor may claim, and whatever else a claim has to know before it looks at jobs, in one statement, because
 -- every claim comes through here. reason is null when it may; paused has the standing pauses as `scope:name`, null when
 -- there are none.
-create or replace function fn_executor_admission(
-  p_executor_name text, p_instance text,
-  out reason text, out executor_kind text, out paused text[], out is_subscribed boolean, out lease_seconds int, out aging_seconds numeric)
-returns record
-language plpgsql stable set search_path from current
-as $$
-begin
+create or replace function fn_executor_admission(p_executor_name text, p_instance text)
+returns table (reason text, executor_kind text, paused text[], is_subscribed boolean, lease_seconds int, aging_seconds numeric)
+language sql stable
+begin atomic
   select
     case
       when coalesce((select c.value from dot_config c where c.key = 'queue.job_substrate.enabled'), '') <> 'true' then 'job_substrate_disabled'
@@ -225,9 +222,10 @@ begin
       when h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role) then 'not_owner'
       when h.instance <> p_instance then 'executor_alive' -- another process has taken the name over
       when h.last_beat_at is null or h.last_beat_at < clock_timestamp() - make_interval(secs => h.stale_threshold_seconds) then 'executor_silent'
+      when p.paused && array['all:', 'executor:' || h.executor_name, 'executor:' || h.executor_kind] then 'paused'
     end,
     h.executor_kind,
-    (select array_agg(p.scope || ':' || p.name) from queue_pause p where p.resumed_at is null),
+    p.paused,
     exists (select from job_subscription s where p_executor_name like s.executor_name_like),
     coalesce((
       select greatest(1, c.value::numeric)::int from dot_config c
@@ -235,14 +233,9 @@ begin
     coalesce((
       select c.value::numeric from dot_config c
       where c.key = 'queue.priority.aging_seconds' and c.value ~ '^[0-9]{1,9}(\.[0-9]{1,6})?$'), 10)
-  into reason, executor_kind, paused, is_subscribed, lease_seconds, aging_seconds
-  from (select 1) one
+  from (select array_agg(q.scope || ':' || q.name) as paused from queue_pause q where q.resumed_at is null) p
   left join queue_heartbeat h on h.executor_name = p_executor_name;
-  if reason is null and paused && array['all:', 'executor:' || p_executor_name, 'executor:' || executor_kind] then
-    reason := 'paused';
-  end if;
-end
-$$;
+end;
 comment on function fn_executor_admission(text, text) is 'Why an executor may not claim (null: it may), its kind, and what its claims have to know. Called by fn_job_claim.';
 revoke all on function fn_executor_admission(text, text) from public;
 

@@ -234,8 +234,8 @@ async fn a_closed_gate_is_a_refusal_that_the_programs_of_the_page_name() {
 async fn the_calls_the_refusals_and_the_columns_of_the_page_are_those_of_the_database() {
     let shop = Shop::open().await;
     let facts = "select (proargnames)[1:pronargs] as given, (proargnames)[pronargs + 1:] as columns,
-        prosrc || (select string_agg(h.prosrc, '') from pg_proc h where h.proname = any (array['fn_job_lease_lost']
-          || case when p.proname = 'fn_job_claim' then 'fn_executor_admission' end)) as source
+        prosrc || (select string_agg(pg_get_functiondef(h.oid), '') from pg_proc h where h.proname = 'fn_job_lease_lost'
+          or p.proname = 'fn_job_claim' and h.proname in ('fn_executor_admission', 'fn_job_choose')) as source
         from pg_proc p where proname = $1";
     let mut known = 0;
     for row in PAGE.lines().filter(|line| line.starts_with("| `fn_")) {
