@@ -2606,7 +2606,6 @@ declare
   v_walked bigint;
 begin
   job_rows := '{}';
-  perform fn_job_see_to_order(p_limit, v_now);
   if coalesce(current_setting('reveille.claim_marks', true), '') <> '' then
     select m.marks, m.stand into v_marks, v_stand from fn_job_claim_marks(p_executor_kind, v_now) m;
   end if;
@@ -2722,10 +2721,13 @@ begin
   -- as a look into an index. What is plain, one lane and nothing to be counted, the UPDATE takes by itself.
   select a.*, h.*, clock_timestamp() as now, least(86400, coalesce(p_lease_seconds, a.lease_seconds)) as seconds,
     (date_part('epoch', clock_timestamp()) * 1000000)::bigint * 1024 + (random() * 1023)::bigint as token,
-    b.is_unmarked and current_setting('transaction_isolation') = 'read committed'
+    b.is_unmarked
       and not exists (select from job_queue j where j.ordering_key is not null and j.ordering_slot is null and j.status = 'queued')
       and not exists (select from job_order_pending)
-      and coalesce(h.scheduled_at <= clock_timestamp() and (p_job_kinds is null or h.job_kind = any (p_job_kinds)), true)
+      and pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass)
+        + pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - b.walked <= 1000 -- asked last
+      as is_settled,
+    coalesce(h.scheduled_at <= clock_timestamp() and (p_job_kinds is null or h.job_kind = any (p_job_kinds)), true)
       and not exists (
         select from job_queue n
         where n.executor = a.executor_kind and n.claimable and (n.lane, n.priority) > (h.lane, h.priority))
@@ -2733,9 +2735,8 @@ begin
         select from dot_config c
         where c.key = any (array['job.' || h.job_kind || '.concurrency_limit', 'job.' || h.job_kind || '.rate_limit',
           'job.' || h.job_kind || '.key_rate_limit']))
-      and pg_stat_get_xact_tuples_returned('job_queue_ready_idx'::regclass)
-        + pg_stat_get_xact_tuples_returned('job_queue_unplaced_idx'::regclass) - b.walked <= 1000 -- asked last
-      as is_plain
+      and coalesce(not a.paused && array['job_kind:' || h.job_kind, 'domain:' || h.event_domain, 'consumer:' || h.consumer_key], true)
+      and current_setting('transaction_isolation') = 'read committed' as is_plain
   into v_look
   from (
     select coalesce(current_setting('reveille.claim_marks', true), '') || coalesce(current_setting('reveille.order_mark', true), '') = '' as is_unmarked,
@@ -2744,13 +2745,13 @@ begin
     offset 0) b
   cross join lateral fn_executor_admission(p_executor_name, p_instance) a
   left join lateral (
-    select j.lane, j.priority, j.job_kind, j.scheduled_at
+    select j.lane, j.priority, j.job_kind, j.event_domain, j.consumer_key, j.scheduled_at
     from job_queue j
     where j.executor = a.executor_kind and j.claimable and b.is_unmarked -- and so after b
     order by j.lane, j.priority, j.scheduled_at, j.job_id
     limit 1) h on true;
 
-  if (v_look.reason is null and v_look.is_plain and v_look.paused is null and not v_look.is_subscribed
+  if (v_look.reason is null and v_look.is_settled and v_look.is_plain and not v_look.is_subscribed
     and p_limit >= 1 and v_look.seconds >= 1) is not true
   then
     if current_setting('transaction_isolation') <> 'read committed' then
@@ -2760,6 +2761,9 @@ begin
       raise exception 'fn_job_claim: p_limit and p_lease_seconds must be at least 1' using errcode = '22023';
     end if;
     if v_look.reason is null then
+      if not v_look.is_settled then
+        perform fn_job_see_to_order(p_limit, v_look.now);
+      end if;
       select c.reason, c.job_rows, c.limit_slots, c.others_wait into v_look.reason, v_rows, v_slots, v_others_wait
       from fn_job_choose(p_executor_name, p_limit, p_job_kinds, v_look.executor_kind, v_look.paused, v_look.is_subscribed, v_look.aging_seconds) c;
     end if;
