@@ -6,5 +6,6 @@ pub mod executor;
 pub mod job;
 pub mod pass;
 pub mod refusal;
+pub mod schedule;
 pub mod spelling;
 mod toml_reader;
