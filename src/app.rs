@@ -1,7 +1,7 @@
 //! Assembly: what `run` and `tick` are made of, in start order and stop order. Nothing else starts long tasks.
 //!
-//! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper, archiver,
-//! housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well,
+//! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper, scheduler,
+//! archiver, housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well,
 //! and the face goes; at the deadline, or at the second signal, they are cut.
 
 mod tick;
@@ -18,7 +18,7 @@ use crate::dispatch::{Dispatcher, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Face, FaceState, SharedRegistry};
 use crate::latch::{Latch, Readiness};
-use crate::maintain::{Archiver, Housekeeper, Reaper};
+use crate::maintain::{Archiver, Housekeeper, Reaper, Scheduler};
 use crate::model::spelling;
 use crate::postgres::Server;
 use crate::postgres::listener::Listener;
@@ -96,7 +96,7 @@ fn listener(settings: &Settings) -> Result<Listener> {
     Ok(Listener::new(Server::direct(&settings.database)?, &settings.listener))
 }
 
-/// Listener, dispatcher, sweeper, reaper, archiver, housekeeper, until told to stop.
+/// Listener, dispatcher, sweeper, reaper, scheduler, archiver, housekeeper, until told to stop.
 async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     let Parts { settings, server, pool, domains, listener, registry, latch } = parts;
     let waker = Arc::new(Waker::default());
@@ -110,10 +110,15 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
         env!("CARGO_PKG_VERSION")
     );
     let mut tasks = JoinSet::new();
+    let scheduler = Scheduler::new(server.clone(), pool.clone(), &settings.maintenance);
     if let Some(listener) = listener {
-        let (waker, channels) = (Arc::clone(&waker), Waker::channels(&domains));
+        let (waker, bell, channels) = (Arc::clone(&waker), scheduler.bell(), Waker::channels(&domains));
+        let wake = move |wake| {
+            bell.hear(&wake);
+            waker.wake(wake);
+        };
         spawn(&mut tasks, shutdown, async move |shutdown| {
-            listener.run(channels, move |wake| waker.wake(wake), shutdown).await;
+            listener.run(channels, wake, shutdown).await;
             Ok(())
         });
     }
@@ -132,15 +137,18 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance)
         .beating_for("dispatcher", dispatcher.alive())
         .beating_for("sweeper", sweeper.alive())
-        .beating_for("reaper", reaper.alive());
+        .beating_for("reaper", reaper.alive())
+        .beating_for("scheduler", scheduler.alive());
     let housekeeper = Arc::new(housekeeper);
     let keeper = Arc::clone(&housekeeper);
     registry.add(|registry| dispatcher.stats().register(registry));
     registry.add(|registry| sweeper.stats().register(registry));
     registry.add(|registry| archiver.register(registry));
+    registry.add(|registry| scheduler.register(registry));
     spawn(&mut tasks, shutdown, async move |shutdown| dispatcher.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| sweeper.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| reaper.run(shutdown).await);
+    spawn(&mut tasks, shutdown, async move |shutdown| scheduler.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| archiver.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
     systemd::ready("dispatching");

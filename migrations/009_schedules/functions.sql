@@ -412,6 +412,6 @@ begin
   execute format('revoke all on function %s from public', 'fn_schedule_held(text)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_schedule_held(text)'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher']);
   call pr_grant('select on table job_schedule', array['reveille_operator', 'reveille_reader']);
-  call pr_grant('select on v_job_schedule', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on v_job_schedule', array['reveille_operator', 'reveille_reader', 'reveille_dispatcher']);
 end
 $$;

@@ -10,7 +10,9 @@ use super::look;
 use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
-use crate::maintain::{Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Silences};
+use crate::maintain::{
+    Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Scheduled, Scheduler, Silences,
+};
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
 use crate::postgres::Server;
@@ -24,6 +26,8 @@ pub struct Tick {
     /// What was dispatched.
     #[serde(flatten)]
     pub pass: Pass,
+    /// What schedules made.
+    pub scheduled: Scheduled,
     /// What was done about leases that had ended unreported.
     pub reaped: Reaped,
     /// What left for the archive.
@@ -36,7 +40,7 @@ pub struct Tick {
     pub paused: Vec<String>,
     /// What was pruned.
     pub pruned: Pruned,
-    /// What the time limit cut short: dispatch, sweep, reap, look, backlog, archive, prune. The next tick goes on there.
+    /// What the time limit cut short: dispatch, sweep, schedule, reap, look, backlog, archive, prune. The next tick goes on there.
     pub left: Vec<&'static str>,
     /// A gate is closed; nothing more was tried.
     #[serde(skip)]
@@ -46,7 +50,7 @@ pub struct Tick {
     pub failed: Option<Error>,
 }
 
-/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, reap, look for silences and for unclaimed
+/// One pass of everything: dispatch, sweep, dispatch of what the sweep found, schedules, reap, look for silences and for unclaimed
 /// backlog, archive, prune. Ends within `limit`.
 ///
 /// # Errors
@@ -62,6 +66,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let connections = settings.database.pool_size;
     let dispatcher = Dispatcher::new(server.clone(), &settings.dispatch, connections, domains, waker, None)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
+    let scheduler = Scheduler::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     let mut tick = Tick::default();
@@ -74,6 +79,8 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     if tick.swept > 0 && !tick.dispatched(dispatcher.run_once(end).await) {
         return Ok(tick);
     }
+    let made = timeout_at(end, scheduler.run_once(&mut tick.scheduled)).await;
+    tick.part("schedule", made);
     let freed = timeout_at(end, reaper.run_once(&mut tick.reaped)).await;
     tick.part("reap", freed);
     tick.silences = tick.part("look", timeout_at(end, housekeeper.look()).await).unwrap_or_default();

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
+use crate::store::schedules;
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,7 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
     let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
     // a kind of which nobody is alive is a backlog of the view
     components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
+    components.extend(schedules::ill(&client).await?);
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
@@ -97,6 +99,10 @@ fn complaint(ill: &Component) -> String {
             "{} have waited for {age}, and no live executor is subscribed to them: `reveille executors list`",
             printable(name)
         ),
+        ("schedule", _) => match ill.detail.as_ref().and_then(|detail| detail["trouble"].as_str()) {
+            Some(trouble) => format!("schedule {name} makes no jobs: {}", printable(trouble)),
+            None => format!("schedule {name} is overdue for {age}: is `reveille run` up?"),
+        },
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
     }
 }

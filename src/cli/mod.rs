@@ -23,6 +23,7 @@ mod pause;
 mod payload;
 mod resume;
 mod run;
+mod schedules;
 mod signals;
 mod tick;
 mod work;
@@ -72,6 +73,7 @@ enum Command {
     Events(events::Args),
     Consumers(consumers::Args),
     Jobs(jobs::Args),
+    Schedules(schedules::Args),
     Dlq(dlq::Args),
     Executors(executors::Args),
     Gate(gate::Args),
@@ -94,6 +96,7 @@ impl Command {
             | Self::Events(_)
             | Self::Consumers(_)
             | Self::Jobs(_)
+            | Self::Schedules(_)
             | Self::Dlq(_)
             | Self::Executors(_)
             | Self::Gate(_)
@@ -115,6 +118,7 @@ impl Command {
             Self::Events(args) => events::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
+            Self::Schedules(args) => schedules::run(args, context).await,
             Self::Dlq(args) => dlq::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,

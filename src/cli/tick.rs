@@ -8,7 +8,7 @@ use crate::app::{self, Tick};
 use crate::error::Result;
 use crate::maintain::{Archived, Reaped};
 
-/// Do one bounded pass of everything, then exit: dispatch, sweep, reap, archive, prune
+/// Do one bounded pass of everything, then exit: dispatch, sweep, schedules, reap, archive, prune
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   * * * * * DATABASE_URL=postgres://reveille@localhost/app reveille tick
@@ -35,6 +35,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
 
 fn as_text(tick: &Tick) -> String {
     let number = |count: u64| Some(count.to_string());
+    let some = |count: u64| (count > 0).then(|| count.to_string());
     let leases = match tick.reaped {
         Reaped { found: found @ 1.., dry_run: true, .. } => {
             format!("{found}, left alone: the reaper is gated")
@@ -53,6 +54,10 @@ fn as_text(tick: &Tick) -> String {
         ("seen by dry runs", number(tick.pass.dry)),
         ("undigestible", number(tick.pass.errors)),
         ("repaired by the sweep", number(tick.swept)),
+        ("made by schedules", number(tick.scheduled.jobs)),
+        ("schedules held", some(tick.scheduled.held)),
+        ("schedules in trouble", some(tick.scheduled.in_trouble)),
+        ("scheduled, but missed", some(tick.scheduled.missed)),
         ("leases ended", Some(leases)),
         ("silent", (!tick.silences.silent.is_empty()).then(|| tick.silences.silent.join(", "))),
         ("archived", Some(finished)),

@@ -145,6 +145,8 @@ pub struct Maintenance {
     pub reap_interval: Duration,
     /// Time between two rounds of the archiver.
     pub archive_interval: Duration,
+    /// Longest time between two looks at the schedules.
+    pub schedule_interval: Duration,
     /// How long finished dispatch passes are kept.
     pub keep_passes_for: Duration,
     /// Time between two heartbeats of the sidecar's parts.
@@ -159,6 +161,7 @@ impl Default for Maintenance {
             interval: Duration::from_mins(1),
             reap_interval: Duration::from_secs(30),
             archive_interval: Duration::from_mins(5),
+            schedule_interval: Duration::from_mins(1),
             keep_passes_for: Duration::from_hours(24),
             heartbeat_interval: Duration::from_mins(1),
             executor_name: String::new(),

@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod pauses;
 pub mod pilot_host;
 pub mod reaper;
+pub mod schedules;
 pub mod subscriptions;
 pub mod timeline;
 pub mod wakes;

@@ -81,9 +81,10 @@ impl Schedule {
     /// Ticks from `from` to `now`, at most a batch. The position is a tick, even if zones have changed since.
     fn ticks(&self, position: Timestamp, from: Timestamp, now: Timestamp) -> Result<Vec<Timestamp>, String> {
         let mut ticks = Vec::new();
-        let mut next = match from == position {
-            true => Some(position),
-            false => self.next_after(from.saturating_sub(NANOSECOND).unwrap_or(from))?,
+        let mut next = if from == position {
+            Some(position)
+        } else {
+            self.next_after(from.saturating_sub(NANOSECOND).unwrap_or(from))?
         };
         while let Some(tick) = next.filter(|tick| *tick <= now && ticks.len() < MOST) {
             ticks.push(tick);

@@ -51,9 +51,10 @@ impl Schedule {
         let comes = |from: Timestamp| self.next_after(from.saturating_sub(NANOSECOND).unwrap_or(from));
         if before < after {
             let end = after.strftime("%H:%M");
-            let fate = match comes(at)? == Some(at) {
-                true => format!("what was due then comes at {end}, once"),
-                false => "what was due then is left out".to_owned(),
+            let fate = if comes(at)? == Some(at) {
+                format!("what was due then comes at {end}, once")
+            } else {
+                "what was due then is left out".to_owned()
             };
             return Ok(Some(format!("{span} does not exist in {place}: {fate}")));
         }
