@@ -389,6 +389,65 @@ table job_rate
   CREATE INDEX job_rate_key_idx ON job_rate USING btree (rate_key, claimed_at)
   -- table: How many jobs of a kind (or of a kind and ordering key) with a rate limit were claimed when; append-only, pruned by fn_job_rate_prune.
 
+table job_schedule with (fillfactor=80)
+  schedule_key text not null
+  cron text
+  time_zone text
+  every interval
+  at timestamp with time zone
+  job_kind job_kind not null
+  executor executor_kind not null default 'PG_worker'::text
+  priority job_priority not null default 100
+  max_attempts job_limit
+  safe_payload signal not null default '{}'::jsonb
+  source_ref text
+  target_ref text
+  payload_ref text
+  ordering_key text
+  missed text not null default 'once'::text
+  missed_window interval
+  starts_at timestamp with time zone not null default date_trunc('second'::text, clock_timestamp())
+  ends_at timestamp with time zone
+  enabled boolean not null default false
+  counts_from timestamp with time zone not null default clock_timestamp()
+  next_tick_at timestamp with time zone not null default '-infinity'::timestamp with time zone
+  last_tick_at timestamp with time zone
+  last_job_id uuid
+  ticks bigint not null default 0
+  ticks_missed bigint not null default 0
+  last_missed_at timestamp with time zone
+  trouble text
+  description text
+  actor job_actor not null
+  set_by name not null default SESSION_USER
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  job_schedule_at_check CHECK (isfinite(at))
+  job_schedule_cron_check CHECK (((length(cron) >= 1) AND (length(cron) <= 200)))
+  job_schedule_ends_at_check CHECK ((isfinite(ends_at) AND (ends_at > starts_at)))
+  job_schedule_every_check CHECK ((((every >= '00:00:01'::interval) AND (every <= '366 days'::interval)) AND (EXTRACT(year FROM every) = (0)::numeric) AND (EXTRACT(month FROM every) = (0)::numeric) AND (EXTRACT(epoch FROM every) = floor(EXTRACT(epoch FROM every)))))
+  job_schedule_key_check CHECK ((schedule_key ~ '^[a-z0-9][a-z0-9_.-]{0,119}$'::text))
+  job_schedule_missed_check CHECK ((missed = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text])))
+  job_schedule_missed_window_check CHECK (((missed_window >= '00:01:00'::interval) AND (missed_window <= '10 years'::interval)))
+  job_schedule_pkey PRIMARY KEY (schedule_key)
+  job_schedule_starts_at_check CHECK (isfinite(starts_at))
+  job_schedule_time_zone_check CHECK (((length(time_zone) >= 1) AND (length(time_zone) <= 100)))
+  job_schedule_times_check CHECK (((num_nonnulls(cron, every, at) = 1) AND ((cron IS NULL) = (time_zone IS NULL))))
+  CREATE INDEX job_schedule_due_idx ON job_schedule USING btree (next_tick_at) WHERE enabled
+  -- table: Jobs at times: exactly one of cron (with time_zone), every, at. Written by fn_schedule_put, fn_schedule_enable and fn_schedule_remove.
+  -- cron: Five fields, or a name such as @daily; read by the sidecar, in time_zone.
+  -- every: Whole seconds; counted from starts_at.
+  -- at: Once, at this moment.
+  -- missed: What becomes of ticks that are more than a minute late: skip, once (one job for all of them), all.
+  -- missed_window: Ticks that are later than this are dropped; null: however late.
+  -- starts_at: No tick before it.
+  -- ends_at: No tick at it or later.
+  -- counts_from: Only ticks after this moment count: when it was enabled, or its times were changed.
+  -- next_tick_at: -infinity: a sidecar has yet to find it. infinity: there is none any more.
+  -- ticks: Ticks that became jobs.
+  -- ticks_missed: Ticks that were dropped as missed says; of very many at once a part.
+  -- trouble: Why a sidecar could not go on with it; null: nothing.
+
 table job_subscription
   executor_name text not null
   job_kind text not null default '*'::text
@@ -552,6 +611,45 @@ view v_job_queue_in_progress
     j.cancel_requested_at, j.attempts, j.lease_losses
    FROM job_queue j
   WHERE j.lease_until IS NOT NULL;
+
+view v_job_schedule
+  -- Schedules: state (disabled, trouble, ended, new, job_substrate_disabled, paused, overdue, waiting), last tick and its job, next tick.
+ SELECT s.schedule_key,
+        CASE
+            WHEN NOT s.enabled THEN 'disabled'::text
+            WHEN s.trouble IS NOT NULL THEN 'trouble'::text
+            WHEN s.next_tick_at = 'infinity'::timestamp with time zone THEN 'ended'::text
+            WHEN s.next_tick_at = '-infinity'::timestamp with time zone THEN 'new'::text
+            WHEN fn_schedule_held(s.job_kind::text) IS NOT NULL THEN fn_schedule_held(s.job_kind::text)
+            WHEN s.next_tick_at < (clock_timestamp() - '00:01:00'::interval) THEN 'overdue'::text
+            ELSE 'waiting'::text
+        END AS state,
+    s.cron, s.time_zone, EXTRACT(epoch FROM s.every)::bigint AS every_seconds, s.at, s.job_kind,
+    s.executor::text AS executor, s.priority::integer AS priority,
+    s.max_attempts::integer AS max_attempts, s.safe_payload::jsonb AS safe_payload, s.source_ref,
+    s.target_ref, s.payload_ref, s.ordering_key, s.missed,
+    EXTRACT(epoch FROM s.missed_window)::bigint AS missed_window_seconds, s.starts_at, s.ends_at,
+    s.enabled, s.counts_from,
+        CASE
+            WHEN isfinite(s.next_tick_at) THEN s.next_tick_at
+            ELSE NULL::timestamp with time zone
+        END AS next_tick_at,
+        CASE
+            WHEN s.enabled AND isfinite(s.next_tick_at) THEN GREATEST(0::numeric, round(EXTRACT(epoch FROM clock_timestamp() - s.next_tick_at), 3))
+            ELSE 0::numeric
+        END AS overdue_seconds,
+    s.last_tick_at, s.last_job_id, j.status AS last_job_status, s.ticks, s.ticks_missed,
+    s.last_missed_at, s.trouble, s.description, s.actor::text AS actor, s.set_by, s.created_at,
+    s.updated_at
+   FROM job_schedule s
+     LEFT JOIN LATERAL ( SELECT q.status::text AS status
+           FROM job_queue q
+          WHERE q.job_id = s.last_job_id
+        UNION ALL
+         SELECT a.status::text AS status
+           FROM job_archive a
+          WHERE a.job_id = s.last_job_id
+ LIMIT 1) j ON true;
 
 view v_ordering_blocked
   -- Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).
@@ -4703,6 +4801,82 @@ begin
 end
 $function$
 
+-- Handler: moves finished jobs to the archive, or counts them while queue.archive.enabled is closed.
+CREATE OR REPLACE FUNCTION fn_maintenance_archive(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_answer jsonb;
+  v_after uuid;
+  v_found int := 0;
+begin
+  for v_step in 1 .. 20 loop
+    v_answer := fn_job_archive(p_limit => 1000, p_dry_run => null, p_after => v_after);
+    v_found := v_found + (v_answer ->> 'found')::int;
+    v_after := (v_answer ->> 'next')::uuid;
+    exit when v_after is null or (v_answer ->> 'archived')::int > 0 or v_answer ->> 'busy' = 'true';
+  end loop;
+  return v_answer || jsonb_build_object('found', v_found, 'job_id', p_job -> 'job_id');
+end
+$function$
+
+-- Handler: places new jobs that have an ordering key, also where nobody claims.
+CREATE OR REPLACE FUNCTION fn_maintenance_order_sweep(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform fn_job_order_sweep();
+  return jsonb_build_object('refused', false, 'job_id', p_job -> 'job_id');
+end
+$function$
+
+-- Handler: deletes a batch of read arrivals, old passes, and what counts towards no rate limit any more.
+CREATE OR REPLACE FUNCTION fn_maintenance_prune(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return fn_dispatch_prune() || jsonb_build_object('refused', false, 'rates', fn_job_rate_prune(), 'job_id', p_job -> 'job_id');
+end
+$function$
+
+-- Handler: frees at most 60 jobs whose lease ended unreported, or counts them, as the reaper's gates say.
+CREATE OR REPLACE FUNCTION fn_maintenance_reap(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return fn_job_lease_reaper(p_limit => 60, p_actor => 'job:' || coalesce(p_job ->> 'job_id', '')) - 'jobs';
+end
+$function$
+
+-- Handler: notices and announces silences and their ends, unless queue.heartbeat.enabled says no.
+CREATE OR REPLACE FUNCTION fn_maintenance_stale_check(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_answer jsonb := fn_queue_stale_check();
+begin
+  if v_answer ->> 'refused' = 'true' then
+    return jsonb_build_object('refused', false, 'skipped', v_answer -> 'reason', 'job_id', p_job -> 'job_id'); -- as the loop does
+  end if;
+  return v_answer;
+end
+$function$
+
 -- Stops new work of a scope until fn_resume: {scope, name, known, changed, paused_at}; known is false when there is nothing of that name so far.
 CREATE OR REPLACE FUNCTION fn_pause(p_scope text, p_name text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -5096,6 +5270,266 @@ begin
       using errcode = '22023', hint = 'See `reveille consumers list`.';
   end if;
   return query select * from fn_route_consumer_dry_run(v_consumer, p_since, p_limit);
+end
+$function$
+
+-- What is to be done about schedules now: {now, schedules, held, next}. Reads only.
+CREATE OR REPLACE FUNCTION fn_schedule_due(p_limit integer DEFAULT 1000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_schedules jsonb;
+  v_held bigint;
+  v_next timestamptz;
+begin
+  select coalesce(jsonb_agg(d.schedule), '[]') into v_schedules
+  from (
+    select jsonb_build_object(
+      'schedule_key', s.schedule_key, 'cron', s.cron, 'time_zone', s.time_zone, 'every_seconds', extract(epoch from s.every)::bigint,
+      'at', s.at, 'starts_at', s.starts_at, 'ends_at', s.ends_at, 'missed', s.missed,
+      'missed_window_seconds', extract(epoch from s.missed_window)::bigint, 'placed', isfinite(s.next_tick_at),
+      'expected', case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end, 'trouble', s.trouble) as schedule
+    from job_schedule s
+    where s.enabled and s.next_tick_at <= v_now and (s.next_tick_at = '-infinity' or fn_schedule_held(s.job_kind) is null)
+    order by s.trouble is not null, s.next_tick_at, s.schedule_key
+    limit p_limit) d;
+  select count(*) into v_held
+  from job_schedule s
+  where s.enabled and s.next_tick_at <= v_now and isfinite(s.next_tick_at) and fn_schedule_held(s.job_kind) is not null;
+  select s.next_tick_at into v_next
+  from job_schedule s
+  where s.enabled and s.next_tick_at > v_now and s.next_tick_at < 'infinity'
+  order by s.next_tick_at limit 1;
+  return jsonb_build_object('refused', false, 'now', v_now, 'schedules', v_schedules, 'held', v_held, 'next', v_next);
+end
+$function$
+
+-- Enables or disables a schedule: {enabled, was_enabled}; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.
+CREATE OR REPLACE FUNCTION fn_schedule_enable(p_schedule_key text, p_enabled boolean, p_actor text, p_reason text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_was boolean;
+begin
+  if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_schedule_enable needs p_enabled, an actor and a reason' using errcode = '22023';
+  end if;
+  select s.enabled into v_was from job_schedule s where s.schedule_key = p_schedule_key for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
+  end if;
+  if v_was <> p_enabled then
+    update job_schedule s
+    set enabled = p_enabled, next_tick_at = '-infinity', counts_from = greatest(coalesce(p_now, clock_timestamp()), s.last_tick_at),
+        trouble = null, updated_at = clock_timestamp()
+    where s.schedule_key = p_schedule_key;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason)
+    values ('schedule.' || p_schedule_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
+    perform pg_notify('queue_control', '');
+  end if;
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was);
+end
+$function$
+
+-- job_substrate_disabled or paused while schedules of this kind of job make nothing; else null.
+CREATE OR REPLACE FUNCTION fn_schedule_held(p_job_kind text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return 'job_substrate_disabled';
+  elsif exists (
+    select from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind)))
+  then
+    return 'paused';
+  end if;
+  return null;
+end
+$function$
+
+-- Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}.
+CREATE OR REPLACE FUNCTION fn_schedule_put(p_schedule_key text, p_job_kind text, p_actor text, p_cron text DEFAULT NULL::text, p_time_zone text DEFAULT NULL::text, p_every interval DEFAULT NULL::interval, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_max_attempts integer DEFAULT NULL::integer, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_ordering_key text DEFAULT NULL::text, p_missed text DEFAULT 'once'::text, p_missed_window interval DEFAULT NULL::interval, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_description text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_old job_schedule;
+  v_new job_schedule;
+begin
+  if coalesce(btrim(p_schedule_key), '') = '' or coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_schedule_put needs a key and an actor' using errcode = '22023';
+  elsif num_nonnulls(p_cron, p_every, p_at) <> 1 or (p_cron is null) <> (p_time_zone is null) then
+    raise exception 'fn_schedule_put: name one of p_cron (with p_time_zone), p_every and p_at' using errcode = '22023';
+  end if;
+  perform v_now at time zone p_time_zone; -- raises 22023 for a zone that nobody knows
+  select s.* into v_old from job_schedule s where s.schedule_key = p_schedule_key for update;
+  insert into job_schedule as s (
+    schedule_key, cron, time_zone, every, at, job_kind, executor, priority, max_attempts, safe_payload, source_ref, target_ref,
+    payload_ref, ordering_key, missed, missed_window, starts_at, ends_at, description, actor, counts_from)
+  values (
+    p_schedule_key, p_cron, p_time_zone, p_every, p_at, p_job_kind, coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100),
+    p_max_attempts, coalesce(p_safe_payload, '{}'), p_source_ref, p_target_ref, p_payload_ref, p_ordering_key,
+    coalesce(p_missed, 'once'), p_missed_window, coalesce(p_starts_at, v_old.starts_at, date_trunc('second', v_now)), p_ends_at,
+    p_description, p_actor, v_now)
+  on conflict (schedule_key) do update
+  set cron = excluded.cron, time_zone = excluded.time_zone, every = excluded.every, at = excluded.at, job_kind = excluded.job_kind,
+      executor = excluded.executor, priority = excluded.priority, max_attempts = excluded.max_attempts,
+      safe_payload = excluded.safe_payload, source_ref = excluded.source_ref, target_ref = excluded.target_ref,
+      payload_ref = excluded.payload_ref, ordering_key = excluded.ordering_key, missed = excluded.missed,
+      missed_window = excluded.missed_window, starts_at = excluded.starts_at, ends_at = excluded.ends_at,
+      description = excluded.description, actor = excluded.actor, set_by = session_user, updated_at = clock_timestamp(), trouble = null
+  returning s.* into v_new;
+  if v_old.schedule_key is not null
+    and (v_old.cron, v_old.time_zone, v_old.every, v_old.at, v_old.starts_at, v_old.ends_at)
+      is distinct from (v_new.cron, v_new.time_zone, v_new.every, v_new.at, v_new.starts_at, v_new.ends_at)
+  then
+    update job_schedule s set next_tick_at = '-infinity', counts_from = greatest(v_now, s.last_tick_at)
+    where s.schedule_key = p_schedule_key;
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('schedule.' || p_schedule_key,
+    case when v_old.schedule_key is not null
+      then concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text) end,
+    concat_ws(' ', v_new.job_kind, v_new.cron, v_new.time_zone, v_new.every::text, v_new.at::text), p_actor, 'put');
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled);
+end
+$function$
+
+-- Takes a schedule away, and leaves its jobs: {was_enabled}. Refused not_found.
+CREATE OR REPLACE FUNCTION fn_schedule_remove(p_schedule_key text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_old job_schedule;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_schedule_remove needs an actor and a reason' using errcode = '22023';
+  end if;
+  delete from job_schedule s where s.schedule_key = p_schedule_key returning s.* into v_old;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('schedule.' || p_schedule_key,
+    concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text), null, p_actor, p_reason);
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'was_enabled', v_old.enabled);
+end
+$function$
+
+-- Makes the jobs of ticks and moves the position, once: {moved, made, known}, or {moved: false, why: busy, taken, disabled, not_due}. Refused not_found, job_substrate_disabled, paused.
+CREATE OR REPLACE FUNCTION fn_schedule_tick(p_schedule_key text, p_expected timestamp with time zone, p_ticks timestamp with time zone[], p_next timestamp with time zone, p_missed bigint DEFAULT 0, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_schedule job_schedule;
+  v_is_placed boolean;
+  v_held text;
+  v_tick timestamptz;
+  v_last timestamptz;
+  v_answer jsonb;
+  v_job_id uuid;
+  v_made int := 0;
+begin
+  if p_schedule_key is null or p_expected is null or p_ticks is null or array_position(p_ticks, null) is not null
+    or cardinality(p_ticks) > 1000 or coalesce(p_missed, -1) < 0 or not isfinite(coalesce(p_next, p_expected))
+  then
+    raise exception 'fn_schedule_tick needs a key, the position expected, at most 1000 ticks, and the next one' using errcode = '22023';
+  end if;
+  select s.* into v_schedule from job_schedule s where s.schedule_key = p_schedule_key for update skip locked;
+  if not found then
+    if not exists (select from job_schedule s where s.schedule_key = p_schedule_key) then
+      return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
+    end if;
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'busy');
+  end if;
+  v_is_placed := isfinite(v_schedule.next_tick_at);
+  if not v_schedule.enabled then
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'disabled');
+  elsif v_schedule.next_tick_at = 'infinity'
+    or p_expected <> (case when v_is_placed then v_schedule.next_tick_at else v_schedule.counts_from end)
+  then
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'taken');
+  elsif v_is_placed and v_schedule.next_tick_at > v_now then
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'not_due'); -- the clock has stepped back
+  end if;
+  if p_next <= p_expected or (not v_is_placed and cardinality(p_ticks) > 0)
+    or exists (select from unnest(p_ticks) t where t < p_expected or t > v_now or t >= p_next)
+  then
+    raise exception 'fn_schedule_tick: ticks of % must lie from its position to now, and the next one behind them', p_schedule_key
+      using errcode = '22023';
+  end if;
+  if v_is_placed then
+    v_held := fn_schedule_held(v_schedule.job_kind);
+    if v_held is not null then
+      return jsonb_build_object('refused', true, 'reason', v_held, 'schedule_key', p_schedule_key);
+    end if;
+  end if;
+  for v_tick in select t from unnest(p_ticks) t order by t loop
+    v_answer := fn_job_enqueue(
+      p_job_kind => v_schedule.job_kind,
+      p_actor => 'schedule:' || p_schedule_key,
+      p_safe_payload => v_schedule.safe_payload,
+      p_source_ref => v_schedule.source_ref,
+      p_idempotency_key => p_schedule_key || ':' || to_char(v_tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS')
+        || case when v_tick = date_trunc('second', v_tick) then '' else to_char(v_tick at time zone 'UTC', '.US') end || 'Z',
+      p_target_ref => v_schedule.target_ref,
+      p_payload_ref => v_schedule.payload_ref,
+      p_executor => v_schedule.executor,
+      p_priority => v_schedule.priority,
+      p_scheduled_at => v_tick,
+      p_ordering_key => v_schedule.ordering_key,
+      p_max_attempts => v_schedule.max_attempts);
+    if v_answer ->> 'refused' = 'true' then
+      return v_answer; -- the gate was closed meanwhile; what was made keeps its key
+    end if;
+    v_made := v_made + (v_answer ->> 'created' = 'true')::int;
+    v_last := v_tick;
+    v_job_id := (v_answer ->> 'job_id')::uuid;
+  end loop;
+  update job_schedule s
+  set next_tick_at = coalesce(p_next, 'infinity'), ticks = s.ticks + cardinality(p_ticks), ticks_missed = s.ticks_missed + p_missed,
+      last_tick_at = greatest(s.last_tick_at, v_last), last_job_id = coalesce(v_job_id, s.last_job_id),
+      last_missed_at = case when p_missed > 0 then v_now else s.last_missed_at end, trouble = null
+  where s.schedule_key = p_schedule_key;
+  return jsonb_build_object('refused', false, 'moved', true, 'made', v_made, 'known', cardinality(p_ticks) - v_made);
+end
+$function$
+
+-- Notes why a schedule cannot go on: {noted}.
+CREATE OR REPLACE FUNCTION fn_schedule_trouble(p_schedule_key text, p_expected timestamp with time zone, p_trouble text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  update job_schedule s set trouble = left(p_trouble, 1000)
+  where s.schedule_key = p_schedule_key and s.trouble is distinct from left(p_trouble, 1000)
+    and p_expected = (case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end);
+  return jsonb_build_object('refused', false, 'noted', found);
 end
 $function$
 
@@ -5524,6 +5958,16 @@ grant EXECUTE on function fn_legacy_workers() to reveille_operator
 
 grant EXECUTE on function fn_legacy_workers() to reveille_reader
 
+grant EXECUTE on function fn_maintenance_archive(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_maintenance_order_sweep(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_maintenance_prune(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_maintenance_reap(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_maintenance_stale_check(jsonb) to reveille_executor
+
 grant EXECUTE on function fn_pause(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_pause_names(text) to reveille_operator
@@ -5561,6 +6005,24 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_operator
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
+
+grant EXECUTE on function fn_schedule_due(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_enable(text,boolean,text,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_operator
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_reader
+
+grant EXECUTE on function fn_schedule_put(text,text,text,text,text,interval,timestamp with time zone,text,integer,integer,jsonb,text,text,text,text,text,interval,timestamp with time zone,timestamp with time zone,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_schedule_remove(text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_schedule_tick(text,timestamp with time zone,timestamp with time zone[],timestamp with time zone,bigint,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_trouble(text,timestamp with time zone,text) to reveille_dispatcher
 
 grant EXECUTE on function fn_subscription_remove(text,text,text,text) to reveille_operator
 
@@ -5664,6 +6126,10 @@ grant SELECT on table job_rate to reveille_operator
 
 grant SELECT on table job_rate to reveille_reader
 
+grant SELECT on table job_schedule to reveille_operator
+
+grant SELECT on table job_schedule to reveille_reader
+
 grant SELECT on table job_subscription to reveille_operator
 
 grant SELECT on table job_subscription to reveille_reader
@@ -5691,6 +6157,12 @@ grant SELECT on table v_job_queue_dead_letter_open to reveille_reader
 grant SELECT on table v_job_queue_in_progress to reveille_operator
 
 grant SELECT on table v_job_queue_in_progress to reveille_reader
+
+grant SELECT on table v_job_schedule to reveille_dispatcher
+
+grant SELECT on table v_job_schedule to reveille_operator
+
+grant SELECT on table v_job_schedule to reveille_reader
 
 grant SELECT on table v_ordering_blocked to reveille_dispatcher
 
