@@ -410,8 +410,8 @@ begin
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
   end loop;
   execute format('revoke all on function %s from public', 'fn_schedule_held(text)'::regprocedure);
-  call pr_grant(format('execute on function %s', 'fn_schedule_held(text)'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher']);
+  call pr_grant(format('execute on function %s', 'fn_schedule_held(text)'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher', 'reveille_executor']);
   call pr_grant('select on table job_schedule', array['reveille_operator', 'reveille_reader']);
-  call pr_grant('select on v_job_schedule', array['reveille_operator', 'reveille_reader', 'reveille_dispatcher']);
+  call pr_grant('select on v_job_schedule', array['reveille_operator', 'reveille_reader', 'reveille_dispatcher', 'reveille_executor']);
 end
 $$;

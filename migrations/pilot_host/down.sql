@@ -8,7 +8,7 @@ begin
 end
 $$;
 
-delete from job_handler where job_kind in ('cut.cut', 'cut.verify_cut', 'cut.cleanup');
+delete from job_handler where job_kind in ('cut.cut', 'cut.verify_cut', 'cut.cleanup', 'staging_cleanup_sweep');
 delete from event_type_registry t
  where t.event_domain = 'staging'
    and t.event_type in ('record_created', 'record_approved', 'record_rejected', 'record_consumed', 'record_cleaned')
@@ -16,6 +16,7 @@ delete from event_type_registry t
 
 drop function fn_iu_job_cut(jsonb);
 drop function fn_iu_job_verify_cut(jsonb);
+drop function fn_iu_job_cleanup_sweep(jsonb);
 drop function fn_iu_job_cleanup(jsonb);
 drop function fn_iu_op_cleanup_dry_run(integer, text);
 drop function fn_iu_staging_cleanup(integer, boolean, text, uuid);

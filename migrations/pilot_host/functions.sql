@@ -757,6 +757,23 @@ end
 $$;
 comment on function fn_iu_job_cleanup(jsonb) is 'Pilot host: handler of cut.cleanup; source_ref is the staging record';
 
+-- All three passes over everything: expire after 15 days, clean after the retention, archive 15 days later. Dry run first;
+-- behind the closed gate of clean-up it is all there is.
+create or replace function fn_iu_job_cleanup_sweep(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_days constant integer := iu_core.fn_iu_retention_days();
+  v_actor constant text := iu_core.fn_iu_job_actor(p_job);
+  v_preview constant jsonb := iu_core.fn_iu_job_result('fn_iu_op_cleanup_dry_run', fn_iu_op_cleanup_dry_run(v_days, v_actor));
+begin
+  if not iu_core.fn_iu_gate_open('iu_core.retention_enabled') then
+    return v_preview || '{"result_ref": "dry_run"}';
+  end if;
+  return iu_core.fn_iu_job_result('fn_iu_staging_cleanup', fn_iu_staging_cleanup(v_days, true, v_actor));
+end
+$$;
+comment on function fn_iu_job_cleanup_sweep(jsonb) is 'Pilot host: handler of staging_cleanup_sweep, for a schedule: expire, clean and archive whatever is due';
+
 create or replace function iu_core.fn_iu_retention_days() returns integer
 language sql stable set search_path from current as $$
   select coalesce((select config_value::integer from tac_birth_gate_config
@@ -767,7 +784,8 @@ comment on function iu_core.fn_iu_retention_days() is 'Pilot host: days that a s
 insert into job_handler (job_kind, handler) values
   ('cut.cut', 'fn_iu_job_cut(jsonb)'::regprocedure),
   ('cut.verify_cut', 'fn_iu_job_verify_cut(jsonb)'::regprocedure),
-  ('cut.cleanup', 'fn_iu_job_cleanup(jsonb)'::regprocedure)
+  ('cut.cleanup', 'fn_iu_job_cleanup(jsonb)'::regprocedure),
+  ('staging_cleanup_sweep', 'fn_iu_job_cleanup_sweep(jsonb)'::regprocedure)
 on conflict (job_kind) do update set handler = excluded.handler;
 
 -- Nobody calls these by default; operators call the aliases, executors the handlers.
@@ -791,7 +809,9 @@ begin
     to reveille_operator;
   end if;
   if exists (select from pg_roles where rolname = 'reveille_executor') then
-    grant execute on function fn_iu_job_cut(jsonb), fn_iu_job_verify_cut(jsonb), fn_iu_job_cleanup(jsonb) to reveille_executor;
+    grant execute on function fn_iu_job_cut(jsonb), fn_iu_job_verify_cut(jsonb), fn_iu_job_cleanup(jsonb),
+      fn_iu_job_cleanup_sweep(jsonb)
+    to reveille_executor;
   end if;
 end
 $$;

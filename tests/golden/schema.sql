@@ -2216,7 +2216,7 @@ begin
   return query
   select h.executor_name from queue_heartbeat h
   where h.executor_kind = p_executor_kind and not h.is_passive
-    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper')
+    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler')
     and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
 end
 $function$
@@ -6012,6 +6012,8 @@ grant EXECUTE on function fn_schedule_enable(text,boolean,text,text,timestamp wi
 
 grant EXECUTE on function fn_schedule_held(text) to reveille_dispatcher
 
+grant EXECUTE on function fn_schedule_held(text) to reveille_executor
+
 grant EXECUTE on function fn_schedule_held(text) to reveille_operator
 
 grant EXECUTE on function fn_schedule_held(text) to reveille_reader
@@ -6159,6 +6161,8 @@ grant SELECT on table v_job_queue_in_progress to reveille_operator
 grant SELECT on table v_job_queue_in_progress to reveille_reader
 
 grant SELECT on table v_job_schedule to reveille_dispatcher
+
+grant SELECT on table v_job_schedule to reveille_executor
 
 grant SELECT on table v_job_schedule to reveille_operator
 

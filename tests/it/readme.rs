@@ -86,6 +86,15 @@ async fn the_commands_of_the_readme_about_pauses_and_subscriptions_are_accepted(
 }
 
 #[tokio::test]
+async fn the_commands_of_the_readme_about_schedules_are_accepted() {
+    let db = TestDb::new().await;
+    let [schedules] = blocks("Schedules", "sh").try_into().unwrap();
+    run_in_shell(&db, &schedules);
+    let left = "select count(*) from job_schedule where enabled";
+    assert_eq!(db.client().await.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
 async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
     let db = TestDb::new().await;
     let client = db.client().await;

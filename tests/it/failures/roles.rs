@@ -60,7 +60,7 @@ async fn a_dispatcher_can_run_and_tick_and_see_health() {
     all_became_jobs(&client).await;
     assert!(sidecar.lines_with("WARN").is_empty(), "{:?}", sidecar.lines_with("WARN"));
     let executors: Value = serde_json::from_str(&login.can(&["executors", "list", "--json"]).await).unwrap();
-    let names: Vec<&str> = (0..3).map(|part| executors[part]["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = (0..4).map(|part| executors[part]["name"].as_str().unwrap()).collect();
     assert!(names[0].contains("-dispatcher-") && executors[0]["status_hint"] == "fresh", "{executors}");
     drop(sidecar); // killed
     for name in names {
@@ -84,7 +84,13 @@ async fn a_reader_can_look_and_nothing_else() {
     for arguments in [&["health"][..], &["jobs", "list"], &["gate", "list"], &["consumers", "list"]] {
         login.can(arguments).await;
     }
-    for arguments in [&["pause"][..], &["jobs", "backlog"], &["jobs", "blocked"], &["executors", "list"]] {
+    for arguments in [
+        &["pause"][..],
+        &["jobs", "backlog"],
+        &["jobs", "blocked"],
+        &["executors", "list"],
+        &["schedules", "list"],
+    ] {
         login.can(arguments).await;
     }
     login.cannot(&["pause", "all", "--reason", "test"]).await;
@@ -97,6 +103,7 @@ async fn a_reader_can_look_and_nothing_else() {
     login.cannot(&["events", "emit", "system.queue_worker_silent", "1"]).await;
     login.cannot(&["consumers", "disable", "one_job_each"]).await;
     login.cannot(&["jobs", "enqueue", "test.seen"]).await;
+    login.cannot(&["schedules", "put", "s", "--every", "1h", "--kind", "test.seen"]).await;
     login.goes(&client).await;
 }
 
@@ -114,6 +121,10 @@ async fn an_operator_can_turn_gates_emit_events_and_keep_consumers() {
     login.can(&["jobs", "enqueue", "test.seen"]).await;
     login.can(&["pause", "all", "--reason", "test"]).await;
     login.can(&["resume", "all", "--reason", "test"]).await;
+    login.can(&["schedules", "put", "s", "--every", "1h", "--kind", "test.seen"]).await;
+    for action in ["preview", "enable", "show", "disable", "remove"] {
+        login.can(&["schedules", action, "s"]).await;
+    }
     login.can(&["executors", "subscribe", "desk", "--kind", "test.*"]).await;
     login.can(&["executors", "unsubscribe", "desk"]).await;
     for arguments in [&["health"][..], &["jobs", "list"], &["gate", "list"], &["consumers", "list"]] {

@@ -118,6 +118,16 @@ async fn no_down_step_loses_a_history_or_a_right_that_somebody_gave() {
             "dead_letter_authority holds rights that would be lost",
             "select fn_dead_letter_authority_set('*', 'reveille_operator', false, false, 'test', 'a test')",
         ),
+        (
+            "select fn_schedule_put('s', 'test.tick', 'test', p_every => '1 hour')",
+            "job_schedule holds schedules that would be lost",
+            "select fn_schedule_remove('s', 'test', 'a test')",
+        ),
+        (
+            "insert into job_handler (job_kind, handler) values ('m', 'fn_maintenance_reap(jsonb)')",
+            "job_handler names functions fn_maintenance_",
+            "delete from job_handler",
+        ),
     ];
     for (write, message, remove) in cases {
         let database = TestDb::new().await;

@@ -176,3 +176,32 @@ async fn clean_up_expires_what_nobody_decided_and_archives_what_was_long_clean()
     assert_eq!(value::<Value>(&client, clean).await["archive"], 1);
     assert_eq!(value::<Value>(&client, clean).await["archive"], 0);
 }
+
+#[tokio::test]
+async fn a_scheduled_sweep_expires_cleans_and_archives_and_behind_the_closed_gate_only_counts() {
+    let (_db, client) = with_host().await;
+    let kind = "select handler from job_handler where job_kind = 'staging_cleanup_sweep'";
+    assert!(value::<String>(&client, kind).await.ends_with("fn_iu_job_cleanup_sweep(jsonb)"));
+    let record = mark(&client, "text", "doc").await;
+    let overdue = "update iu_core.iu_staging_record set expires_at = now() - interval '1 day'";
+    client.batch_execute(overdue).await.unwrap();
+    let gate = |value: &str| {
+        format!(
+            "update tac_birth_gate_config set config_value = '{value}' where config_key = 'iu_core.retention_enabled'"
+        )
+    };
+    client.batch_execute(&gate("false")).await.unwrap();
+    let sweep = "select fn_iu_job_cleanup_sweep('{\"job_id\": \"1\"}')";
+    let counted: Value = value(&client, sweep).await;
+    assert_eq!((&counted["applied"], &counted["expire"]), (&json!(false), &json!(1)), "{counted}");
+    assert_eq!(standing(&client, record).await.lifecycle_status, "pending_review");
+
+    client.batch_execute(&gate("true")).await.unwrap();
+    for (pass, status) in [("expire", "expired"), ("clean", "cleaned")] {
+        assert_eq!(value::<Value>(&client, sweep).await[pass], 1, "{pass}");
+        assert_eq!(standing(&client, record).await.lifecycle_status, status);
+    }
+    let long_clean = "update iu_core.iu_staging_record set cleaned_at = now() - interval '16 days'";
+    client.batch_execute(long_clean).await.unwrap();
+    assert_eq!(value::<Value>(&client, sweep).await["archive"], 1);
+}
