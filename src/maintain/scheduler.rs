@@ -4,15 +4,16 @@
 //! something has changed, or until the interval is over. A look is one statement, a schedule that is due one more. Any
 //! number of sidecars may do this: the database makes each tick once (`fn_schedule_tick`). The clock is the database's.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod bell;
+mod words;
+
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use jiff::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::alive::Alive;
@@ -22,19 +23,21 @@ use crate::error::{Error, Kind, Result};
 use crate::model::refusal::Answer;
 use crate::model::schedule::{Due, Schedule};
 use crate::postgres::Server;
-use crate::postgres::listener::Wake;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store::schedules::{self, Look, Turn};
 
+pub use bell::Bell;
+use words::{Told, tell, tell_moved};
+
 /// Schedules a look.
 const BATCH: i32 = 1000;
 
-/// Where schedules, gates and pauses are announced.
-const CONTROL: &str = "queue_control";
+/// So many in a row that others were faster with: look again what is left.
+const OVERTAKEN: u32 = 8;
 
-/// Until somebody else, who has a schedule's row locked, has let it go.
-const BUSY: Duration = Duration::from_secs(1);
+/// Until it is looked again at a schedule that somebody else was faster with, or has locked.
+const OVERTAKEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Pauses between tries, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,6 +51,7 @@ pub struct Scheduler {
     interval: Duration,
     alive: Alive,
     bell: Bell,
+    lot: RandomState,
     jobs: Counter,
     missed: Counter,
 }
@@ -65,32 +69,13 @@ pub struct Scheduled {
     pub in_trouble: u64,
 }
 
-/// Wakes the scheduler when something may have changed.
-#[derive(Debug, Clone, Default)]
-pub struct Bell(Arc<Notify>);
-
-impl Bell {
-    /// Takes note of a wake-up that concerns schedules. Never blocks.
-    pub fn hear(&self, wake: &Wake) {
-        match wake {
-            Wake::Channel(name) if name != CONTROL => {}
-            Wake::Named { .. } => {}
-            Wake::Channel(_) | Wake::Resync => self.0.notify_one(),
-        }
-    }
-}
-
 /// How a turn ended.
 enum Ended {
     Moved,
-    /// Somebody else was faster, or it is not due any more.
+    /// Somebody else was faster, or is about to be; or it is not due any more, or held since the look.
     Left,
-    Busy,
     InTrouble(String),
 }
-
-/// What has been told about schedules in trouble.
-type Told = BTreeMap<String, String>;
 
 impl Scheduler {
     /// A scheduler that takes its connection from `pool`.
@@ -101,6 +86,7 @@ impl Scheduler {
             interval: settings.schedule_interval,
             alive: Alive::default(),
             bell: Bell::default(),
+            lot: RandomState::new(),
             jobs: Counter::default(),
             missed: Counter::default(),
         }
@@ -150,7 +136,7 @@ impl Scheduler {
             };
             self.alive.turns(pause);
             tokio::select! {
-                () = self.bell.0.notified() => {}
+                () = self.bell.rings() => {}
                 goes_on = shutdown.pause(pause) => if !goes_on { return Ok(()) },
             }
         }
@@ -169,25 +155,32 @@ impl Scheduler {
     /// How long there is nothing to do.
     async fn round(&self, at: Option<Timestamp>, sum: &mut Scheduled, told: &mut Told) -> Result<Duration> {
         loop {
-            let look = self.look(at).await?;
+            let mut look = self.look(at).await?;
+            spread(&mut look.schedules, &self.lot);
             sum.held = look.held;
             let mut in_trouble = Told::new();
-            let (mut moved, mut busy) = (false, false);
+            let (mut moved, mut left, mut in_vain) = (false, false, 0);
             for turn in &look.schedules {
-                match self.turn(turn, at, look.now, sum).await? {
+                let ended = self.turn(turn, at, look.now, sum).await?;
+                in_vain = if matches!(ended, Ended::Left) { in_vain + 1 } else { 0 };
+                match ended {
                     Ended::Moved => moved = true,
-                    Ended::Left => {}
-                    Ended::Busy => busy = true,
+                    Ended::Left => left = true,
                     Ended::InTrouble(why) => {
                         tell(turn, &why, told);
                         in_trouble.insert(turn.schedule_key.clone(), why);
                     }
                 }
+                if moved && in_vain == OVERTAKEN {
+                    break;
+                }
             }
-            sum.in_trouble = u64::try_from(in_trouble.len()).unwrap_or(u64::MAX);
-            *told = in_trouble;
-            if !moved {
-                return Ok(pause(&look, busy));
+            if moved {
+                told.extend(in_trouble);
+            } else {
+                sum.in_trouble = u64::try_from(in_trouble.len()).unwrap_or(u64::MAX);
+                *told = in_trouble;
+                return Ok(pause(&look, left));
             }
         }
     }
@@ -229,8 +222,6 @@ impl Scheduler {
                 tell_moved(turn, &due, made);
                 Ended::Moved
             }
-            Answer::Done(answer) if answer["why"] == "busy" => Ended::Busy,
-            // or closed or paused since the look, as the next one says
             Answer::Done(_) | Answer::Refused(_) => Ended::Left,
         })
     }
@@ -261,37 +252,16 @@ fn due(turn: &Turn, now: Timestamp) -> Result<Due, String> {
     Ok(Due { ticks: Vec::new(), missed: 0, next: schedule.next_after(turn.expected)? })
 }
 
+/// Each sidecar begins elsewhere: of many schedules that are due at once none waits for another sidecar's row.
+fn spread(schedules: &mut [Turn], lot: &RandomState) {
+    let begin = usize::try_from(lot.hash_one(())).unwrap_or(0).checked_rem(schedules.len());
+    schedules.rotate_left(begin.unwrap_or(0));
+}
+
 /// Until the next tick, by the database's clock.
-fn pause(look: &Look, busy: bool) -> Duration {
+fn pause(look: &Look, left: bool) -> Duration {
     let until = |next: Timestamp| Duration::try_from(next.duration_since(look.now)).unwrap_or_default();
     // a timer that rings early would look in vain
     let next = look.next.map_or(Duration::MAX, |next| until(next) + Duration::from_millis(1));
-    if busy { next.min(BUSY) } else { next }
-}
-
-fn tell(turn: &Turn, why: &str, told: &Told) {
-    if told.get(&turn.schedule_key).map(String::as_str) != Some(why) {
-        tracing::warn!(
-            schedule = %turn.schedule_key,
-            hint = "`reveille schedules put` changes it, `reveille schedules disable` lets it rest",
-            "schedule {} makes no jobs: {why}",
-            turn.schedule_key
-        );
-    }
-}
-
-fn tell_moved(turn: &Turn, due: &Due, made: u64) {
-    if due.missed > 0 {
-        tracing::warn!(
-            schedule = %turn.schedule_key,
-            schedule.missed = due.missed,
-            schedule.jobs = made,
-            "schedule {}: {} ticks were missed and are dropped, {made} became jobs (missed = {})",
-            turn.schedule_key,
-            due.missed,
-            turn.words.missed
-        );
-    } else if made > 0 {
-        tracing::debug!(schedule = %turn.schedule_key, schedule.jobs = made, "schedule {}: {made} jobs", turn.schedule_key);
-    }
+    if left { next.min(OVERTAKEN_PAUSE) } else { next }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use reveille::maintain::Scheduled;
 
 use super::stage::{Stage, scheduler};
-use crate::support::{NEVER, SOON, Sidecar, listening, wait_until, woken};
+use crate::support::{NEVER, Program, SOON, Sidecar, listening, wait_until, woken};
 
 /// Rounds of so many schedulers at the same moment: how many jobs they say they made.
 async fn race(stage: &Stage, sidecars: usize, now: &str) -> u64 {
@@ -13,9 +13,9 @@ async fn race(stage: &Stage, sidecars: usize, now: &str) -> u64 {
     let rounds = (0..sidecars).map(|_| {
         let scheduler = scheduler(&stage.db);
         tokio::spawn(async move {
-            let mut scheduled = Scheduled::default();
-            scheduler.run_at(now, &mut scheduled).await.unwrap();
-            scheduled.jobs
+            let mut made = Scheduled::default();
+            scheduler.run_at(now, &mut made).await.unwrap();
+            made.jobs
         })
     });
     let mut made = 0;
@@ -125,4 +125,19 @@ async fn a_sidecar_that_sleeps_is_woken_by_a_new_schedule_and_wakes_itself_for_i
     assert_eq!(stage.text(counts).await, "true");
     let punctual = "select (max(created_at - scheduled_at) < interval '10 seconds' and min(created_at - scheduled_at) >= '0')::text from job_queue";
     assert_eq!(stage.text(punctual).await, "true");
+}
+
+#[tokio::test]
+async fn a_schedule_in_trouble_is_told_once_in_the_log_of_a_sidecar_that_goes_on() {
+    let stage = Stage::new().await;
+    let mut sidecar = Program::run(&stage.db.url(), &[("REVEILLE__MAINTENANCE__SCHEDULE_INTERVAL", "1s")]);
+    sidecar.says(&["listening"]).await;
+    let put = "select fn_schedule_put('bad', 'test.tick', 'test', p_cron => 'hello', p_time_zone => 'UTC');
+        select fn_schedule_put('often', 'test.tick', 'test', p_every => '1 second');
+        select fn_schedule_enable(k, true, 'test', 'test') from unnest(array['bad', 'often']) k";
+    stage.client.batch_execute(put).await.unwrap();
+    sidecar.says(&["WARN", "schedule bad makes no jobs: cron `hello`: "]).await;
+    wait_until("the other goes on", SOON, async || stage.jobs().await.len() >= 3).await;
+    assert_eq!(sidecar.lines_with("schedule bad").len(), 1, "told once");
+    sidecar.stops().await;
 }
