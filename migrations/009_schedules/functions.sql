@@ -155,6 +155,7 @@ comment on function fn_schedule_held(text) is 'job_substrate_disabled or paused 
 -- is when to come again, `now` is the only clock that counts. Reads only. Called by the scheduler of `run` and `tick`.
 create or replace function fn_schedule_due(p_limit int default 1000, p_now timestamptz default null) returns jsonb
 language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());

@@ -5279,6 +5279,10 @@ CREATE OR REPLACE FUNCTION fn_schedule_due(p_limit integer DEFAULT 1000, p_now t
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());

@@ -108,6 +108,23 @@ async fn a_thousand_schedules_due_at_once_are_made_by_one_round_and_shared_by_fi
 }
 
 #[tokio::test]
+async fn a_look_reads_what_is_due_and_the_next_one_however_many_wait() {
+    let stage = Stage::new().await;
+    let waiting = "insert into job_schedule (schedule_key, every, job_kind, actor, enabled, next_tick_at)
+        select 's' || n, '1 day', 'test.tick', 'test', true, '2026-06-01T10:00:00Z'::timestamptz + n * interval '1 minute'
+        from generate_series(1, 5000) n";
+    stage.client.batch_execute(waiting).await.unwrap();
+    let read = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = 'job_schedule'";
+    stage.client.batch_execute("begin").await.unwrap();
+    let look = "select fn_schedule_due(p_now => '2026-06-01T10:03:00Z')";
+    let answer: serde_json::Value = stage.client.query_one(look, &[]).await.unwrap().get(0);
+    assert_eq!(answer["schedules"].as_array().unwrap().len(), 3, "{answer}");
+    let read: i64 = stage.client.query_one(read, &[]).await.unwrap().get(0);
+    assert!(read <= 10, "three twice, for those that are held, and one: {read}");
+    stage.client.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_sidecar_that_sleeps_is_woken_by_a_new_schedule_and_wakes_itself_for_its_ticks() {
     let stage = Stage::new().await;
     let mut settings = woken(&stage.db);
