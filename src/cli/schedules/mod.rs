@@ -208,7 +208,11 @@ async fn stored(client: &impl deadpool_postgres::GenericClient, key: &str) -> Re
 async fn put(args: Put, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let now = schedules::now(&client).await?;
-    let new = args.definition.of(&args.key, &args.kind, actor(args.actor))?;
+    let mut new = args.definition.of(&args.key, &args.kind, actor(args.actor))?;
+    // what an interval is counted from stays, unless it is said anew
+    let before = schedules::list(&client, Some(&args.key)).await?.pop();
+    let start = before.and_then(|before| text(&before, "starts_at").parse().ok());
+    new.starts_at = new.starts_at.or(start);
     let first = definition::first_tick(&new, now)?;
     let answer = schedules::put(&client, &new).await.map_err(super::payload::explain)?;
     Outcome::of(answer, |result| {

@@ -69,6 +69,19 @@ async fn a_schedule_is_previewed_written_enabled_shown_disabled_and_removed_in_w
 }
 
 #[tokio::test]
+async fn an_interval_that_is_written_again_keeps_its_phase_unless_its_start_is_said_anew() {
+    let stage = Stage::new().await;
+    let put = ["schedules", "put", "e", "--every", "1day", "--kind", "test.tick"];
+    let starts = [&put[..], &["--starts-at", "2026-01-01T04:05:06.5Z"]].concat();
+    assert_eq!(words(&stage.db, &starts).0, Some(0));
+    let (code, answer, _) = json(&stage.db, &[&put[..], &["--priority", "3"]].concat());
+    assert_eq!(code, Some(0));
+    assert!(answer["first_tick_at"].as_str().unwrap().ends_with("T04:05:06.5Z"), "{answer}");
+    let kept = "select concat_ws(' ', priority, starts_at = '2026-01-01T04:05:06.5Z') from job_schedule";
+    assert_eq!(stage.text(kept).await, "3 t");
+}
+
+#[tokio::test]
 async fn what_cannot_be_a_schedule_is_wrong_usage_and_nothing_is_written() {
     let db = TestDb::new().await;
     for (arguments, said) in [
