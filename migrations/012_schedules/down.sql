@@ -1,4 +1,4 @@
--- Undoes phase 009. Refuses while there are schedules: nobody would make their jobs any more.
+-- Undoes phase 012. Refuses while there are schedules: nobody would make their jobs any more.
 do $$
 begin
   lock table job_schedule; -- whoever is about to commit is waited for, and then seen

@@ -1,4 +1,4 @@
--- Functions of phase 009: schedules, and maintenance as ordinary jobs.
+-- Functions of phase 012: schedules, and maintenance as ordinary jobs.
 
 -- Adds a schedule, or changes all of it; a new one is disabled. Exactly one of cron (with its time zone), every, at. When the
 -- times change, ticks count from now on, and a sidecar finds the next one; else the position stays. p_starts_at null: what

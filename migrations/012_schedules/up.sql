@@ -1,4 +1,4 @@
--- Phase 009: schedules. Which jobs are made at which times: by cron and time zone, at an interval, or once.
+-- Phase 012: schedules. Which jobs are made at which times: by cron and time zone, at an interval, or once.
 
 create table job_schedule (
   schedule_key text primary key
