@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
+use crate::store::recipients::{self, Standing};
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,7 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
     let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
     // a kind of which nobody is alive is a backlog of the view
     components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
+    components.extend(recipients::standing(&client).await?.and_then(|standing| told(&standing)));
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
@@ -39,6 +41,19 @@ fn component(unclaimed: &Unclaimed) -> Component {
     }
 }
 
+/// Pairs of domain and stream without a recipient, and subscriptions that nobody can read: a warning, as nothing stops.
+fn told(standing: &Standing) -> Option<Component> {
+    let value = standing.nobody + standing.others + standing.malformed;
+    (value > 0).then(|| Component {
+        component: "subscription".to_owned(),
+        name: "recipients".to_owned(),
+        status_hint: "warning".to_owned(),
+        age_seconds: None,
+        value: Some(f64::from(value)),
+        detail: serde_json::to_value(standing).ok(),
+    })
+}
+
 fn as_text(components: &[Component], gates: &[Gate]) -> String {
     let mut text = String::new();
     for ill in components.iter().filter(|component| component.is_ill()) {
@@ -52,6 +67,17 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     }
     for pause in components.iter().filter(|component| component.component == "pause") {
         let _ = writeln!(text, "{}", paused(pause));
+    }
+    for gaps in components.iter().filter(|component| component.component == "subscription") {
+        let count = |name: &str| gaps.detail.as_ref().map_or(0, |detail| detail[name].as_i64().unwrap_or(0));
+        let _ = writeln!(
+            text,
+            "recipients: {} pairs of domain and stream are for nobody, {} only in part or by broadcast; {} malformed rows: \
+             `reveille subscriptions gaps`",
+            count("nobody"),
+            count("others"),
+            count("malformed")
+        );
     }
     let row = |component: &Component| {
         [

@@ -24,6 +24,7 @@ mod payload;
 mod resume;
 mod run;
 mod signals;
+mod subscriptions;
 mod tick;
 mod work;
 
@@ -71,6 +72,7 @@ enum Command {
     Migrate(migrate::Args),
     Events(events::Args),
     Consumers(consumers::Args),
+    Subscriptions(subscriptions::Args),
     Jobs(jobs::Args),
     Dlq(dlq::Args),
     Executors(executors::Args),
@@ -93,6 +95,7 @@ impl Command {
             | Self::Migrate(_)
             | Self::Events(_)
             | Self::Consumers(_)
+            | Self::Subscriptions(_)
             | Self::Jobs(_)
             | Self::Dlq(_)
             | Self::Executors(_)
@@ -114,6 +117,7 @@ impl Command {
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,
+            Self::Subscriptions(args) => subscriptions::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
             Self::Dlq(args) => dlq::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,

@@ -151,12 +151,13 @@ pub fn read_folder(folder: &Path) -> Result<Vec<ConsumerFile>> {
     if problems.is_empty() { Ok(files) } else { Err(Problems(problems).into()) }
 }
 
-/// The consumers of the MARK/CUT pilot, as they stand in `consumers/`; for the demo, which runs in any folder.
+/// The consumers of the pilot host, as they stand in `consumers/`; for the demo, which runs in any folder.
 ///
 /// # Errors
 /// Kind Usage, never in a build whose tests passed.
 pub fn of_the_pilot() -> Result<Vec<ConsumerFile>> {
-    const FILES: [(&str, &str); 3] = [
+    const FILES: [(&str, &str); 4] = [
+        ("iu.auto_instantiate", include_str!("../../consumers/iu.auto_instantiate.toml")),
         ("mark_cut.cleaned", include_str!("../../consumers/mark_cut.cleaned.toml")),
         ("mark_cut.cut", include_str!("../../consumers/mark_cut.cut.toml")),
         ("mark_cut.verify_cut", include_str!("../../consumers/mark_cut.verify_cut.toml")),

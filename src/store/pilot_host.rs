@@ -30,7 +30,7 @@ pub async fn install(client: &impl GenericClient) -> Result<()> {
 /// Removes it.
 ///
 /// # Errors
-/// SQLSTATE 55000 while it holds documents or pieces.
+/// SQLSTATE 55000 while it holds documents, pieces or collections.
 pub async fn remove(client: &impl GenericClient) -> Result<()> {
     client.batch_execute(DOWN).await.map_err(|error| Error::postgres("removing the pilot host", error))
 }

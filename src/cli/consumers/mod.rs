@@ -11,6 +11,7 @@ use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::consumers::{self, Columns, Since};
 
+mod pilot;
 mod preview;
 mod sync;
 
@@ -49,6 +50,9 @@ enum Action {
     #[command(after_help = "Examples:\n  reveille consumers preview mark_cut.cut --since 1h\n  \
                       reveille consumers preview consumers/mark_cut.cut.toml")]
     Preview(Preview),
+    /// Rank collections by how well they suit a pilot; changes nothing
+    #[command(after_help = pilot::HELP)]
+    Pilot(pilot::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,6 +107,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::Enable(args) => switch(args, true, context).await,
         Action::Disable(args) => switch(args, false, context).await,
         Action::Preview(args) => preview::run(args, context).await,
+        Action::Pilot(args) => pilot::run(args, context).await,
     }
 }
 
@@ -142,7 +147,7 @@ fn state(consumer: &Columns) -> &'static str {
     }
 }
 
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 25] = [
     "consumer_key",
     "description",
     "event_domain",
@@ -159,6 +164,7 @@ const FIELDS: [&str; 24] = [
     "payload_ref",
     "ordering_key",
     "idempotency_key",
+    "fan_out",
     "enabled",
     "switched",
     "dry_run",
