@@ -152,7 +152,8 @@ fn decisions(answer: &Value) -> String {
     let rows = answer["decisions"].as_array().map_or(&[][..], Vec::as_slice);
     let word = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
     let row = |decision: &Value| {
-        ["consumer_key", "decision", "recipient", "job_id", "status", "error"].map(|name| word(decision, name))
+        ["consumer_key", "decision", "recipient", "job_id", "status", "error"]
+            .map(|name| word(decision, name))
     };
     format!(
         "{} made now, {} there already\n{}",

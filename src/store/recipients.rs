@@ -109,7 +109,10 @@ pub struct Standing {
 pub async fn standing(client: &impl GenericClient) -> Result<Option<Standing>> {
     const SQL: &str = "select s.in_use, s.nobody, s.others, s.malformed from fn_subscription_standing() s";
     let found = row(client, "reading how recipients stand", SQL, &[]).await?;
-    let standing =
-        Standing { nobody: get(&found, "nobody")?, others: get(&found, "others")?, malformed: get(&found, "malformed")? };
+    let standing = Standing {
+        nobody: get(&found, "nobody")?,
+        others: get(&found, "others")?,
+        malformed: get(&found, "malformed")?,
+    };
     Ok(get::<bool>(&found, "in_use")?.then_some(standing))
 }

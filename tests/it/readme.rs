@@ -85,19 +85,26 @@ async fn the_commands_of_the_readme_about_pauses_and_subscriptions_are_accepted(
     assert_eq!((left.get::<_, i64>(0), left.get::<_, i64>(1)), (0, 1));
 }
 
+/// Does what the blocks of a page say, in order: commands and SQL; blocks of plain text are only shown.
+pub(crate) async fn follow(db: &TestDb, page: &str) {
+    let client = db.client().await;
+    for block in page.split("\n```").skip(1).step_by(2) {
+        match block.split_once('\n').unwrap() {
+            ("sh", lines) => run_in_shell(db, lines),
+            ("sql", statements) => client.batch_execute(statements).await.unwrap(),
+            ("text", _) => {}
+            (other, _) => panic!("a block of {other}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
     let db = TestDb::new().await;
     let client = db.client().await;
     let page = include_str!("../../docs/runbooks/pause-and-limits.md");
     assert!(page.lines().count() <= 60, "a runbook is short");
-    for block in page.split("\n```").skip(1).step_by(2) {
-        match block.split_once('\n').unwrap() {
-            ("sh", lines) => run_in_shell(&db, lines),
-            ("sql", statements) => client.batch_execute(statements).await.unwrap(),
-            (other, _) => panic!("a block of {other}"),
-        }
-    }
+    follow(&db, page).await;
     let limits = "select count(*) from dot_config where key like 'job.%limit'";
     assert_eq!(client.query_one(limits, &[]).await.unwrap().get::<_, i64>(0), 3, "four, and one taken away");
 }
