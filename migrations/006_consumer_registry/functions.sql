@@ -135,7 +135,7 @@ begin
     return 'idempotency_key lacks {recipient}: two recipients of one event would share one job; '
       'leave it out for the default {consumer_key}:{event_id}:{recipient}';
   elsif (p_consumer).fan_out is not null and not exists (
-    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = current_schema()::regnamespace)
+    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = quote_ident(current_schema())::regnamespace)
   then
     return 'fan_out needs what resolves recipients: run `reveille migrate up` first';
   end if;

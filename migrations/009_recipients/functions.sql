@@ -63,11 +63,12 @@ as $$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'event_subscription' and c.relkind in ('r', 'p', 'v'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'event_subscription' and c.relkind in ('r', 'p', 'v'))
   then
     return;
   end if;
-  return query execute format($q$
+  for subscription, recipient_ref, event_domain, event_type, event_stream, scope_subject_table, scope_contains, scope_path, mute,
+      is_broadcast, problem in execute format($q$
     select d.doc, d.doc ->> 'recipient_ref', d.doc ->> 'event_domain', d.doc ->> 'event_type', d.doc ->> 'event_stream',
       d.doc ->> 'scope_subject_table', f.contains, f.path,
       coalesce(d.doc ->> 'mute' in ('true', 't', '1'), false),
@@ -80,7 +81,10 @@ begin
         else f.problem
       end
     from (select jsonb_strip_nulls(to_jsonb(s)) as doc from %I.event_subscription s) d
-    cross join lateral fn_scope_read(d.doc -> 'scope_filter') f $q$, current_schema());
+    cross join lateral fn_scope_read(d.doc -> 'scope_filter') f $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $$;
 comment on function fn_event_subscriptions() is 'The rows of event_subscription as they are understood, each with what is wrong with it; null is any.';

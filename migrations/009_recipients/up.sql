@@ -2,7 +2,7 @@
 
 insert into host_object (object_name, created)
 select 'event_subscription', not exists (
-  select from pg_class c where c.relnamespace = current_schema()::regnamespace and c.relname = 'event_subscription');
+  select from pg_class c where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'event_subscription');
 
 create table if not exists event_subscription (
   recipient_ref text not null,

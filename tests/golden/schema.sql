@@ -16,6 +16,7 @@ table consumer_registry
   idempotency_key text not null default '{consumer_key}:{event_id}'::text
   enabled boolean not null default false
   dry_run boolean not null default false
+  fan_out text
   starts_at timestamp with time zone not null default clock_timestamp()
   description text
   source text not null default 'sql'::text
@@ -25,6 +26,7 @@ table consumer_registry
   event_type_like text generated always as (replace(replace(event_type, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
   consumer_registry_delay_check CHECK (((delay >= '00:00:00'::interval) AND (delay <= '100 years'::interval)))
   consumer_registry_event_type_check CHECK ((event_type ~ '^[a-z0-9_.*]{1,200}$'::text))
+  consumer_registry_fan_out_check CHECK ((fan_out = 'recipients'::text))
   consumer_registry_key_check CHECK ((consumer_key ~ '^[a-z0-9][a-z0-9_.-]{0,119}$'::text))
   consumer_registry_pkey PRIMARY KEY (consumer_key)
   consumer_registry_source_check CHECK ((source = ANY (ARRAY['sql'::text, 'file'::text])))
@@ -38,6 +40,7 @@ table consumer_registry
   -- source_ref: Template; variables {event_id} {event_type} {event_subject_table} {event_subject_ref} {canonical_address} {correlation_id} {consumer_key} {payload.KEY}.
   -- idempotency_key: Template. A variable without a value makes the event undigestible for this row (dispatch_error); in a ref it gives null.
   -- dry_run: Match and count, enqueue nothing.
+  -- fan_out: recipients: one job for each recipient of the event (fn_event_recipients), named {recipient} in templates; none, no job. Null: one job. Fixed when the row is made.
   -- starts_at: Events created before do not flow; the default is now.
   -- source: file: kept by `reveille consumers sync`; sql: written by somebody else and never touched by it.
 
@@ -160,6 +163,20 @@ table event_outbox
   CREATE INDEX event_outbox_created_at_idx ON event_outbox USING btree (created_at)
   CREATE TRIGGER reveille_event_arrival AFTER INSERT ON event_outbox REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION fn_event_arrival_record()
   -- table: Facts, append-only: one row for each thing that happened. Created by Reveille because the host had none.
+
+table event_subscription
+  recipient_ref text not null
+  event_domain text
+  event_type text
+  event_stream text
+  scope_subject_table text
+  scope_filter jsonb
+  mute boolean not null default false
+  -- table: Who is told of which events: null is any. Created by Reveille because the host had none.
+  -- recipient_ref: user:…, agency:…, role:… or agent:….
+  -- event_type: Without its domain, exact.
+  -- scope_filter: An object: what the payload contains. A text: a jsonpath predicate over {"event": …, "payload": …}, as the filters of consumers.
+  -- mute: true: this recipient is not told of these events, whatever its other rows say.
 
 table event_type_registry
   event_domain text not null
@@ -741,6 +758,12 @@ UNION ALL
    FROM queue_pause q
   WHERE q.resumed_at IS NULL;
 
+view v_subscription_gaps
+  -- Pairs of domain and stream whose active event types resolve to nobody, or only by a row of all events or within a scope: warnings, nothing is stopped.
+ SELECT g.event_domain, g.event_stream, g.caught_by, g.event_types, g.recent_events, g.last_event_at,
+    g.hint
+   FROM fn_subscription_gaps() g(event_domain, event_stream, caught_by, event_types, recent_events, last_event_at, hint);
+
 -- Half-open stretches (low, high) of (tx_id, arrival_seq) to read between two snapshots, after a place.
 CREATE OR REPLACE FUNCTION fn_arrival_ranges(p_old pg_snapshot, p_new pg_snapshot, p_place_tx xid8, p_place_seq bigint)
  RETURNS TABLE(low_tx xid8, low_seq bigint, high_tx xid8, high_seq bigint)
@@ -895,13 +918,18 @@ begin
   join consumer_registry c on c.event_domain = e.event_domain
   left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
   left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
-  where e.id = p_event_id;
+  where e.id = p_event_id and c.fan_out is null;
+  if exists (
+    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
+  then
+    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
+  end if;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
-    'errors', v_counts.errors, 'decisions', v_decisions);
+    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', v_decisions);
 end
 $function$
 
--- One pass of one domain: {events, jobs, duplicates, dry, errors, more}; busy when another sidecar holds the domain.
+-- One pass of one domain: {events, jobs, duplicates, dry, errors, no_recipient, more}; busy when another sidecar holds the domain.
 CREATE OR REPLACE FUNCTION fn_consumer_dispatch_batch(p_event_domain text, p_limit integer DEFAULT 1000, p_found_by text DEFAULT 'sql'::text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -930,10 +958,13 @@ declare
   v_executors text[];
   v_kinds text[];
   v_plain boolean;
+  v_fans boolean;
+  v_fanned record;
   v_jobs int;
   v_duplicates int := 0;
   v_dry int := 0;
   v_errors int := 0;
+  v_no_recipient int := 0;
   v_count int;
   v_limit int;
   v_way text;
@@ -1010,26 +1041,38 @@ begin
   end if;
   v_more := v_count >= v_limit;
 
-  -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
+  -- Plain: no consumer that only counts, and keys of which no two can be the same; those that fan out are served beside it. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
   select count(*), array_agg(distinct c.executor::text), array_agg(distinct c.job_kind::text), coalesce(bool_and(
-    not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_consumers, v_executors, v_kinds, v_plain
+    c.fan_out is not null or (
+      not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0)), true),
+    coalesce(bool_or(c.fan_out is not null), false)
+  into v_consumers, v_executors, v_kinds, v_plain, v_fans
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   v_way := case when v_plain then 'plain' else 'careful' end;
   -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
   v_singly := greatest(1, 58 / greatest(1, v_consumers));
   loop
     if v_way = 'singly' then
-      select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+      select d.jobs, d.duplicates, d.dry, d.errors, d.no_recipient, d.executors
+      into v_jobs, v_duplicates, v_dry, v_errors, v_no_recipient, v_executors
       from fn_dispatch_events_singly(v_ids[1:v_count]) d;
       exit;
     end if;
     begin
       if v_way in ('plain', 'asking') then
         v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain, v_way = 'asking');
+        if v_fans then
+          select * into v_fanned from fn_dispatch_fan_out(v_ids, p_event_domain => p_event_domain);
+          v_jobs := v_jobs + v_fanned.jobs;
+          v_duplicates := v_fanned.duplicates;
+          v_dry := v_fanned.dry;
+          v_errors := v_fanned.errors;
+          v_no_recipient := v_fanned.no_recipient;
+        end if;
       else
-        select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+        select d.jobs, d.duplicates, d.dry, d.errors, d.no_recipient, d.executors
+        into v_jobs, v_duplicates, v_dry, v_errors, v_no_recipient, v_executors
         from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
       end if;
       exit;
@@ -1060,8 +1103,119 @@ begin
     end loop;
   end if;
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
-    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors,
+    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors, 'no_recipient', v_no_recipient,
     'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
+end
+$function$
+
+-- Collections by how well they suit a pilot: few events, few failures, much that can be undone; places added, the smallest sum first.
+CREATE OR REPLACE FUNCTION fn_consumer_pilot(p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 20, p_collection_key text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(place integer, collection text, grouped_by text, event_domains text[], events bigint, events_per_day numeric, jobs bigint, failed_attempts bigint, dead_letters bigint, dispatch_errors bigint, failures_per_event numeric, reversible numeric, irreversible_kinds text[], volume_place integer, failure_place integer, reversible_place integer, enough boolean)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_since timestamptz := coalesce(p_since, v_now - interval '30 days');
+  v_key text := coalesce(p_collection_key, fn_config('queue.pilot.collection_key', 'collection'));
+  v_least constant int := 5;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_consumer_pilot: p_limit must be at least 1, not %', coalesce(p_limit::text, 'null') using errcode = '22023';
+  end if;
+  return query
+  with facts as materialized (
+    select o.id, o.event_domain::text as event_domain, o.event_type::text as event_type,
+      left(coalesce(nullif(o.safe_payload ->> v_key, ''), a.address, nullif(o.event_subject_table, ''), o.event_domain), 200) as collection,
+      case when nullif(o.safe_payload ->> v_key, '') is not null then 'payload' when a.address is not null then 'address'
+        when nullif(o.event_subject_table, '') is not null then 'table' else 'domain' end as grouped_by
+    from event_outbox o
+    cross join lateral (select substring(o.canonical_address from '^[^/:#]+') as address) a
+    where o.created_at >= v_since and o.created_at <= v_now
+  ),
+  work as materialized (
+    select f.collection, f.grouped_by, f.event_domain, f.event_type, j.job_id, j.job_kind::text as job_kind, j.error_count
+    from facts f
+    join (
+      select q.job_id, q.job_kind, q.error_count, q.causation_event_id from job_queue q where q.causation_event_id is not null
+      union all
+      select x.job_id, x.job_kind, x.error_count, x.causation_event_id from job_archive x where x.causation_event_id is not null) j
+      on j.causation_event_id = f.id
+  ),
+  worked as (
+    select w.collection, w.grouped_by, count(*) as jobs, sum(w.error_count)::bigint as failed_attempts,
+      (select count(*) from job_dead_letter d where d.job_id = any (array_agg(w.job_id))) as dead_letters
+    from work w
+    group by w.collection, w.grouped_by
+  ),
+  undigested as (
+    select f.collection, f.grouped_by, count(*) as errors
+    from dispatch_error d
+    join facts f on f.id = d.event_id
+    group by f.collection, f.grouped_by
+  ),
+  types as materialized (
+    select f.collection, f.grouped_by, f.event_domain, f.event_type, count(*) as events
+    from facts f
+    group by f.collection, f.grouped_by, f.event_domain, f.event_type
+  ),
+  follows as materialized (
+    select t.collection, t.grouped_by, t.events, k.job_kind,
+      k.job_kind is null or coalesce(fn_gate_is_open('job.' || k.job_kind || '.reversible'), false) as is_reversible
+    from types t
+    cross join lateral (
+      select distinct c.job_kind::text as job_kind
+      from consumer_registry c where c.event_domain = t.event_domain and t.event_type like c.event_type_like
+      union
+      select distinct w.job_kind
+      from work w
+      where w.collection = t.collection and w.grouped_by = t.grouped_by and w.event_domain = t.event_domain and w.event_type = t.event_type
+        and not exists (
+          select from consumer_registry c where c.event_domain = t.event_domain and t.event_type like c.event_type_like)) k
+  ),
+  effects as (
+    select l.collection, l.grouped_by, round(sum(l.events) filter (where l.is_reversible) / sum(l.events), 3) as reversible,
+      array_agg(distinct l.job_kind order by l.job_kind) filter (where not l.is_reversible) as irreversible_kinds
+    from follows l
+    group by l.collection, l.grouped_by
+  ),
+  sums as (
+    select t.collection, t.grouped_by, array_agg(distinct t.event_domain order by t.event_domain) as event_domains,
+      sum(t.events)::bigint as events
+    from types t
+    group by t.collection, t.grouped_by
+  ),
+  measured as (
+    select s.collection, s.grouped_by, s.event_domains, s.events,
+      round(s.events / greatest(extract(epoch from v_now - v_since) / 86400, 0.0001)::numeric, 2) as events_per_day,
+      coalesce(w.jobs, 0) as jobs, coalesce(w.failed_attempts, 0) as failed_attempts, coalesce(w.dead_letters, 0) as dead_letters,
+      coalesce(u.errors, 0) as dispatch_errors,
+      round((coalesce(w.failed_attempts, 0) + coalesce(w.dead_letters, 0) + coalesce(u.errors, 0))::numeric / s.events, 4) as failures_per_event,
+      case when e.collection is not null then coalesce(e.reversible, 0) end as reversible,
+      coalesce(e.irreversible_kinds, '{}') as irreversible_kinds, s.events >= v_least as enough
+    from sums s
+    left join worked w on w.collection = s.collection and w.grouped_by = s.grouped_by
+    left join undigested u on u.collection = s.collection and u.grouped_by = s.grouped_by
+    left join effects e on e.collection = s.collection and e.grouped_by = s.grouped_by
+  ),
+  placed as (
+    select m.*,
+      dense_rank() over (partition by m.enough order by m.events)::int as by_volume,
+      dense_rank() over (partition by m.enough order by m.failures_per_event)::int as by_failure,
+      dense_rank() over (partition by m.enough order by coalesce(m.reversible, 0) desc)::int as by_reversible
+    from measured m
+  )
+  select
+    (row_number() over (order by p.enough desc, p.by_volume + p.by_failure + p.by_reversible, p.failures_per_event, p.by_reversible,
+      p.events, p.collection, p.grouped_by))::int,
+    p.collection, p.grouped_by, p.event_domains, p.events, p.events_per_day, p.jobs, p.failed_attempts, p.dead_letters, p.dispatch_errors,
+    p.failures_per_event, p.reversible, p.irreversible_kinds, p.by_volume, p.by_failure, p.by_reversible, p.enough
+  from placed p
+  order by 1
+  limit p_limit;
 end
 $function$
 
@@ -1092,7 +1246,10 @@ begin
     for v_variable in select m[1] from regexp_matches(v_template.template, '\{([^{}]*)\}', 'g') as m loop
       if v_variable not in ('consumer_key', 'event_id', 'event_domain', 'event_type', 'event_stream', 'event_severity', 'event_subject_table',
           'event_subject_ref', 'canonical_address', 'actor_ref', 'source_system', 'correlation_id')
-        and v_variable !~ '^payload\..+$' then
+        and v_variable !~ '^payload\..+$' and (v_variable <> 'recipient' or (p_consumer).fan_out is null) then
+        if v_variable = 'recipient' then
+          return format('%s has {recipient}, which only a consumer with fan_out = recipients has', v_template.name);
+        end if;
         return format('%s has an unknown variable {%s}; known are {consumer_key} {event_id} {event_domain} {event_type} {event_stream} '
           '{event_severity} {event_subject_table} {event_subject_ref} {canonical_address} {actor_ref} {source_system} {correlation_id} {payload.KEY}',
           v_template.name, v_variable);
@@ -1106,6 +1263,18 @@ begin
   end if;
   if btrim(coalesce((p_consumer).idempotency_key, '')) = '' then
     return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
+  end if;
+  if (p_consumer).fan_out <> 'recipients' then
+    return format('fan_out %s is not known; it is recipients, or left out', quote_literal((p_consumer).fan_out));
+  elsif (p_consumer).fan_out is not null and (p_consumer).job_kind is null then
+    return 'fan_out makes one job a recipient, and a terminal consumer makes none: name a job_kind or leave fan_out out';
+  elsif (p_consumer).fan_out is not null and strpos((p_consumer).idempotency_key, '{recipient}') = 0 then
+    return 'idempotency_key lacks {recipient}: two recipients of one event would share one job; '
+      'leave it out for the default {consumer_key}:{event_id}:{recipient}';
+  elsif (p_consumer).fan_out is not null and not exists (
+    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = current_schema()::regnamespace)
+  then
+    return 'fan_out needs what resolves recipients: run `reveille migrate up` first';
   end if;
   if (p_consumer).filter is not null then
     -- asked of the text, as the sample may never reach it; names stand between double quotes, a quote within escaped
@@ -1140,8 +1309,8 @@ begin
   select c.* into v_row from consumer_registry c where c.consumer_key = v_key for update;
   if not found then
     v_created := true;
-    insert into consumer_registry (consumer_key, event_domain, source, actor)
-    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor)
+    insert into consumer_registry (consumer_key, event_domain, source, actor, job_kind, fan_out)
+    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor, p_consumer ->> 'job_kind', p_consumer ->> 'fan_out')
     returning * into v_row;
   elsif v_row.source <> p_source then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', v_key, 'source', v_row.source);
@@ -1152,7 +1321,7 @@ begin
       job_kind = v_row.job_kind, executor = v_row.executor, priority = v_row.priority, max_attempts = v_row.max_attempts,
       delay = v_row.delay, source_ref = v_row.source_ref, target_ref = v_row.target_ref, payload_ref = v_row.payload_ref,
       ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
-      starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
+      fan_out = v_row.fan_out, starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
   where c.consumer_key = v_key;
   return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
 end
@@ -1165,8 +1334,16 @@ CREATE OR REPLACE FUNCTION fn_consumer_registry_check()
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_problem text := fn_consumer_problem(new);
+  v_problem text;
 begin
+  if new.fan_out is not null and new.idempotency_key = '{consumer_key}:{event_id}' then
+    new.idempotency_key := '{consumer_key}:{event_id}:{recipient}'; -- the default of such a row
+  end if;
+  v_problem := fn_consumer_problem(new);
+  -- a pass reads both sorts of consumers one after the other: a row that changes sides between would be missed, or served twice
+  if v_problem is null and tg_op = 'UPDATE' and new.fan_out is distinct from old.fan_out then
+    v_problem := 'fan_out is fixed when the row is made: write a consumer of another name, or remove this one first';
+  end if;
   if v_problem is not null then
     raise exception 'consumer %: %', new.consumer_key, v_problem using errcode = '23514';
   end if;
@@ -1369,8 +1546,8 @@ begin
 end
 $function$
 
--- Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.
-CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+-- Makes the jobs of some events: jobs, duplicates, dry, errors, no_recipient, executors. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT no_recipient integer, OUT executors text[])
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -1383,7 +1560,9 @@ AS $function$
 declare
   v_first uuid := fn_uuid_v7();
   v_repeated int;
+  v_fanned record;
 begin
+  no_recipient := 0;
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
     from fn_dispatch_rows(p_event_ids, p_consumer_key, p_event_domain) r
@@ -1426,6 +1605,19 @@ begin
     jobs := jobs - v_repeated;
     duplicates := duplicates + v_repeated;
   end if;
+  if exists (
+    select from consumer_registry c
+    where c.enabled and c.fan_out is not null and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+      and (p_event_domain is null or c.event_domain = p_event_domain))
+  then
+    select * into v_fanned from fn_dispatch_fan_out(p_event_ids, p_consumer_key, p_event_domain);
+    jobs := jobs + v_fanned.jobs;
+    duplicates := duplicates + v_fanned.duplicates;
+    dry := dry + v_fanned.dry;
+    errors := errors + v_fanned.errors;
+    no_recipient := v_fanned.no_recipient;
+    executors := executors || v_fanned.executors;
+  end if;
 end
 $function$
 
@@ -1447,7 +1639,7 @@ begin
     select array_agg(c.job_kind), max(b.newest_event) into v_kinds, v_bound
     from consumer_registry c
     left join job_archive_bound b on b.job_kind = c.job_kind
-    where c.event_domain = p_event_domain;
+    where c.event_domain = p_event_domain and c.fan_out is null;
     v_ask := p_ask or coalesce(v_bound = 'infinity', false);
   end if;
   if v_ask or v_bound is null then
@@ -1468,7 +1660,8 @@ begin
     v_ask := exists (
       select from job_archive_bound b
       where b.newest_event > v_bound
-        and b.job_kind = any (v_kinds || array(select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain)));
+        and b.job_kind = any (v_kinds || array(
+          select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain and c.fan_out is null)));
   end if;
   if v_ask and v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
     raise exception 'some of these jobs are archived' using errcode = '23505';
@@ -1478,7 +1671,7 @@ end
 $function$
 
 -- Makes the jobs of some events one by one, when doing it at once failed. Internal.
-CREATE OR REPLACE FUNCTION fn_dispatch_events_singly(p_event_ids uuid[], OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+CREATE OR REPLACE FUNCTION fn_dispatch_events_singly(p_event_ids uuid[], OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT no_recipient integer, OUT executors text[])
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -1489,7 +1682,7 @@ declare
   v_state text;
   v_message text;
 begin
-  jobs := 0; duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  jobs := 0; duplicates := 0; dry := 0; errors := 0; no_recipient := 0; executors := '{}';
   for v_pair in
     select e.id, e.event_domain, c.consumer_key
     from unnest(p_event_ids) with ordinality as u (id, n)
@@ -1503,6 +1696,7 @@ begin
       duplicates := duplicates + v_one.duplicates;
       dry := dry + v_one.dry;
       errors := errors + v_one.errors;
+      no_recipient := no_recipient + v_one.no_recipient;
       executors := executors || coalesce(v_one.executors, '{}');
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
@@ -1515,6 +1709,101 @@ begin
         set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp();
     end;
   end loop;
+end
+$function$
+
+-- Makes one job for each recipient of some events: jobs, duplicates, dry, errors, no_recipient (pairs of event and consumer), executors. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_fan_out(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT no_recipient integer, OUT executors text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_first uuid := fn_uuid_v7();
+  v_repeated int;
+begin
+  with consumers as materialized (
+    select c.*, coalesce(c.max_attempts, fn_job_max_attempts(c.job_kind, c.event_domain)) as attempts
+    from consumer_registry c
+    where c.enabled
+      and c.job_kind is not null
+      and c.fan_out is not null
+      and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+      and (p_event_domain is null or c.event_domain = p_event_domain)
+  ),
+  pairs as materialized (
+    select u.n, e.id as event_id, e.event_domain, e.safe_payload, e.correlation_id::text as correlation_id,
+      fn_event_document(row(e.*)::event_outbox) as document, k.consumer_key
+    from unnest(p_event_ids) with ordinality as u (id, n)
+    cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
+    join consumers k on 'match' = fn_event_verdict(
+      row(e.*)::event_outbox, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter)
+  ),
+  addressed as materialized (
+    select distinct r.event_id, r.recipient_ref
+    from fn_event_recipient_rows(array(select distinct p.event_id from pairs p)) r
+    where r.muted_by is null
+  ),
+  named as materialized (
+    select (row_number() over (order by p.n, p.consumer_key, a.recipient_ref))::int as n, p.event_id, p.event_domain, p.safe_payload,
+      p.correlation_id, p.consumer_key, jsonb_set(p.document, '{event,recipient}', to_jsonb(a.recipient_ref)) as document
+    from pairs p
+    join addressed a on a.event_id = p.event_id
+  ),
+  wanted as materialized (
+    select m.n, m.event_id, m.event_domain, m.safe_payload, m.correlation_id, k.consumer_key, k.job_kind, k.executor, k.priority,
+      k.attempts, k.delay, k.dry_run, k.actor,
+      fn_template_expand(k.source_ref, k.consumer_key, m.document) as source_ref,
+      fn_template_expand(k.target_ref, k.consumer_key, m.document) as target_ref,
+      fn_template_expand(k.payload_ref, k.consumer_key, m.document) as payload_ref,
+      x.ordering_key,
+      x.idempotency_key,
+      coalesce(x.idempotency_key, '') <> '' and (k.ordering_key is null or x.ordering_key is not null) as is_sound
+    from named m
+    join consumers k on k.consumer_key = m.consumer_key
+    cross join lateral (select
+      fn_template_expand(k.ordering_key, k.consumer_key, m.document) as ordering_key,
+      fn_template_expand(k.idempotency_key, k.consumer_key, m.document) as idempotency_key) x
+  ),
+  made as (
+    insert into job_queue (
+      job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    select
+      fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
+      w.safe_payload, w.priority, clock_timestamp() + w.delay, w.attempts, fn_job_key(w.idempotency_key), w.ordering_key, w.actor,
+      w.event_id, w.consumer_key, w.correlation_id
+    from wanted w
+    where not w.dry_run and w.is_sound
+    order by w.n
+    on conflict (job_kind, idempotency_key) do nothing
+    returning executor
+  ),
+  refused as (
+    insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+    select distinct on (w.event_id, w.consumer_key) w.event_id, w.consumer_key, w.event_domain, '22004',
+      'the template of ' || case when coalesce(w.idempotency_key, '') = '' then 'idempotency_key' else 'ordering_key' end
+        || ' has a variable without a value'
+    from wanted w
+    where not w.dry_run and not w.is_sound
+    order by w.event_id, w.consumer_key
+    on conflict (event_id, consumer_key) do update
+    set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp()
+    returning 1
+  )
+  select
+    (select count(*) from made),
+    (select count(*) from wanted w where not w.dry_run and w.is_sound) - (select count(*) from made),
+    (select count(*) from wanted w where w.dry_run),
+    (select count(*) from refused),
+    (select count(*) from pairs p where not exists (select from addressed a where a.event_id = p.event_id)),
+    (select array_agg(distinct m.executor::text) from made m)
+  into jobs, duplicates, dry, errors, no_recipient, executors;
+  if jobs > 0 then
+    v_repeated := fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647));
+    jobs := jobs - v_repeated;
+    duplicates := duplicates + v_repeated;
+  end if;
 end
 $function$
 
@@ -1626,7 +1915,7 @@ begin
 end
 $function$
 
--- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.
+-- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events; those that fan out are read by fn_dispatch_fan_out. Internal.
 CREATE OR REPLACE FUNCTION fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text)
  RETURNS TABLE(n integer, event_id uuid, event_domain text, created_at timestamp with time zone, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind, executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
  LANGUAGE sql
@@ -1658,7 +1947,7 @@ BEGIN ATOMIC
              row_number() OVER (ORDER BY c.consumer_key) AS n,
              count(*) OVER () AS of
             FROM consumer_registry c
-           WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
+           WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND (c.fan_out IS NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
          )
   SELECT (((u.n * k.of) + k.n))::integer AS int4,
      e.id,
@@ -1863,6 +2152,92 @@ begin
     'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
     'created_at', now())) e;
   return v_id;
+end
+$function$
+
+-- Whom some events are for, by which subscription, and which mute row says otherwise. Internal.
+CREATE OR REPLACE FUNCTION fn_event_recipient_rows(p_event_ids uuid[])
+ RETURNS TABLE(event_id uuid, recipient_ref text, subscription jsonb, muted_by jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_hashjoin TO 'on'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with subscriptions as materialized (
+    select s.* from fn_event_subscriptions() s where s.problem is null
+  ),
+  hits as materialized (
+    select e.id, s.recipient_ref, s.subscription, s.mute
+    from unnest(p_event_ids) as u (id)
+    cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
+    join subscriptions s on (s.event_domain is null or s.event_domain = e.event_domain)
+      and (s.event_type is null or s.event_type = e.event_type)
+      and (s.event_stream is null or s.event_stream = e.event_stream)
+      and (s.scope_subject_table is null or s.scope_subject_table = e.event_subject_table)
+      and (s.scope_contains is null or e.safe_payload @> s.scope_contains)
+      and (s.scope_path is null
+        or coalesce(jsonb_path_match_tz(fn_event_document(row(e.*)::event_outbox), s.scope_path, '{}', true), false))
+  ),
+  mutes as (
+    select distinct on (h.id, h.recipient_ref) h.id, h.recipient_ref, h.subscription
+    from hits h
+    where h.mute
+    order by h.id, h.recipient_ref, h.subscription
+  )
+  select h.id, h.recipient_ref, h.subscription, m.subscription
+  from hits h
+  left join mutes m on m.id = h.id and m.recipient_ref = h.recipient_ref
+  where not h.mute
+  order by h.id, m.subscription is not null, h.recipient_ref, h.subscription;
+end
+$function$
+
+-- Whom an event is for: recipient, the row of event_subscription, and the mute row that wins over it, if any.
+CREATE OR REPLACE FUNCTION fn_event_recipients(p_event_id uuid)
+ RETURNS TABLE(recipient_ref text, subscription jsonb, muted_by jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_event_id is null then
+    raise exception 'fn_event_recipients needs the id of an event' using errcode = '22023';
+  end if;
+  return query select r.recipient_ref, r.subscription, r.muted_by from fn_event_recipient_rows(array[p_event_id]) r;
+end
+$function$
+
+-- The rows of event_subscription as they are understood, each with what is wrong with it; null is any.
+CREATE OR REPLACE FUNCTION fn_event_subscriptions()
+ RETURNS TABLE(subscription jsonb, recipient_ref text, event_domain text, event_type text, event_stream text, scope_subject_table text, scope_contains jsonb, scope_path jsonpath, mute boolean, is_broadcast boolean, problem text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if not exists (
+    select from pg_class c
+    where c.relnamespace = current_schema()::regnamespace and c.relname = 'event_subscription' and c.relkind in ('r', 'p', 'v'))
+  then
+    return;
+  end if;
+  return query execute format($q$
+    select d.doc, d.doc ->> 'recipient_ref', d.doc ->> 'event_domain', d.doc ->> 'event_type', d.doc ->> 'event_stream',
+      d.doc ->> 'scope_subject_table', f.contains, f.path,
+      coalesce(d.doc ->> 'mute' in ('true', 't', '1'), false),
+      not d.doc ?| array['event_domain', 'event_type', 'event_stream', 'scope_subject_table'] and f.contains is null and f.path is null,
+      case
+        when not fn_recipient_is_sound(d.doc ->> 'recipient_ref') then
+          format('recipient_ref %%s is not user:…, agency:…, role:… or agent:…', quote_nullable(d.doc ->> 'recipient_ref'))
+        when d.doc ->> 'event_stream' <> all (array['comment', 'review', 'update', 'birth', 'task', 'alert', 'health']) then
+          format('event_stream %%s is none of comment, review, update, birth, task, alert, health', quote_literal(d.doc ->> 'event_stream'))
+        else f.problem
+      end
+    from (select jsonb_strip_nulls(to_jsonb(s)) as doc from %I.event_subscription s) d
+    cross join lateral fn_scope_read(d.doc -> 'scope_filter') f $q$, current_schema());
 end
 $function$
 
@@ -2123,6 +2498,98 @@ begin
 end
 $function$
 
+-- The decisions of fn_consumer_dispatch about consumers that fan out, one a recipient. Internal.
+CREATE OR REPLACE FUNCTION fn_fan_out_decisions(p_event_id uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    with addressed as materialized (
+      select distinct r.recipient_ref from fn_event_recipient_rows(array[p_event_id]) r where r.muted_by is null
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
+        when not c.enabled then 'disabled'
+        when v.verdict <> 'match' then v.verdict
+        when a.recipient_ref is null then 'no_recipient'
+        when d.event_id is not null then 'error'
+        when c.dry_run then 'dry_run'
+        else 'job'
+      end, 'recipient', a.recipient_ref, 'job_id', j.job_id, 'status', j.status, 'error', d.message)
+      order by c.consumer_key, a.recipient_ref), '[]')
+    from event_outbox e
+    join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null
+    cross join lateral fn_consumer_verdict(c, e) as v (verdict)
+    left join addressed a on c.enabled and v.verdict = 'match'
+    left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
+    left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_expand(c.idempotency_key, c.consumer_key,
+      jsonb_set(fn_event_document(e), '{event,recipient}', to_jsonb(a.recipient_ref))))) j on a.recipient_ref is not null
+    where e.id = p_event_id);
+end
+$function$
+
+-- fn_route_consumer_dry_run for a consumer that fans out. Internal.
+CREATE OR REPLACE FUNCTION fn_fan_out_dry_run(p_consumer consumer_registry, p_since timestamp with time zone, p_limit integer)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone, recipient text)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with judged as materialized (
+    select o.id, o.event_type::text as event_type, o.created_at, fn_consumer_verdict(p_consumer, o) as verdict,
+      fn_event_document(o) as document, fn_is_signal(o.safe_payload) as is_signal
+    from event_outbox o
+    where o.event_domain = (p_consumer).event_domain and (p_since is null or o.created_at >= p_since)
+    order by o.created_at desc, o.id desc
+    limit p_limit
+  ),
+  addressed as materialized (
+    select distinct r.event_id, r.recipient_ref
+    from fn_event_recipient_rows(array(select j.id from judged j where j.verdict = 'match')) r
+    where r.muted_by is null
+  ),
+  named as materialized (
+    select j.id, j.event_type, j.created_at, a.recipient_ref,
+      case when j.verdict = 'match' and a.recipient_ref is null then 'no_recipient' else j.verdict end as verdict,
+      j.is_signal,
+      case when a.recipient_ref is not null then jsonb_set(j.document, '{event,recipient}', to_jsonb(a.recipient_ref)) end as document
+    from judged j
+    left join addressed a on a.event_id = j.id
+  ),
+  filled as (
+    select m.*,
+      fn_template_expand((p_consumer).source_ref, (p_consumer).consumer_key, m.document) as source_ref,
+      fn_template_expand((p_consumer).target_ref, (p_consumer).consumer_key, m.document) as target_ref,
+      fn_template_expand((p_consumer).payload_ref, (p_consumer).consumer_key, m.document) as payload_ref,
+      fn_template_expand((p_consumer).ordering_key, (p_consumer).consumer_key, m.document) as ordering_key,
+      nullif(fn_template_expand((p_consumer).idempotency_key, (p_consumer).consumer_key, m.document), '') as idempotency_key
+    from named m
+  ),
+  decided as (
+    select f.*, case
+        when f.verdict = 'match' and (f.idempotency_key is null or not f.is_signal
+          or ((p_consumer).ordering_key is not null and f.ordering_key is null)) then 'undigestible'
+        else f.verdict
+      end as reason
+    from filled f
+  )
+  select d.id, d.reason = 'match', d.reason, (p_consumer).job_kind::text, (p_consumer).executor::text,
+    case when d.reason = 'match' then d.source_ref end,
+    case when d.reason = 'match' then d.target_ref end,
+    case when d.reason = 'match' then d.payload_ref end,
+    case when d.reason = 'match' then d.ordering_key end,
+    case when d.reason = 'match' then fn_job_key(d.idempotency_key) end,
+    d.event_type, d.created_at, d.recipient_ref
+  from decided d
+  order by d.created_at, d.id, d.recipient_ref;
+end
+$function$
+
 -- true only when dot_config holds the text 'true' under the key.
 CREATE OR REPLACE FUNCTION fn_gate_is_open(p_key text)
  RETURNS boolean
@@ -2185,7 +2652,7 @@ begin
     if p_value <> all (array['constant', 'linear', 'exponential']) then
       raise exception '% must be constant, linear or exponential, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
-  elsif p_key ~ '([._]enabled|dry_run_only|emit_events)$' then
+  elsif p_key ~ '([._]enabled|dry_run_only|emit_events|[.]reversible)$' then
     if p_value <> all (array['true', 'false']) then
       raise exception '% must be true or false, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
@@ -5000,6 +5467,13 @@ begin
 end
 $function$
 
+-- Whether a recipient is user:…, agency:…, role:… or agent:… without spaces and braces.
+CREATE OR REPLACE FUNCTION fn_recipient_is_sound(p_recipient_ref text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+RETURN COALESCE((p_recipient_ref ~ '^(user|agency|role|agent):[^[:space:]{}]{1,200}$'::text), false)
+
 -- Ends a pause: {scope, name}. Refused not_found when nothing is paused there.
 CREATE OR REPLACE FUNCTION fn_resume(p_scope text, p_name text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -5028,7 +5502,7 @@ $function$
 
 -- What a consumer that need not be stored would do with the newest p_limit events of its domain.
 CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer jsonb, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
- RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone, recipient text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
@@ -5041,12 +5515,17 @@ begin
   v_consumer := jsonb_populate_record(
     jsonb_populate_record(null::consumer_registry, jsonb_build_object(
       'event_type', '*', 'executor', 'PG_worker', 'priority', 100, 'delay', '0', 'source_ref', '{event_subject_ref}',
-      'idempotency_key', '{consumer_key}:{event_id}', 'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
+      'idempotency_key', '{consumer_key}:{event_id}' || case when p_consumer ->> 'fan_out' is null then '' else ':{recipient}' end,
+      'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
     p_consumer);
   v_consumer.event_type_like := replace(replace(v_consumer.event_type, '_', '\_'), '*', '%');
   v_problem := fn_consumer_problem(v_consumer);
   if v_problem is not null then
     raise exception 'consumer %: %', v_consumer.consumer_key, v_problem using errcode = '23514';
+  end if;
+  if v_consumer.fan_out is not null then
+    return query select * from fn_fan_out_dry_run(v_consumer, p_since, p_limit);
+    return;
   end if;
   return query
   select
@@ -5061,7 +5540,8 @@ begin
     case when r.reason = 'match' then fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_job_key(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, r.e)) end,
     r.event_type,
-    r.created_at
+    r.created_at,
+    null::text
   from (
     select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
@@ -5082,7 +5562,7 @@ $function$
 
 -- What a stored consumer would do with the newest p_limit events of its domain, as if it had existed then.
 CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer_key text, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
- RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone, recipient text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
@@ -5096,6 +5576,114 @@ begin
       using errcode = '22023', hint = 'See `reveille consumers list`.';
   end if;
   return query select * from fn_route_consumer_dry_run(v_consumer, p_since, p_limit);
+end
+$function$
+
+-- A scope_filter as what the payload must contain or as a jsonpath, or what is wrong with it. Internal.
+CREATE OR REPLACE FUNCTION fn_scope_read(p_filter jsonb, OUT contains jsonb, OUT path jsonpath, OUT problem text)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_text text := btrim(p_filter #>> '{}');
+begin
+  if p_filter is null or jsonb_typeof(p_filter) = 'null' or v_text = '' then
+    return;
+  elsif jsonb_typeof(p_filter) = 'object' then
+    contains := p_filter;
+    return;
+  elsif jsonb_typeof(p_filter) <> 'string' then
+    problem := format('scope_filter is %s; it is an object, or a text that is a jsonpath', jsonb_typeof(p_filter));
+    return;
+  end if;
+  begin
+    if left(v_text, 1) = '{' then
+      contains := v_text::jsonb;
+    else
+      path := v_text::jsonpath;
+    end if;
+  exception
+    when others then
+      problem := 'scope_filter: ' || sqlerrm;
+      return;
+  end;
+  if regexp_replace(path::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+    path := null;
+    problem := 'scope_filter has a variable ($name); a filter has none, write the value itself';
+    return;
+  end if;
+  begin
+    perform jsonb_path_match_tz('{"event": {}, "payload": {}}', path, '{}', false);
+  exception
+    when singleton_sql_json_item_required then
+      path := null;
+      problem := 'scope_filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+    when others then
+      null; -- strict paths may fail on the empty sample and work on real events
+  end;
+end
+$function$
+
+-- Pairs of domain and stream with active types that resolve to nobody, or only by broadcast or within a scope. Called by v_subscription_gaps.
+CREATE OR REPLACE FUNCTION fn_subscription_gaps(p_recent integer DEFAULT 10000)
+ RETURNS TABLE(event_domain text, event_stream text, caught_by text, event_types text[], recent_events bigint, last_event_at timestamp with time zone, hint text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with subscriptions as materialized (
+    select s.*, s.scope_subject_table is not null or s.scope_contains is not null or s.scope_path is not null as is_scoped
+    from fn_event_subscriptions() s
+    where s.problem is null
+  ),
+  types as materialized (
+    select t.event_domain::text as event_domain, t.event_type::text as event_type, t.event_stream::text as event_stream
+    from event_type_registry t
+    where t.active
+  ),
+  judged as materialized (
+    select t.event_domain, t.event_type, t.event_stream, case
+        when bool_or(not s.is_scoped and not s.is_broadcast) then null
+        when bool_or(s.is_broadcast) then 'broadcast'
+        when bool_or(s.is_scoped) then 'scope'
+        else 'nobody'
+      end as caught_by
+    from types t
+    left join subscriptions s on not s.mute
+      and (s.event_domain is null or s.event_domain = t.event_domain)
+      and (s.event_type is null or s.event_type = t.event_type)
+      and (s.event_stream is null or s.event_stream = t.event_stream)
+      and not exists (
+        select from subscriptions m
+        where m.mute and not m.is_scoped and m.recipient_ref = s.recipient_ref
+          and (m.event_domain is null or m.event_domain = t.event_domain)
+          and (m.event_type is null or m.event_type = t.event_type)
+          and (m.event_stream is null or m.event_stream = t.event_stream))
+    group by t.event_domain, t.event_type, t.event_stream
+  ),
+  recent as materialized (
+    select n.event_domain, n.event_type, count(*) as events, max(n.created_at) as last_at
+    from (
+      select o.event_domain::text as event_domain, o.event_type::text as event_type, o.created_at
+      from event_outbox o order by o.created_at desc limit p_recent) n
+    group by n.event_domain, n.event_type
+  )
+  select j.event_domain, j.event_stream, j.caught_by, array_agg(j.event_type order by j.event_type), coalesce(sum(r.events), 0)::bigint,
+    max(r.last_at), case j.caught_by
+      when 'nobody' then 'nobody is told: add a row of event_subscription that says who shall be'
+      when 'broadcast' then 'only a row of all events catches it: say whom it is for'
+      else 'only rows with a scope catch it: what is outside of them is for nobody'
+    end
+  from judged j
+  left join recent r on r.event_domain = j.event_domain and r.event_type = j.event_type
+  where j.caught_by is not null
+  group by j.event_domain, j.event_stream, j.caught_by
+  order by array_position(array['nobody', 'scope', 'broadcast'], j.caught_by), max(r.last_at) desc nulls last, j.event_domain, j.event_stream;
 end
 $function$
 
@@ -5150,6 +5738,25 @@ begin
       set_by = session_user, updated_at = clock_timestamp();
   perform pg_notify('queue_control', '');
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'job_kind', p_job_kind, 'event_domain', p_event_domain);
+end
+$function$
+
+-- Pairs that resolve to nobody, others that are told of in part or only by broadcast, malformed rows; all 0 where recipients are not used.
+CREATE OR REPLACE FUNCTION fn_subscription_standing(OUT in_use boolean, OUT nobody integer, OUT others integer, OUT malformed integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  select count(*) filter (where s.problem is not null), count(*) > 0 into malformed, in_use from fn_event_subscriptions() s;
+  in_use := in_use or exists (select from consumer_registry c where c.fan_out is not null);
+  nobody := 0;
+  others := 0;
+  if in_use then
+    select count(*) filter (where g.caught_by = 'nobody'), count(*) filter (where g.caught_by <> 'nobody')
+    into nobody, others from fn_subscription_gaps(0) g;
+  end if;
 end
 $function$
 
@@ -5306,6 +5913,8 @@ grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to revei
 
 grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to reveille_operator
 
+grant EXECUTE on function fn_consumer_pilot(timestamp with time zone,integer,text,timestamp with time zone) to reveille_operator
+
 grant EXECUTE on function fn_consumer_problem(consumer_registry) to public
 
 grant EXECUTE on function fn_consumer_put(jsonb,text,text,boolean) to reveille_operator
@@ -5349,6 +5958,18 @@ grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text
 grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_executor
 
 grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_event_recipients(uuid) to reveille_dispatcher
+
+grant EXECUTE on function fn_event_recipients(uuid) to reveille_operator
+
+grant EXECUTE on function fn_event_recipients(uuid) to reveille_reader
+
+grant EXECUTE on function fn_event_subscriptions() to reveille_dispatcher
+
+grant EXECUTE on function fn_event_subscriptions() to reveille_operator
+
+grant EXECUTE on function fn_event_subscriptions() to reveille_reader
 
 grant EXECUTE on function fn_event_sweep(interval,timestamp with time zone) to reveille_dispatcher
 
@@ -5550,6 +6171,8 @@ grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone)
 
 grant EXECUTE on function fn_rate_parts(text) to public
 
+grant EXECUTE on function fn_recipient_is_sound(text) to public
+
 grant EXECUTE on function fn_resume(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
@@ -5562,9 +6185,21 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
 
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_operator
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_reader
+
 grant EXECUTE on function fn_subscription_remove(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_subscription_set(text,text,text,text,integer,real,text) to reveille_operator
+
+grant EXECUTE on function fn_subscription_standing() to reveille_dispatcher
+
+grant EXECUTE on function fn_subscription_standing() to reveille_operator
+
+grant EXECUTE on function fn_subscription_standing() to reveille_reader
 
 grant EXECUTE on function fn_template_expand(text,text,jsonb) to public
 
@@ -5627,6 +6262,10 @@ grant SELECT on table event_arrival to reveille_reader
 grant SELECT on table event_outbox to reveille_operator
 
 grant SELECT on table event_outbox to reveille_reader
+
+grant SELECT on table event_subscription to reveille_operator
+
+grant SELECT on table event_subscription to reveille_reader
 
 grant SELECT on table event_type_registry to reveille_operator
 
@@ -5705,6 +6344,12 @@ grant SELECT on table v_queue_health to reveille_executor
 grant SELECT on table v_queue_health to reveille_operator
 
 grant SELECT on table v_queue_health to reveille_reader
+
+grant SELECT on table v_subscription_gaps to reveille_dispatcher
+
+grant SELECT on table v_subscription_gaps to reveille_operator
+
+grant SELECT on table v_subscription_gaps to reveille_reader
 
 event type system.queue_dispatch_gap alert delayed warning
 

@@ -8,16 +8,18 @@ use crate::store::consumers::Since;
 use crate::store::pilot::{self, Candidate};
 
 pub(super) const HELP: &str = "\
-How the rank is made: each collection has three places, and the smallest sum is the best.
+How the rank is made: a collection has three places, and the smallest sum is the best.
   volume      fewest events first
-  failures    failed runs, dead letters and events that could not be digested, for each event; fewest first
-  reversible  the share of what follows that can be undone; most first. What follows is the job kinds of the
-              consumers that want its events, enabled or not. A fact after which nothing is done can be undone,
-              and so can a kind that somebody said so of: `job.KIND.reversible` = true. All else cannot.
+  failures    fewest first, for each event: failed runs, dead letters, and events that a
+              consumer could not digest
+  reversible  the greatest share that can be undone first. What follows an event is the job
+              kinds of the consumers that want it, enabled or not. A fact after which nothing
+              is done can be undone, and so can a kind of which somebody said so
+              (`job.KIND.reversible` = true); all else cannot.
 Fewer than 5 events teach nothing, and come last.
 
-The collection of an event is what its payload names under --collection-key, else the first part of its
-canonical address, else the table of its subject, else its domain.
+The collection of an event is what its payload names under --collection-key, else the first
+part of its canonical address, else the table of its subject, else its domain.
 
 Examples:
   reveille consumers pilot

@@ -5,7 +5,8 @@ use reveille::postgres::migrator::{Migrator, PHASES};
 use serde_json::json;
 
 use super::{fact, names, subscribe};
-use crate::support::{Outbox, TestDb, server_at};
+use crate::cli::{output, reveille};
+use crate::support::{Outbox, TestDb, open_gates, server_at};
 
 /// The phase that brings recipients.
 fn number() -> u32 {
@@ -73,4 +74,33 @@ async fn every_command_of_the_page_about_recipients_is_accepted() {
     crate::readme::follow(&db, &page).await;
     let made = "select count(*) from consumer_registry where fan_out = 'recipients'";
     assert_eq!(client.query_one(made, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn everything_works_in_a_schema_whose_name_needs_quotes() {
+    let db = TestDb::empty().await;
+    let client = db.client().await;
+    let program = |arguments: &[&str]| {
+        let mut command = reveille(arguments);
+        output(command.env("DATABASE_URL", db.url()).env("REVEILLE__DATABASE__SCHEMA", "Odd \"schema\""))
+    };
+    assert_eq!(program(&["migrate", "up"]).0, Some(0));
+    client.batch_execute("set search_path to \"Odd \"\"schema\"\"\"").await.unwrap();
+    open_gates(&client).await;
+    let setup = "
+        insert into event_subscription (recipient_ref) values ('user:a'), ('user:b');
+        select fn_consumer_put('{\"consumer_key\": \"plain\", \"event_domain\": \"iu\", \"job_kind\": \"x.y\", \"enabled\": true}', 'test', p_set_enabled => true);
+        select fn_consumer_put('{\"consumer_key\": \"tell\", \"event_domain\": \"iu\", \"job_kind\": \"x.z\", \"enabled\": true, \"fan_out\": \"recipients\"}', 'test', p_set_enabled => true);
+        insert into event_outbox (event_domain, event_type, event_stream, delivery_lane) values ('iu', 'x', 'update', 'delayed');
+        select fn_consumer_dispatch_batch('iu');
+        select fn_job_enqueue('x.y', 'test', p_idempotency_key => 'one');
+        select fn_consumer_dispatch(id) from event_outbox;
+        select fn_job_archive(10)";
+    client.batch_execute(setup).await.unwrap();
+    let jobs = client.query_one("select count(*) from job_queue", &[]).await.unwrap();
+    assert_eq!(jobs.get::<_, i64>(0), 4);
+    for command in [&["health"][..], &["subscriptions", "gaps"], &["consumers", "pilot"], &["dlq", "list"]] {
+        let (code, _, err) = program(command);
+        assert_eq!(code, Some(0), "{command:?}: {err}");
+    }
 }
