@@ -193,7 +193,7 @@ begin
     return; -- nothing to tell, or somebody looks by himself, or fn_wake would not tell it
   end if;
   if p_jobs < 32
-    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
+    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = quote_ident(current_schema())::regnamespace)
   then
     v_names := array(
       select h.executor_name
@@ -235,7 +235,7 @@ create or replace function fn_job_by_key(p_job_kind text, p_key text, out job_id
 language plpgsql stable set search_path from current set enable_seqscan = off
 as $$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
   else
     select f.job_id, f.status into job_id, status
@@ -257,7 +257,7 @@ create or replace function fn_job_archived(p_job_id uuid) returns jsonb
 language plpgsql stable set search_path from current set enable_seqscan = off
 as $$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return null;
   end if;
   return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
@@ -290,7 +290,7 @@ declare
   v_mine tid[];
   v_repeated uuid[];
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return 0; -- before phase 008
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     with mine as (
@@ -323,7 +323,7 @@ create or replace function fn_job_may_be_archived(p_job_kind text, p_key text) r
 language plpgsql volatile set search_path from current set enable_seqscan = off
 as $$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return false; -- before phase 008
   end if;
   return current_setting('transaction_isolation') in ('repeatable read', 'serializable')

@@ -276,7 +276,7 @@ language plpgsql volatile set search_path from current
 as $$
 declare
   v_first uuid := fn_uuid_v7();
-  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = current_schema()::regnamespace);
+  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = quote_ident(current_schema())::regnamespace);
   v_kinds text[];
   v_bound timestamptz;
   v_ask boolean := false;

@@ -8,7 +8,7 @@ declare
   v_from timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := to_char(v_from, '"job_archive_"YYYY_MM');
 begin
-  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = current_schema()::regnamespace) then
+  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return;
   end if;
   execute format('create table %I (like job_archive including defaults including indexes)', v_name);

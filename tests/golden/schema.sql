@@ -1272,7 +1272,7 @@ begin
     return 'idempotency_key lacks {recipient}: two recipients of one event would share one job; '
       'leave it out for the default {consumer_key}:{event_id}:{recipient}';
   elsif (p_consumer).fan_out is not null and not exists (
-    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = current_schema()::regnamespace)
+    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = quote_ident(current_schema())::regnamespace)
   then
     return 'fan_out needs what resolves recipients: run `reveille migrate up` first';
   end if;
@@ -1475,7 +1475,7 @@ AS $function$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
   then
     return;
   end if;
@@ -1629,7 +1629,7 @@ CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_
 AS $function$
 declare
   v_first uuid := fn_uuid_v7();
-  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = current_schema()::regnamespace);
+  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = quote_ident(current_schema())::regnamespace);
   v_kinds text[];
   v_bound timestamptz;
   v_ask boolean := false;
@@ -2220,11 +2220,12 @@ AS $function$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'event_subscription' and c.relkind in ('r', 'p', 'v'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'event_subscription' and c.relkind in ('r', 'p', 'v'))
   then
     return;
   end if;
-  return query execute format($q$
+  for subscription, recipient_ref, event_domain, event_type, event_stream, scope_subject_table, scope_contains, scope_path, mute,
+      is_broadcast, problem in execute format($q$
     select d.doc, d.doc ->> 'recipient_ref', d.doc ->> 'event_domain', d.doc ->> 'event_type', d.doc ->> 'event_stream',
       d.doc ->> 'scope_subject_table', f.contains, f.path,
       coalesce(d.doc ->> 'mute' in ('true', 't', '1'), false),
@@ -2237,7 +2238,10 @@ begin
         else f.problem
       end
     from (select jsonb_strip_nulls(to_jsonb(s)) as doc from %I.event_subscription s) d
-    cross join lateral fn_scope_read(d.doc -> 'scope_filter') f $q$, current_schema());
+    cross join lateral fn_scope_read(d.doc -> 'scope_filter') f $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $function$
 
@@ -2832,7 +2836,7 @@ declare
   v_from timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := to_char(v_from, '"job_archive_"YYYY_MM');
 begin
-  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = current_schema()::regnamespace) then
+  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return;
   end if;
   execute format('create table %I (like job_archive including defaults including indexes)', v_name);
@@ -2851,7 +2855,7 @@ CREATE OR REPLACE FUNCTION fn_job_archived(p_job_id uuid)
  SET enable_seqscan TO 'off'
 AS $function$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return null;
   end if;
   return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
@@ -2959,7 +2963,7 @@ CREATE OR REPLACE FUNCTION fn_job_by_key(p_job_kind text, p_key text, OUT job_id
  SET enable_seqscan TO 'off'
 AS $function$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
   else
     select f.job_id, f.status into job_id, status
@@ -4257,7 +4261,7 @@ CREATE OR REPLACE FUNCTION fn_job_may_be_archived(p_job_kind text, p_key text)
  SET enable_seqscan TO 'off'
 AS $function$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return false; -- before phase 008
   end if;
   return current_setting('transaction_isolation') in ('repeatable read', 'serializable')
@@ -4660,7 +4664,7 @@ declare
   v_mine tid[];
   v_repeated uuid[];
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return 0; -- before phase 008
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     with mine as (
@@ -5102,7 +5106,7 @@ begin
     return; -- nothing to tell, or somebody looks by himself, or fn_wake would not tell it
   end if;
   if p_jobs < 32
-    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
+    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = quote_ident(current_schema())::regnamespace)
   then
     v_names := array(
       select h.executor_name
@@ -5152,7 +5156,7 @@ AS $function$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
   then
     return;
   end if;

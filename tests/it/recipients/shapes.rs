@@ -90,13 +90,17 @@ async fn everything_works_in_a_schema_whose_name_needs_quotes() {
     let setup = "
         insert into event_subscription (recipient_ref) values ('user:a'), ('user:b');
         select fn_consumer_put('{\"consumer_key\": \"plain\", \"event_domain\": \"iu\", \"job_kind\": \"x.y\", \"enabled\": true}', 'test', p_set_enabled => true);
-        select fn_consumer_put('{\"consumer_key\": \"tell\", \"event_domain\": \"iu\", \"job_kind\": \"x.z\", \"enabled\": true, \"fan_out\": \"recipients\"}', 'test', p_set_enabled => true);
-        insert into event_outbox (event_domain, event_type, event_stream, delivery_lane) values ('iu', 'x', 'update', 'delayed');
+        select fn_consumer_put('{\"consumer_key\": \"tell\", \"event_domain\": \"iu\", \"job_kind\": \"x.z\", \"enabled\": true, \"fan_out\": \"recipients\"}', 'test', p_set_enabled => true)";
+    client.batch_execute(setup).await.unwrap();
+    let happens = "insert into event_outbox (event_domain, event_type, event_stream, delivery_lane)
+        values ('iu', 'x', 'update', 'delayed')";
+    client.batch_execute(happens).await.unwrap();
+    let use_it = "
         select fn_consumer_dispatch_batch('iu');
         select fn_job_enqueue('x.y', 'test', p_idempotency_key => 'one');
         select fn_consumer_dispatch(id) from event_outbox;
         select fn_job_archive(10)";
-    client.batch_execute(setup).await.unwrap();
+    client.batch_execute(use_it).await.unwrap();
     let jobs = client.query_one("select count(*) from job_queue", &[]).await.unwrap();
     assert_eq!(jobs.get::<_, i64>(0), 4);
     for command in [&["health"][..], &["subscriptions", "gaps"], &["consumers", "pilot"], &["dlq", "list"]] {
