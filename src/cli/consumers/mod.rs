@@ -117,7 +117,7 @@ async fn list(context: &Context) -> Result<Outcome> {
         [
             text(consumer, "consumer_key").to_owned(),
             format!("{}.{}", text(consumer, "event_domain"), text(consumer, "event_type")),
-            consumer.get("job_kind").and_then(Value::as_str).unwrap_or("(terminal)").to_owned(),
+            makes(consumer),
             text(consumer, "executor").to_owned(),
             state(consumer).to_owned(),
             text(consumer, "source").to_owned(),
@@ -136,6 +136,14 @@ async fn list(context: &Context) -> Result<Outcome> {
 
 fn text<'a>(consumer: &'a Columns, column: &str) -> &'a str {
     consumer.get(column).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn makes(consumer: &Columns) -> String {
+    match (text(consumer, "job_kind"), text(consumer, "fan_out")) {
+        ("", _) => "(terminal)".to_owned(),
+        (kind, "") => kind.to_owned(),
+        (kind, _) => format!("{kind}, one a recipient"),
+    }
 }
 
 fn state(consumer: &Columns) -> &'static str {

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{fact, subscribe};
-use crate::support::Outbox;
+use crate::commands::words;
+use crate::support::{Folder, Outbox};
 
 /// Target and key of the jobs of a consumer.
 async fn jobs(outbox: &Outbox, key: &str) -> Vec<(Option<String>, String)> {
@@ -185,4 +186,29 @@ async fn a_replay_of_an_archived_recipients_job_is_a_duplicate() {
     let answer: Value = outbox.answer(&format!("fn_consumer_dispatch('{id}')")).await;
     assert_eq!((&answer["jobs"], &answer["duplicates"]), (&json!(0), &json!(2)), "{answer}");
     assert_eq!(outbox.jobs().await, 0);
+}
+
+#[tokio::test]
+async fn a_file_says_fan_out_and_a_later_change_of_it_is_told_before_anything_is_written() {
+    let outbox = Outbox::open().await;
+    let folder = Folder::open_to_all();
+    let path = folder.path().join("tell.toml");
+    let text = "event_domain = \"iu\"\nevent_type = \"saved\"\njob_kind = \"tell.one\"\n";
+    let sync = ["consumers", "sync", "--apply", "--dir", folder.path().to_str().unwrap()];
+    let write = |more: &str| std::fs::write(&path, format!("{text}{more}")).unwrap();
+
+    write("fan_out = \"recipient\"\n");
+    let (code, _, err) = words(&outbox.db, &sync);
+    assert!(code == Some(2) && err.contains("tell.toml:4: fan_out is \"recipients\" or left out"), "{err}");
+    write("fan_out = \"recipients\"\nidempotency_key = \"{consumer_key}:{event_id}\"\n");
+    let (code, _, err) = words(&outbox.db, &sync);
+    assert!(code == Some(2) && err.contains("tell.toml:5: idempotency_key lacks {recipient}"), "{err}");
+    write("fan_out = \"recipients\"\n");
+    assert_eq!(words(&outbox.db, &sync).1, "+ tell: added\n1 consumer written\n");
+    assert_eq!(words(&outbox.db, &sync).1, "= tell: as its file\nnothing to change\n");
+    let (_, list, _) = words(&outbox.db, &["consumers", "list"]);
+    assert!(list.contains("tell.one, one a recipient"), "{list}");
+    write("");
+    let (code, _, err) = words(&outbox.db, &sync);
+    assert!(code == Some(2) && err.contains("fan_out is fixed when the row is made"), "{err}");
 }
