@@ -552,10 +552,14 @@ begin
       'fn_fan_out_dry_run(consumer_registry, timestamptz, int)', 'fn_fan_out_decisions(uuid)', 'fn_scope_read(jsonb)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
-  foreach v_function in array array['fn_event_subscriptions()', 'fn_event_recipients(uuid)', 'fn_subscription_gaps(int)', 'fn_subscription_standing()'] loop
+  foreach v_function in array array['fn_event_subscriptions()', 'fn_event_recipients(uuid)', 'fn_subscription_gaps(int)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_reader', 'reveille_operator', 'reveille_dispatcher']);
   end loop;
+  -- counts only, and every role may ask for health
+  execute format('revoke all on function %s from public', 'fn_subscription_standing()'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_subscription_standing()'::regprocedure),
+    array['reveille_reader', 'reveille_operator', 'reveille_dispatcher', 'reveille_executor']);
   -- any key of a payload can be named: not for readers
   execute format('revoke all on function %s from public', 'fn_consumer_pilot(timestamptz, int, text, timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_consumer_pilot(timestamptz, int, text, timestamptz)'::regprocedure), array['reveille_operator']);

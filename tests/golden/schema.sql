@@ -6201,6 +6201,8 @@ grant EXECUTE on function fn_subscription_set(text,text,text,text,integer,real,t
 
 grant EXECUTE on function fn_subscription_standing() to reveille_dispatcher
 
+grant EXECUTE on function fn_subscription_standing() to reveille_executor
+
 grant EXECUTE on function fn_subscription_standing() to reveille_operator
 
 grant EXECUTE on function fn_subscription_standing() to reveille_reader
