@@ -1,4 +1,4 @@
-//! The host's one bespoke consumer, as a row of consumer_registry: the same effect as the direct call, and made once.
+//! The host's one bespoke consumer, as a row of `consumer_registry`: the same effect as the direct call, and made once.
 
 use std::path::Path;
 
@@ -56,7 +56,7 @@ async fn call(outbox: &Outbox, id: &str) -> String {
 }
 
 /// The consumer of this project, previewed and then enabled.
-async fn enable(outbox: &Outbox) {
+fn enable(outbox: &Outbox) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("consumers");
     let sync = ["consumers", "sync", "--apply", "--dir", folder.to_str().unwrap()];
     assert_eq!(words(&outbox.db, &sync).0, Some(0));
@@ -95,7 +95,7 @@ async fn rows(outbox: &Outbox) -> Vec<String> {
 #[tokio::test]
 async fn the_consumer_row_makes_exactly_the_rows_of_the_direct_call_and_no_dead_letter() {
     let (direct, routed) = (host().await, host().await);
-    enable(&routed).await;
+    enable(&routed);
     let payloads = [
         asks(TEMPLATE, "2026-001", "live", None),
         asks(TEMPLATE, "2026-002", "dry_run", Some("a rehearsal")),
@@ -119,7 +119,7 @@ async fn the_consumer_row_makes_exactly_the_rows_of_the_direct_call_and_no_dead_
 #[tokio::test]
 async fn a_replay_either_way_is_told_as_one_and_makes_no_second_row() {
     let host = host().await;
-    enable(&host).await;
+    enable(&host);
     let id = emit(&host, 1, &asks(TEMPLATE, "2026-001", "live", None)).await;
     // somebody still calls directly, before and after the job
     assert_eq!(call(&host, &id).await, "ok");
@@ -150,7 +150,7 @@ async fn a_replay_either_way_is_told_as_one_and_makes_no_second_row() {
 #[tokio::test]
 async fn what_the_direct_call_refuses_makes_no_row_either_way_and_is_told() {
     let (direct, routed) = (host().await, host().await);
-    enable(&routed).await;
+    enable(&routed);
     let nowhere = "7e3f8a52-0000-4000-8000-00000000dead";
     let refused = [
         (asks(UNMARKED, "1", "live", None), "template_not_marked"),
@@ -179,7 +179,7 @@ async fn what_the_direct_call_refuses_makes_no_row_either_way_and_is_told() {
 #[tokio::test]
 async fn a_closed_gate_of_the_host_is_waited_for() {
     let host = host().await;
-    enable(&host).await;
+    enable(&host);
     let close = async |key: &str, value: &str| {
         host.client
             .execute("update dot_config set value = $2 where key = $1", &[&key, &value])

@@ -19,7 +19,7 @@ async fn facts(client: &Client, event_type: &str, collection: &str, count: i32, 
 }
 
 /// The answer of the command.
-async fn ranked(db: &TestDb, more: &[&str]) -> Vec<Value> {
+fn ranked(db: &TestDb, more: &[&str]) -> Vec<Value> {
     let arguments = [&["consumers", "pilot"], more].concat();
     let (code, answer, error) = command(db, &arguments);
     assert_eq!(code, Some(0), "{error}");
@@ -53,7 +53,7 @@ async fn a_quiet_collection_whose_work_can_be_undone_comes_before_a_loud_one_tha
         select id, 'cut', 'staging', '22004', 'test' from event_outbox where safe_payload ->> 'collection' = 'notes' limit 1";
     client.batch_execute(fail).await.unwrap();
 
-    let all = ranked(&outbox.db, &[]).await;
+    let all = ranked(&outbox.db, &[]);
     assert_eq!(
         collections(&all),
         ["governance", "notes", "laws", "single"],
@@ -74,8 +74,8 @@ async fn a_quiet_collection_whose_work_can_be_undone_comes_before_a_loud_one_tha
         (&json!(false), &json!(4)),
         "one event teaches nothing"
     );
-    assert!(collections(&ranked(&outbox.db, &["--since", "90days"]).await).contains(&"old"));
-    assert_eq!(collections(&ranked(&outbox.db, &["--limit", "1"]).await), ["governance"]);
+    assert!(collections(&ranked(&outbox.db, &["--since", "90days"])).contains(&"old"));
+    assert_eq!(collections(&ranked(&outbox.db, &["--limit", "1"])), ["governance"]);
     let (_, table, _) = words(&outbox.db, &["consumers", "pilot"]);
     assert!(
         table.contains("not reversible: cut.cut") && table.contains("too few events to learn from"),
@@ -99,19 +99,16 @@ async fn a_collection_is_what_the_payload_names_else_the_address_else_the_table_
         };
         all.iter().map(pair).collect::<Vec<_>>()
     };
-    assert_eq!(
-        pairs(&ranked(&outbox.db, &[]).await),
-        ["c payload", "iu domain", "law address", "pages table"]
-    );
-    let shelves = pairs(&ranked(&outbox.db, &["--collection-key", "shelf"]).await);
+    assert_eq!(pairs(&ranked(&outbox.db, &[])), ["c payload", "iu domain", "law address", "pages table"]);
+    let shelves = pairs(&ranked(&outbox.db, &["--collection-key", "shelf"]));
     assert_eq!(shelves, ["iu domain", "law address", "pages table", "s payload"]);
     outbox
         .client
         .batch_execute("select fn_gate_set('queue.pilot.collection_key', 'shelf', 'test', 'test')")
         .await
         .unwrap();
-    assert_eq!(pairs(&ranked(&outbox.db, &[]).await), shelves);
-    assert!(ranked(&outbox.db, &[]).await.iter().all(|one| one["reversible"].is_null()), "nothing follows");
+    assert_eq!(pairs(&ranked(&outbox.db, &[])), shelves);
+    assert!(ranked(&outbox.db, &[]).iter().all(|one| one["reversible"].is_null()), "nothing follows");
 }
 
 #[tokio::test]
@@ -123,7 +120,7 @@ async fn the_documents_of_the_pilot_host_belong_to_their_folders() {
     for name in ["laws/45.md", "laws/46.md", "loose.md"] {
         pilot_host::mark_file(&client, "# A\n\ntext\n", name, "tester").await.unwrap().done("MARK").unwrap();
     }
-    let all = ranked(&db, &[]).await;
+    let all = ranked(&db, &[]);
     assert_eq!(collections(&all), ["iu_core.iu_staging_record", "laws"]);
     assert_eq!(all[1]["events"], 2);
 }
@@ -143,7 +140,7 @@ async fn a_dead_letter_counts_also_when_its_job_has_left_for_the_archive() {
         select fn_job_dead_letter_triage(dead_letter_id, 'discarded', session_user::text, 'test') from job_dead_letter;
         select fn_job_archive(10, false, p_now => clock_timestamp() + interval '1 day')";
     outbox.client.batch_execute(die).await.unwrap();
-    let one = ranked(&outbox.db, &[]).await.remove(0);
+    let one = ranked(&outbox.db, &[]).remove(0);
     assert_eq!((&one["dead_letters"], &one["failed_attempts"]), (&json!(1), &json!(1)), "{one}");
 }
 

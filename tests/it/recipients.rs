@@ -110,7 +110,7 @@ async fn malformed_rows_are_for_nobody_are_reported_and_stop_nothing() {
         ("user:|iu", "recipient_ref 'user:' is not user:"),
         ("user:two words|iu", "recipient_ref"),
         ("user:stream|||tasks", "event_stream 'tasks' is none of"),
-        (r#"user:number|||||7"#, "scope_filter is number"),
+        ("user:number|||||7", "scope_filter is number"),
         (r#"user:syntax|||||"$.payload.size >""#, "scope_filter: syntax error"),
         (r#"user:path|||||"$.payload.size""#, "scope_filter is not a predicate"),
         (r#"user:variable|||||"$.payload.size > $least""#, "scope_filter has a variable"),

@@ -1,4 +1,4 @@
-//! Tables of event_subscription as a host may have them, and what the phase does with them.
+//! Tables of `event_subscription` as a host may have them, and what the phase does with them.
 
 use reveille::error::Kind;
 use reveille::postgres::migrator::{Migrator, PHASES};
