@@ -25,6 +25,7 @@ drop function fn_subscription_gaps(int);
 drop function fn_fan_out_decisions(uuid);
 drop function fn_fan_out_dry_run(consumer_registry, timestamptz, int);
 drop function fn_dispatch_fan_out(uuid[], text, text);
+drop function fn_recipient_template(text, text, jsonb);
 drop function fn_event_recipients(uuid);
 drop function fn_event_recipient_rows(uuid[]);
 drop function fn_event_subscriptions();

@@ -101,17 +101,29 @@ begin
   with subscriptions as materialized (
     select s.* from fn_event_subscriptions() s where s.problem is null
   ),
-  hits as materialized (
-    select e.id, s.recipient_ref, s.subscription, s.mute
+  events as materialized (
+    select o as event, o.id, o.event_domain::text as event_domain, o.event_type::text as event_type, o.event_stream::text as event_stream,
+      coalesce(o.event_subject_table, '') as subject_table
     from unnest(p_event_ids) as u (id)
-    cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
-    join subscriptions s on (s.event_domain is null or s.event_domain = e.event_domain)
-      and (s.event_type is null or s.event_type = e.event_type)
-      and (s.event_stream is null or s.event_stream = e.event_stream)
-      and (s.scope_subject_table is null or s.scope_subject_table = e.event_subject_table)
-      and (s.scope_contains is null or e.safe_payload @> s.scope_contains)
-      and (s.scope_path is null
-        or coalesce(jsonb_path_match_tz(fn_event_document(row(e.*)::event_outbox), s.scope_path, '{}', true), false))
+    cross join lateral (select e.* from event_outbox e where e.id = u.id offset 0) o
+  ),
+  -- events of a pass are of few sorts: each sort is compared with all subscriptions, each event only with those of its sort
+  sorts as materialized (
+    select t.event_domain, t.event_type, t.event_stream, t.subject_table, s.recipient_ref, s.subscription, s.mute, s.scope_contains, s.scope_path
+    from (select distinct v.event_domain, v.event_type, v.event_stream, v.subject_table from events v) t
+    join subscriptions s on (s.event_domain is null or s.event_domain = t.event_domain)
+      and (s.event_type is null or s.event_type = t.event_type)
+      and (s.event_stream is null or s.event_stream = t.event_stream)
+      and (s.scope_subject_table is null or s.scope_subject_table = t.subject_table)
+  ),
+  hits as materialized (
+    select v.id, t.recipient_ref, t.subscription, t.mute
+    from events v
+    join sorts t on t.event_domain = v.event_domain and t.event_type = v.event_type and t.event_stream = v.event_stream
+      and t.subject_table = v.subject_table
+    where (t.scope_contains is null or (v.event).safe_payload @> t.scope_contains)
+      and (t.scope_path is null
+        or coalesce(jsonb_path_match_tz(fn_event_document(row((v.event).*)::event_outbox), t.scope_path, '{}', true), false))
   ),
   mutes as (
     select distinct on (h.id, h.recipient_ref) h.id, h.recipient_ref, h.subscription
@@ -142,6 +154,20 @@ begin
 end
 $$;
 comment on function fn_event_recipients(uuid) is 'Whom an event is for: recipient, the row of event_subscription, and the mute row that wins over it, if any.';
+
+-- A template for one recipient, whose document has him as {recipient}. The common ones cost nothing; the others are expanded.
+create or replace function fn_recipient_template(p_template text, p_consumer_key text, p_document jsonb) returns text
+language sql immutable
+return case
+  when p_template is null then null
+  when p_template = '{event_subject_ref}' then p_document #>> '{event,event_subject_ref}'
+  when p_template = '{recipient}' then p_document #>> '{event,recipient}'
+  when p_template = '{consumer_key}:{event_id}:{recipient}'
+    then p_consumer_key || ':' || (p_document #>> '{event,id}') || ':' || (p_document #>> '{event,recipient}')
+  when strpos(p_template, '{') = 0 then p_template
+  else fn_template_expand(p_template, p_consumer_key, p_document)
+end;
+comment on function fn_recipient_template(text, text, jsonb) is 'Fills a consumer''s template for one recipient of an event; null when a variable has no value.';
 
 -- The jobs that events call for from the consumers that fan out: one a recipient. As fn_dispatch_events, and beside it: who
 -- reads no recipients pays for none.
@@ -187,17 +213,17 @@ begin
   wanted as materialized (
     select m.n, m.event_id, m.event_domain, m.safe_payload, m.correlation_id, k.consumer_key, k.job_kind, k.executor, k.priority,
       k.attempts, k.delay, k.dry_run, k.actor,
-      fn_template_expand(k.source_ref, k.consumer_key, m.document) as source_ref,
-      fn_template_expand(k.target_ref, k.consumer_key, m.document) as target_ref,
-      fn_template_expand(k.payload_ref, k.consumer_key, m.document) as payload_ref,
+      fn_recipient_template(k.source_ref, k.consumer_key, m.document) as source_ref,
+      fn_recipient_template(k.target_ref, k.consumer_key, m.document) as target_ref,
+      fn_recipient_template(k.payload_ref, k.consumer_key, m.document) as payload_ref,
       x.ordering_key,
       x.idempotency_key,
       coalesce(x.idempotency_key, '') <> '' and (k.ordering_key is null or x.ordering_key is not null) as is_sound
     from named m
     join consumers k on k.consumer_key = m.consumer_key
     cross join lateral (select
-      fn_template_expand(k.ordering_key, k.consumer_key, m.document) as ordering_key,
-      fn_template_expand(k.idempotency_key, k.consumer_key, m.document) as idempotency_key) x
+      fn_recipient_template(k.ordering_key, k.consumer_key, m.document) as ordering_key,
+      fn_recipient_template(k.idempotency_key, k.consumer_key, m.document) as idempotency_key) x
   ),
   made as (
     insert into job_queue (
@@ -276,11 +302,11 @@ begin
   ),
   filled as (
     select m.*,
-      fn_template_expand((p_consumer).source_ref, (p_consumer).consumer_key, m.document) as source_ref,
-      fn_template_expand((p_consumer).target_ref, (p_consumer).consumer_key, m.document) as target_ref,
-      fn_template_expand((p_consumer).payload_ref, (p_consumer).consumer_key, m.document) as payload_ref,
-      fn_template_expand((p_consumer).ordering_key, (p_consumer).consumer_key, m.document) as ordering_key,
-      nullif(fn_template_expand((p_consumer).idempotency_key, (p_consumer).consumer_key, m.document), '') as idempotency_key
+      fn_recipient_template((p_consumer).source_ref, (p_consumer).consumer_key, m.document) as source_ref,
+      fn_recipient_template((p_consumer).target_ref, (p_consumer).consumer_key, m.document) as target_ref,
+      fn_recipient_template((p_consumer).payload_ref, (p_consumer).consumer_key, m.document) as payload_ref,
+      fn_recipient_template((p_consumer).ordering_key, (p_consumer).consumer_key, m.document) as ordering_key,
+      nullif(fn_recipient_template((p_consumer).idempotency_key, (p_consumer).consumer_key, m.document), '') as idempotency_key
     from named m
   ),
   decided as (
@@ -327,7 +353,7 @@ begin
     cross join lateral fn_consumer_verdict(c, e) as v (verdict)
     left join addressed a on c.enabled and v.verdict = 'match'
     left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
-    left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_expand(c.idempotency_key, c.consumer_key,
+    left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_recipient_template(c.idempotency_key, c.consumer_key,
       jsonb_set(fn_event_document(e), '{event,recipient}', to_jsonb(a.recipient_ref))))) j on a.recipient_ref is not null
     where e.id = p_event_id);
 end
