@@ -1,4 +1,4 @@
--- Phase 009: who is told of what. event_subscription is the host's where it exists, and is then used as it is.
+-- Phase 010: who is told of what. event_subscription is the host's where it exists, and is then used as it is.
 
 insert into host_object (object_name, created)
 select 'event_subscription', not exists (

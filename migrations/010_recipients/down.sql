@@ -1,4 +1,4 @@
--- Undoes phase 009. An adopted table stays as it is; a created one goes, unless it holds subscriptions.
+-- Undoes phase 010. An adopted table stays as it is; a created one goes, unless it holds subscriptions.
 do $$
 declare
   v_is_ours boolean := (select created from host_object where object_name = 'event_subscription');

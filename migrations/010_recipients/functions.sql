@@ -1,4 +1,4 @@
--- Functions of phase 009: whom an event is for, one job for each of them, pairs that are for nobody, and which collection
+-- Functions of phase 010: whom an event is for, one job for each of them, pairs that are for nobody, and which collection
 -- to begin with.
 
 create or replace function fn_recipient_is_sound(p_recipient_ref text) returns boolean
