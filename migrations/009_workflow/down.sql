@@ -10,6 +10,7 @@ end
 $$;
 
 drop view v_job_workflow_health;
+drop function fn_mot_start();
 drop function fn_job_workflow_steps(uuid);
 drop function fn_job_workflow_retry(uuid, text, text, boolean);
 drop function fn_job_workflow_cancel(uuid, text, text);
@@ -32,7 +33,6 @@ drop function fn_mot_fill(jsonb, jsonb);
 drop function fn_json_schema_unknown(jsonb, text);
 drop function fn_json_schema_errors(jsonb, jsonb, text);
 drop table job_approval;
-drop table job_gate;
 drop table job_dependency;
 drop table mot_template;
 drop function fn_mot_template_refuse();

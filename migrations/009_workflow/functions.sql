@@ -863,6 +863,63 @@ end
 $$;
 comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
 
+-- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
+-- others, and end here: well with the workflow's id as result, or as a dead letter that says why it was refused. No executor
+-- claims them. Each parameter of the template is taken from what has its name: the job's refs, its payload, or the columns of
+-- its event. Called by dispatch in the pass that made them, and by the refresh.
+create or replace function fn_mot_start() returns int
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_job job_queue;
+  v_now timestamptz;
+  v_event jsonb;
+  v_known jsonb;
+  v_template mot_template;
+  v_answer jsonb;
+  v_started int := 0;
+begin
+  for v_job in
+    select j.*
+    from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
+    cross join lateral fn_job_lanes(x.executor) l
+    join job_queue j on j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority
+      and j.scheduled_at <= clock_timestamp()
+    where l.job_kind like 'workflow:%'
+      and not exists (select from queue_pause p where p.resumed_at is null and (p.scope, p.name) in (
+        ('all', ''), ('job_kind', l.job_kind), ('domain', l.event_domain), ('consumer', l.consumer_key)))
+    limit 1000
+    for update of j skip locked
+  loop
+    v_now := clock_timestamp();
+    v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
+    select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
+    v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
+      || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
+    v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
+        select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
+      v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
+    continue when v_answer ->> 'reason' = 'job_substrate_disabled';
+    update job_queue j
+    set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+        picked_at = v_now, started_at = v_now, updated_at = v_now
+    where j.job_id = v_job.job_id
+    returning j.* into v_job;
+    if (v_answer ->> 'refused')::boolean then
+      perform fn_job_fail(v_job, 'permanent', format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
+    else
+      update job_queue j
+      set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
+      where j.job_id = v_job.job_id;
+      v_started := v_started + (v_answer ->> 'created')::boolean::int;
+    end if;
+  end loop;
+  return v_started;
+end
+$$;
+comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.';
+
 -- Looks after workflows that are active, those longest not looked at first: gates whose time is over fail, what the end of a job should have
 -- freed is freed, counts that are wrong are put right, and what does not move any more ends. All of this happens by itself
 -- when a job ends; here is what finds out if it ever did not. Called by the maintenance of `reveille run`, by `tick`, by operators.
@@ -873,6 +930,7 @@ as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_workflow uuid;
+  v_started int;
   v_checked int := 0;
   v_repaired int := 0;
   v_expired int := 0;
@@ -883,6 +941,7 @@ begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
   end if;
+  v_started := fn_mot_start();
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
@@ -927,10 +986,10 @@ begin
     v_finished := v_finished + fn_job_workflow_settle(array[v_workflow]);
     update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
   end loop;
-  return jsonb_build_object('refused', false, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
 end
 $$;
-comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {checked, repaired, expired, finished}.';
+comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished}.';
 
 -- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
 create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
@@ -1138,7 +1197,7 @@ begin
   end loop;
   revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
-  foreach v_function in array array['fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
+  foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);

@@ -36,27 +36,6 @@ create index job_dependency_job_idx on job_dependency (job_id);
 comment on table job_dependency is 'Edges between the jobs of a workflow.';
 comment on column job_dependency.state is 'null: the needed job has not ended. met: no hindrance. skipped: the job does not run. failed: the job waits until the needed one is retried.';
 
--- What a node waits for that is no job of an executor: somebody''s approval, or a fact.
-create table job_gate (
-  job_id uuid primary key,
-  workflow_id uuid not null,
-  kind text not null constraint job_gate_kind_check check (kind in ('approval', 'event')),
-  event_domain text,
-  event_type text,
-  filter jsonpath,
-  correlation_id text,
-  event_id uuid,
-  effect_hash text,
-  expires_at timestamptz,
-  created_at timestamptz not null default clock_timestamp(),
-  constraint job_gate_event_check check ((kind = 'event') = (event_domain is not null and event_type is not null))
-);
-create index job_gate_workflow_idx on job_gate (workflow_id);
-create index job_gate_event_idx on job_gate (event_domain, event_type) where kind = 'event' and event_id is null;
-comment on table job_gate is 'Nodes that wait for an approval or for an event: jobs that no executor claims.';
-comment on column job_gate.event_id is 'The first event since the workflow began that fits.';
-comment on column job_gate.effect_hash is 'What was approved: the hash of what the jobs before it have given.';
-
 -- Who has decided about what: append-only.
 create table job_approval (
   approval_id bigint generated always as identity primary key,
