@@ -26,6 +26,7 @@ mod run;
 mod signals;
 mod tick;
 mod work;
+mod workflows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ enum Command {
     Consumers(consumers::Args),
     Jobs(jobs::Args),
     Dlq(dlq::Args),
+    Workflows(workflows::Args),
     Executors(executors::Args),
     Gate(gate::Args),
     Pause(pause::Args),
@@ -95,6 +97,7 @@ impl Command {
             | Self::Consumers(_)
             | Self::Jobs(_)
             | Self::Dlq(_)
+            | Self::Workflows(_)
             | Self::Executors(_)
             | Self::Gate(_)
             | Self::Pause(_)
@@ -116,6 +119,7 @@ impl Command {
             Self::Consumers(args) => consumers::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
             Self::Dlq(args) => dlq::run(args, context).await,
+            Self::Workflows(args) => workflows::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Pause(args) => pause::run(args, context).await,

@@ -34,4 +34,5 @@ mod support;
 mod systemd;
 mod two_sidecars;
 mod work;
+mod workflows;
 mod wrong_clock;
