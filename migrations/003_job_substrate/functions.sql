@@ -1610,10 +1610,10 @@ begin
     perform fn_job_promote(v_done.keys);
   end if;
   perform fn_job_wake(e, p_jobs => v_done.number) from (select distinct l from unnest(v_done.limited) l) u (e);
-  v_lost := (
+  v_lost := case when v_done.number = cardinality(p_job_ids) then '[]' else (
     select coalesce(jsonb_agg(u.job_id), '[]')
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
-    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token));
+    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token)) end;
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
 end
 $$;
@@ -1946,6 +1946,6 @@ begin
     'fn_executor_is_subscribed(text, text[])'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
-  call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate, job_workflow, job_gate', array['reveille_operator', 'reveille_reader']);
 end
 $$;

@@ -14,14 +14,16 @@ declare
   v_n int := 0;
 begin
   if v_type is not null and v_is <> (case v_type when 'integer' then 'number' else v_type end)
-    or v_type = 'integer' and (p_value #>> '{}')::numeric % 1 <> 0
+    or (case when v_type = 'integer' and v_is = 'number' then (p_value #>> '{}')::numeric % 1 <> 0 end)
   then
     return array[format('%s must be %s, not %s', p_at, v_type, left(p_value::text, 80))];
   end if;
   if p_schema ? 'enum' and not p_schema -> 'enum' @> jsonb_build_array(p_value) then
     v_errors := v_errors || format('%s must be one of %s', p_at, p_schema -> 'enum');
   end if;
-  if v_is = 'number' and ((p_value #>> '{}')::numeric < (p_schema ->> 'minimum')::numeric or (p_value #>> '{}')::numeric > (p_schema ->> 'maximum')::numeric) then
+  if (case when v_is = 'number' then
+    (p_value #>> '{}')::numeric < (p_schema ->> 'minimum')::numeric or (p_value #>> '{}')::numeric > (p_schema ->> 'maximum')::numeric end)
+  then
     v_errors := v_errors || format('%s must be %s', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minimum'), 'at most ' || (p_schema ->> 'maximum')));
   elsif v_is = 'string' then
     if length(p_value #>> '{}') < (p_schema ->> 'minLength')::int or length(p_value #>> '{}') > (p_schema ->> 'maxLength')::int then
@@ -983,8 +985,9 @@ begin
     perform fn_job_gate_pass(g.job_id, 'success', 'event')
     from job_gate g join job_queue j on j.job_id = g.job_id
     where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
-    v_finished := v_finished + fn_job_workflow_settle(array[v_workflow]);
+    perform fn_job_workflow_settle(array[v_workflow]);
     update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
+    v_finished := v_finished + (not found)::int;
   end loop;
   return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
 end
@@ -1202,7 +1205,7 @@ begin
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
-  call pr_grant('select on table mot_template, job_workflow, job_dependency, job_gate, job_approval', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table mot_template, job_dependency, job_approval', array['reveille_operator', 'reveille_reader']);
   call pr_grant('select on v_job_workflow_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher']);
 end
 $$;

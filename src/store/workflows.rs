@@ -147,8 +147,7 @@ pub async fn put(
     actor: Option<&str>,
     dry_run: bool,
 ) -> Result<Answer> {
-    const SQL: &str =
-        "select fn_mot_template_put(p_template => $1, p_actor => coalesce($2, session_user::text), p_dry_run => $3) as answer";
+    const SQL: &str = "select fn_mot_template_put(p_template => $1, p_actor => coalesce($2, session_user::text), p_dry_run => $3) as answer";
     answer(client, "writing a template", SQL, &[template, &actor, &dry_run]).await
 }
 
@@ -174,8 +173,7 @@ pub async fn cancel(
     actor: Option<&str>,
     reason: &str,
 ) -> Result<Answer> {
-    const SQL: &str =
-        "select fn_job_workflow_cancel(p_workflow_id => $1, p_actor => coalesce($2, session_user::text), p_reason => $3) as answer";
+    const SQL: &str = "select fn_job_workflow_cancel(p_workflow_id => $1, p_actor => coalesce($2, session_user::text), p_reason => $3) as answer";
     answer(client, "cancelling a workflow", SQL, &[&id, &actor, &reason]).await
 }
 

@@ -87,7 +87,9 @@ async fn the_first_fitting_event_since_the_workflow_began_opens_a_gate_also_befo
         stage.value(event, &[&payload, &correlation]).await;
     }
     stage.value("select fn_consumer_dispatch_batch('system')", &[]).await;
-    assert_eq!(stage.run(&[]).await, ["a", "a", "b"], "the event of c1 was there before its turn");
+    let mut ran = stage.run(&[]).await;
+    ran.sort();
+    assert_eq!(ran, ["a", "a", "b"], "the event of c1 was there before its turn");
     assert_eq!((stage.status(one).await.as_str(), stage.status(two).await.as_str()), ("succeeded", "active"));
     stage.value("select fn_event_emit('system', 'queue_dispatch_gap', 's', '{\"n\": 9}', p_correlation_id => 'c2')", &[]).await;
     stage.value("select fn_consumer_dispatch_batch('system')", &[]).await;
