@@ -612,6 +612,12 @@ begin
     end;
   end loop;
   v_more := v_more or v_count < cardinality(v_ids);
+  if exists (select from job_gate g where g.kind = 'event' and g.event_id is null and g.event_domain = p_event_domain) then
+    perform fn_job_gate_events(v_ids[1:v_count]);
+  end if;
+  if v_jobs > 0 and exists (select from unnest(v_kinds) k where k like 'workflow:%') then
+    perform fn_mot_start();
+  end if;
 
   insert into dispatch_pass (
     event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
@@ -653,6 +659,9 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause, 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
+  if v_counts.jobs > 0 and exists (select from consumer_registry c where c.enabled and c.job_kind like 'workflow:%') then
+    perform fn_mot_start();
+  end if;
   -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it
   delete from dispatch_error d
   where d.event_id = p_event_id

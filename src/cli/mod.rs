@@ -27,6 +27,7 @@ mod signals;
 mod subscriptions;
 mod tick;
 mod work;
+mod workflows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,6 +76,7 @@ enum Command {
     Subscriptions(subscriptions::Args),
     Jobs(jobs::Args),
     Dlq(dlq::Args),
+    Workflows(workflows::Args),
     Executors(executors::Args),
     Gate(gate::Args),
     Pause(pause::Args),
@@ -98,6 +100,7 @@ impl Command {
             | Self::Subscriptions(_)
             | Self::Jobs(_)
             | Self::Dlq(_)
+            | Self::Workflows(_)
             | Self::Executors(_)
             | Self::Gate(_)
             | Self::Pause(_)
@@ -120,6 +123,7 @@ impl Command {
             Self::Subscriptions(args) => subscriptions::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
             Self::Dlq(args) => dlq::run(args, context).await,
+            Self::Workflows(args) => workflows::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Pause(args) => pause::run(args, context).await,

@@ -8,3 +8,4 @@ pub mod pass;
 pub mod refusal;
 pub mod spelling;
 mod toml_reader;
+pub mod workflow;

@@ -24,6 +24,7 @@ pub mod subscriptions;
 pub mod timeline;
 pub mod wakes;
 pub mod work;
+pub mod workflows;
 
 use deadpool_postgres::GenericClient;
 use tokio_postgres::Row;

@@ -37,4 +37,5 @@ mod support;
 mod systemd;
 mod two_sidecars;
 mod work;
+mod workflows;
 mod wrong_clock;

@@ -130,3 +130,28 @@ fn files_that_the_readme_names_exist() {
         assert!(root.join(name).exists(), "{name}");
     }
 }
+
+/// Each command of the page on workflows that needs no id, on a database that knows its kinds of jobs.
+#[tokio::test]
+async fn the_commands_of_the_page_on_workflows_end_in_an_active_workflow() {
+    let page = include_str!("../../docs/workflows.md");
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    let begin = "
+        create function nothing(p_job jsonb) returns jsonb language sql as $$ select null::jsonb $$;
+        insert into job_handler (job_kind, handler)
+        select k, 'nothing(jsonb)' from unnest(array['report.collect', 'report.send', 'report.tidy']) k";
+    let client = db.client().await;
+    client.batch_execute(begin).await.unwrap();
+    let folder = Folder::open_to_all();
+    let file = folder.path().join("report.toml");
+    let block = |language: &str| {
+        let (_, rest) = page.split_once(&format!("\n```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    };
+    std::fs::write(&file, block("toml")).unwrap();
+    run_in_shell(&db, &block("sh").replace("report.toml", file.to_str().unwrap()));
+    let found = client.query_one("select status, jobs, correlation_id from job_workflow", &[]).await.unwrap();
+    let found: (&str, i32, &str) = (found.get(0), found.get(1), found.get(2));
+    assert_eq!(found, ("active", 5, "report:7"));
+}
