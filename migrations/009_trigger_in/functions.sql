@@ -1,0 +1,823 @@
+-- Functions of phase 009: routes are written, checked, switched, previewed; and the one trigger function that they share.
+
+---------------------------------------------------------------------------------------------- what a route says
+
+-- The columns of a table's primary key, in its order; null when it has none.
+create or replace function fn_route_key_columns(p_relation oid) returns text[]
+language plpgsql stable set search_path from current
+as $$
+begin
+  return (
+    select array_agg(a.attname::text order by k.place)
+    from pg_index i
+    cross join unnest(i.indkey) with ordinality as k (attnum, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where i.indrelid = p_relation and i.indisprimary);
+end
+$$;
+comment on function fn_route_key_columns(oid) is 'The columns of a primary key in order, or null. Internal.';
+
+-- The table that a route names, plain or partitioned; null when there is none.
+create or replace function fn_route_relation(p_route jsonb) returns oid
+language plpgsql stable set search_path from current
+as $$
+begin
+  return (
+    select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = p_route ->> 'source_schema' and c.relname = p_route ->> 'source_table' and c.relkind in ('r', 'p'));
+end
+$$;
+comment on function fn_route_relation(jsonb) is 'The table that a route names, or null. Internal.';
+
+-- Everything that keeps a route from working, the plainest first. Asked when it is written, enabled and checked.
+create or replace function fn_route_findings(p_route jsonb) returns table (finding text, what text)
+language plpgsql stable security definer set search_path from current
+as $$
+declare
+  v_relation oid := fn_route_relation(p_route);
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_name text := format('%I.%I', p_route ->> 'source_schema', p_route ->> 'source_table');
+  v_column text;
+  v_type text;
+begin
+  if v_relation is null then
+    return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
+  elsif exists (select from pg_class c where c.oid = v_relation and c.relpersistence = 't') or p_route ->> 'source_schema' ~ '^(pg_|information_schema$)' then
+    return query select 'table_unfit', v_name || ' is a table of the system or of one session';
+  elsif p_route ->> 'source_schema' = current_schema()
+    and p_route ->> 'source_table' ~ '^(event_outbox|event_arrival|event_route.*|event_type_registry|iu_sql_event_route|dispatch_.*|dot_config.*)$'
+  then
+    return query select 'table_unfit', v_name || ' is written while events are emitted: a route on it would feed itself';
+  elsif fn_route_key_columns(v_relation) is null then
+    return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
+  end if;
+  for v_column in select c from jsonb_array_elements_text(v_contract -> 'columns') c loop
+    if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
+      return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
+    elsif v_relation is not null then
+      select format_type(b.oid, null) into v_type
+      from pg_attribute a
+      join pg_type t on t.oid = a.atttypid
+      join pg_type b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
+      where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped;
+      if not found then
+        return query select 'column_missing', format('%s has no column %I', v_name, v_column);
+      elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then
+        return query select 'column_denied', format('column %I is of type %s and may not travel: an event carries signal, not data', v_column, v_type);
+      end if;
+    end if;
+  end loop;
+  if v_relation is not null then
+    for v_column in
+      select distinct m.m[1]
+      from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) k
+      cross join regexp_matches(v_contract ->> k, '\{([^{}]+)\}', 'g') as m (m)
+      order by 1
+    loop
+      if not (coalesce(v_contract -> 'columns', '[]') ? v_column) and v_column <> all (coalesce(fn_route_key_columns(v_relation), '{}')) then
+        return query select 'column_missing',
+          format('a template names {%s}, which is neither a column of the contract nor one of the primary key', v_column);
+      end if;
+    end loop;
+  end if;
+  if not exists (
+    select from event_type_registry r
+    where r.event_domain = p_route ->> 'target_event_domain' and r.event_type = p_route ->> 'target_event_type' and r.active)
+  then
+    return query select 'type_inactive',
+      format('%s.%s is not registered and active in event_type_registry', p_route ->> 'target_event_domain', p_route ->> 'target_event_type');
+  end if;
+end
+$$;
+comment on function fn_route_findings(jsonb) is 'What keeps a route from working: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive.';
+
+---------------------------------------------------------------------------------------------- from rows to events
+
+-- A column as jsonb, without calling anything that the table's owner could have written: to_jsonb looks for a cast of
+-- a type that is not built in, and this runs with the rights of Reveille's owner. Such types travel as their text.
+create or replace function fn_route_value(p_alias text, p_column text, p_type oid) returns text
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_type oid := p_type;
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type t where t.oid = v_type and t.typtype = 'd';
+    exit when not found;
+    v_type := v_base;
+  end loop;
+  return format(
+    case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
+      else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
+    p_alias, p_column);
+end
+$$;
+comment on function fn_route_value(text, text, oid) is 'An expression for a column as jsonb, which calls no code of the table''s owner. Internal.';
+
+-- A template as an expression; p_values are the expressions of the columns.
+create or replace function fn_route_template(p_template text, p_values jsonb) returns text
+language plpgsql stable set search_path from current
+as $$
+begin
+  return (
+    select '(' || string_agg(case when m.m[2] is null then quote_literal(m.m[1]) else format('(%s #>> ''{}'')', p_values ->> m.m[2]) end, ' || ' order by m.n) || ')'
+    from regexp_matches(p_template, '([^{}]+)|\{([^{}]+)\}', 'g') with ordinality as m (m, n));
+end
+$$;
+comment on function fn_route_template(text, jsonb) is 'A template of a route as an SQL expression, null when it is empty. Internal.';
+
+-- The statement that makes of rows what their events say: row_key, subject_ref, canonical_address, correlation_id,
+-- payload. p_new and p_old are what stands after FROM. Of an update only those that changed in what the contract names, or
+-- (when_changed = any) in anything; rows are paired by their key, and one whose key changed is a changed one.
+create or replace function fn_route_rows(p_route jsonb, p_relation oid, p_new text, p_old text default null) returns text
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_keys text[] := fn_route_key_columns(p_relation);
+  v_columns text[] := array(select c from jsonb_array_elements_text(v_contract -> 'columns') c);
+  v_values jsonb;
+  v_missing text;
+  v_key text;
+  v_whole text;
+begin
+  if v_keys is null then
+    raise exception '%.% has no primary key any more', p_route ->> 'source_schema', p_route ->> 'source_table' using errcode = '55000';
+  end if;
+  select jsonb_object_agg(a.attname, fn_route_value('n', a.attname, a.atttypid)) into v_values
+  from pg_attribute a
+  where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped and a.attname::text = any (v_columns || v_keys);
+  select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
+  if found then
+    raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
+      using errcode = '42703';
+  end if;
+  select 'jsonb_build_array(' || string_agg(v_values ->> k, ', ' order by place) || ')' into v_key
+  from unnest(v_keys) with ordinality as u (k, place);
+  -- what else the primary key and the source need so that two tables never share a key
+  v_key := format('%L || (%s)::text', format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key);
+  v_key := format('(select case when octet_length(k) > 500 then ''sha256:'' || encode(sha256(convert_to(k, ''UTF8'')), ''hex'') else k end from (select %s as k) k)', v_key);
+  v_whole := case when p_old is null then 'null::text'
+    when v_contract ->> 'when_changed' = 'any' then 'format(''%s'', n.*)'
+    else '(' || coalesce('jsonb_build_object(' || (select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c) || ')', '''{}''::jsonb') || ')::text' end;
+  return format('select x.row_key, x.subject_ref, x.canonical_address, x.correlation_id, x.payload from (%s) x',
+      format('select %s as row_key, %s as subject_ref, %s::text as canonical_address, %s::text as correlation_id, %s as payload, %s as whole from %s',
+        v_key,
+        coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values),
+          (select string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place) from unnest(v_keys) with ordinality as u (k, place))),
+        coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
+        coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'),
+        coalesce('jsonb_build_object(' || (select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c) || ')', '''{}''::jsonb'),
+        v_whole, p_new))
+    || case when p_old is null then '' else format(
+      ' left join (select %s as row_key, %s as whole from %s) o on o.row_key = x.row_key where o.row_key is null or o.whole is distinct from x.whole',
+      v_key, v_whole, p_old) end;
+end
+$$;
+comment on function fn_route_rows(jsonb, oid, text, text) is 'The statement that makes events'' contents of rows. Internal.';
+
+-- What the trigger runs: p_kind is that of the trigger's statement. Answers changes, unfit, events (wanted), emitted and
+-- sample. Parameters: $1 the route's code, $2 the row of event_type_registry as jsonb, $3 the first id, $4 who.
+create or replace function fn_route_statement(p_route jsonb, p_relation oid, p_kind text) returns text
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_policy text := p_route ->> 'idempotency_policy';
+  v_key text := case when v_policy = 'per_transaction' then $q$j.row_key || ':' || pg_current_xact_id()::text$q$ else 'j.row_key' end;
+  v_rows text := fn_route_rows(p_route, p_relation, case when p_kind = 'DELETE' then 'route_old n' else 'route_new n' end,
+    case when p_kind = 'UPDATE' then 'route_old n' end);
+  v_wanted text;
+begin
+  if (p_route ->> 'dry_run')::boolean then
+    return format($q$
+      with changes as materialized (%s),
+      judged as materialized (
+        select c.*, coalesce(c.subject_ref <> '' and octet_length(c.subject_ref) <= 2000 and fn_is_signal(c.payload), false) as is_fit
+        from changes c),
+      wanted as (select j.* from judged j where j.is_fit%s)
+      select (select count(*) from judged) as changes, (select count(*) from judged j where not j.is_fit) as unfit,
+        (select count(*) from wanted) as events, 0::bigint as emitted,
+        (select jsonb_agg(jsonb_build_object('subject_ref', s.subject_ref, 'payload', s.payload)) from (select w.* from wanted w limit 3) s) as sample
+      where $1 is not null and $2 is not null and $3 is not null and $4 is not null $q$,
+      v_rows,
+      case when v_policy = 'per_change' then '' else format(
+        ' and not exists (select from event_route_key k where k.route_code = $1 and k.row_key = %s)', v_key) end);
+  end if;
+  v_wanted := case when v_policy = 'per_change' then 'wanted as (select j.* from judged j where j.is_fit)'
+    else format($q$
+      fresh as (
+        insert into event_route_key (route_code, row_key, tx_id)
+        select $1, %1$s, %2$s from judged j where j.is_fit order by j.row_key
+        on conflict (route_code, row_key) do nothing
+        returning row_key),
+      wanted as (select j.* from judged j join fresh f on f.row_key = %1$s where j.is_fit) $q$,
+      v_key, case when v_policy = 'per_transaction' then 'pg_current_xact_id()' else 'null::xid8' end) end;
+  return format($q$
+    with changes as materialized (%s),
+    judged as materialized (
+      select c.*, coalesce(c.subject_ref <> '' and octet_length(c.subject_ref) <= 2000 and fn_is_signal(c.payload), false) as is_fit
+      from changes c),
+    %s,
+    emitted as (
+      insert into event_outbox (
+        id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+        canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+      select
+        e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref,
+        e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at
+      from (select w.*, row_number() over () as place from wanted w) w
+      cross join lateral jsonb_populate_record(null::event_outbox, $2 || jsonb_build_object(
+        'id', fn_uuid_v7_nth($3, w.place::int), 'event_subject_ref', w.subject_ref, 'canonical_address', w.canonical_address,
+        'correlation_id', w.correlation_id, 'safe_payload', w.payload)) e
+      on conflict do nothing
+      returning 1)
+    select (select count(*) from judged) as changes, (select count(*) from judged j where not j.is_fit) as unfit,
+      (select count(*) from wanted) as events, (select count(*) from emitted) as emitted, null::jsonb as sample
+    where $1 is not null and $4 is not null $q$,
+    v_rows, v_wanted);
+end
+$$;
+comment on function fn_route_statement(jsonb, oid, text) is 'The statement by which a route''s trigger emits, or counts in a dry run. Internal.';
+
+-- Trigger of every routed table, once a statement (its argument is the route's code). A host's write is broken by a route
+-- only if that is fail_closed: then nothing is caught. Otherwise one savepoint a statement catches what goes wrong, and
+-- event_route_fault keeps it (trap 19: never one a row). In a dry run nothing is refused. Time and numbers are written in
+-- one way, whatever the session says, because keys are made of them.
+create or replace function fn_route_capture() returns trigger
+language plpgsql volatile security definer set search_path from current
+set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 set bytea_output = 'hex' set jit = off
+as $$
+declare
+  v_code text := tg_argv[0];
+  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
+  v_is_dry boolean;
+  v_type jsonb;
+  v_told record;
+  v_state text;
+  v_said text;
+begin
+  if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
+    return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
+  end if;
+  v_is_dry := coalesce((v_route ->> 'dry_run')::boolean, true);
+  select jsonb_build_object(
+    'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
+    'event_severity', r.default_severity, 'event_subject_table', format('%s.%s', tg_table_schema, tg_table_name),
+    'actor_ref', session_user, 'source_system', 'route:' || v_code, 'payload_classification', 'safe_metadata',
+    'occurred_at', clock_timestamp(), 'created_at', now()) into v_type
+  from event_type_registry r
+  where r.event_domain = v_route ->> 'target_event_domain' and r.event_type = v_route ->> 'target_event_type' and r.active;
+
+  if coalesce((v_route ->> 'fail_closed')::boolean, false) and not v_is_dry then
+    if v_type is null then
+      raise exception 'route % refuses this %: %.% is not registered and active in event_type_registry',
+        v_code, lower(tg_op), v_route ->> 'target_event_domain', v_route ->> 'target_event_type'
+        using errcode = '22023', hint = format('Activate the type, or disable the route: reveille routes disable %s', v_code);
+    elsif tg_table_schema <> v_route ->> 'source_schema' or tg_table_name <> v_route ->> 'source_table' or lower(tg_op) <> v_route ->> 'sql_event' then
+      raise exception 'route % refuses this %: it is made for %.%', v_code, lower(tg_op), v_route ->> 'source_schema', v_route ->> 'source_table'
+        using errcode = '55000', hint = format('Disable the route and write it anew: reveille routes disable %s', v_code);
+    end if;
+    execute fn_route_statement(v_route, tg_relid, tg_op) into v_told using v_code, v_type, fn_uuid_v7(), session_user;
+    if v_told.unfit > 0 or v_told.emitted < v_told.events then
+      raise exception 'route % refuses this %: % of its % changes would have no event', v_code, lower(tg_op),
+        v_told.unfit + v_told.events - v_told.emitted, v_told.changes
+        using errcode = case when v_told.unfit > 0 then '23514' else '23505' end,
+          detail = case when v_told.unfit > 0 then 'A payload is no signal (a denied key, or more than 16 kB), or a subject is empty.'
+            else 'The outbox allows no second event of this type about the same subject.' end,
+          hint = format('Mend the payload_contract, or disable the route: reveille routes disable %s', v_code);
+    end if;
+    return null;
+  end if;
+
+  begin
+    if v_type is null then
+      raise exception '%.% is not registered and active in event_type_registry', v_route ->> 'target_event_domain', v_route ->> 'target_event_type'
+        using errcode = '22023';
+    elsif tg_table_schema <> v_route ->> 'source_schema' or tg_table_name <> v_route ->> 'source_table' or lower(tg_op) <> v_route ->> 'sql_event' then
+      raise exception 'the route is made for % of %.%', v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table'
+        using errcode = '55000';
+    end if;
+    execute fn_route_statement(v_route, tg_relid, tg_op) into v_told using v_code, v_type, fn_uuid_v7(), session_user;
+    if v_is_dry and v_told.changes > 0 then
+      insert into event_route_sample (route_code, statements, changes, events, duplicates, unfit, sample)
+      values (v_code, 1, v_told.changes, v_told.events, v_told.changes - v_told.unfit - v_told.events, v_told.unfit, v_told.sample);
+    end if;
+    if v_told.unfit > 0 then
+      insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
+      values (v_code, '23514', 'a payload is no signal (a denied key, or more than 16 kB), or a subject is empty', v_told.unfit, v_is_dry);
+    end if;
+    if v_told.emitted < v_told.events and not v_is_dry then
+      insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
+      values (v_code, '23505', 'the outbox allows no second event of this type about the same subject', v_told.events - v_told.emitted, v_is_dry);
+    end if;
+    return null;
+  exception when others then
+    get stacked diagnostics v_state = returned_sqlstate, v_said = message_text;
+  end;
+  begin
+    insert into event_route_fault (route_code, sqlstate, message, dry_run) values (v_code, v_state, left(v_said, 500), v_is_dry);
+  exception when others then
+    raise warning 'route % emitted no event and could not keep why: % (%); then: %', v_code, v_said, v_state, sqlerrm;
+  end;
+  return null;
+end
+$$;
+comment on function fn_route_capture() is 'Trigger of routed tables, once a statement: emits the events of a route, or counts them in its dry run.';
+
+---------------------------------------------------------------------------------------------- writing and switching
+
+-- The triggers of a route, wherever they stand.
+create or replace function fn_route_triggers(p_route_code text)
+returns table (relation oid, table_schema text, table_name text, trigger_name text, is_enabled boolean, is_right boolean)
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return query
+  select c.oid, n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled in ('O', 'A'),
+    coalesce(n.nspname = r.source_schema and c.relname = r.source_table
+      and t.tgtype = 0 + case r.sql_event when 'insert' then 4 when 'delete' then 8 else 16 end, false)
+  from pg_trigger t
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = current_schema()::regnamespace
+  join pg_class c on c.oid = t.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  left join (select i.route_code, i.source_schema, i.source_table, i.sql_event from iu_sql_event_route i) r on r.route_code = p_route_code
+  where not t.tgisinternal and t.tgparentid = 0 and t.tgargs = convert_to(p_route_code, getdatabaseencoding()) || '\x00'::bytea
+  order by 2, 3, 4;
+end
+$$;
+comment on function fn_route_triggers(text) is 'The triggers of a route, and whether each is enabled and where the route says.';
+
+-- Routes as their rows, with whose they are, their trigger (enabled, disabled, missing) and their faults of the last day.
+create or replace function fn_route_list(p_route_code text default null) returns setof jsonb
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return query
+  select to_jsonb(r) || jsonb_build_object(
+    'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
+    'trigger', case
+      when o.route_code is null then null
+      when t.is_enabled then 'enabled'
+      when t.is_enabled is not null then 'disabled'
+      else 'missing' end,
+    'faults', (select count(*) from event_route_fault f where f.route_code = r.route_code and f.noted_at > clock_timestamp() - interval '1 day'))
+  from iu_sql_event_route r
+  left join event_route o on o.route_code = r.route_code
+  left join lateral (select bool_and(x.is_enabled) as is_enabled from fn_route_triggers(r.route_code) x where x.is_right) t on true
+  where p_route_code is null or r.route_code = p_route_code
+  order by r.route_code;
+end
+$$;
+comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, trigger, faults of the last day.';
+
+-- Writes a route, checked in full: what is wrong raises 22023 and says what. A new one is disabled and in its dry run; whether
+-- an existing one is enabled stays. Called by operators.
+create or replace function fn_route_put(p_route jsonb, p_actor text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_known constant text[] := array['route_code', 'source_object_kind', 'source_schema', 'source_table', 'sql_event', 'target_event_domain',
+    'target_event_type', 'idempotency_policy', 'fail_closed', 'payload_contract'];
+  v_code text := p_route ->> 'route_code';
+  v_contract jsonb := coalesce(p_route -> 'payload_contract', '{}');
+  v_old jsonb;
+  v_new jsonb;
+  v_wrong text;
+  v_columns text;
+begin
+  if coalesce(btrim(p_actor), '') = '' or jsonb_typeof(p_route) is distinct from 'object' then
+    raise exception 'fn_route_put needs a route as a JSON object, and an actor' using errcode = '22023';
+  end if;
+  select case
+    when jsonb_typeof(p_route -> k) is null then k || ' is missing'
+    when jsonb_typeof(p_route -> k) <> 'string' then k || ' must be text' end into v_wrong
+  from unnest(array['route_code', 'source_table', 'sql_event', 'target_event_domain', 'target_event_type']) with ordinality as u (k, place)
+  where jsonb_typeof(p_route -> k) is distinct from 'string'
+  order by u.place limit 1;
+  if v_wrong is null then
+    select case
+      when k = any (array['enabled', 'dry_run']) then k || ' is set by fn_route_enable and fn_route_disable'
+      else quote_literal(k) || ' is not a key of a route; those are ' || array_to_string(v_known, ', ') end into v_wrong
+    from jsonb_object_keys(p_route) k where k <> all (v_known) order by k limit 1;
+  end if;
+  v_wrong := case
+    when v_wrong is not null then v_wrong
+    when v_code !~ '^[a-z0-9][a-z0-9_.-]{0,47}$' then 'route_code must be lower case letters, digits, _, . and -, at most 48'
+    when lower(p_route ->> 'sql_event') <> all (array['insert', 'update', 'delete']) then 'sql_event must be insert, update or delete'
+    when coalesce(p_route ->> 'source_object_kind', 'table') <> 'table' then 'source_object_kind must be table'
+    when coalesce(p_route ->> 'idempotency_policy', 'per_change') <> all (array['per_row', 'per_change', 'per_transaction'])
+      then 'idempotency_policy must be per_row, per_change or per_transaction'
+    when jsonb_typeof(coalesce(p_route -> 'fail_closed', 'false')) <> 'boolean' then 'fail_closed must be true or false'
+    when jsonb_typeof(coalesce(p_route -> 'source_schema', '""')) <> 'string' then 'source_schema must be text'
+    when jsonb_typeof(v_contract) <> 'object' then 'payload_contract must be an object'
+    when jsonb_typeof(coalesce(v_contract -> 'columns', '[]')) <> 'array'
+      or exists (select from jsonb_array_elements(coalesce(v_contract -> 'columns', '[]')) c where jsonb_typeof(c) <> 'string')
+      then 'payload_contract.columns must be an array of names'
+    when jsonb_array_length(coalesce(v_contract -> 'columns', '[]')) > 40 then 'payload_contract.columns names more than 40 columns: an event carries signal, not data'
+    when coalesce(v_contract ->> 'when_changed', 'contract') <> all (array['contract', 'any']) then 'payload_contract.when_changed must be contract or any'
+    when lower(p_route ->> 'sql_event') = 'update' and coalesce(v_contract ->> 'when_changed', 'contract') = 'contract'
+      and jsonb_array_length(coalesce(v_contract -> 'columns', '[]')) = 0
+      then 'payload_contract.columns is empty, so no update would change any of them: name columns, or say when_changed = any'
+  end;
+  if v_wrong is null then
+    select 'payload_contract.' || k || case
+      when k = any (array['subject_ref', 'canonical_address', 'correlation_id']) then ' must be a template such as {id}, at most 500 letters'
+      else ' is unknown: there are columns, subject_ref, canonical_address, correlation_id and when_changed' end into v_wrong
+    from jsonb_object_keys(v_contract) k
+    where k <> all (array['columns', 'when_changed']) and (
+      k <> all (array['subject_ref', 'canonical_address', 'correlation_id'])
+      or jsonb_typeof(v_contract -> k) <> 'string' or v_contract ->> k !~ '^([^{}]|\{[^{}]+\}){1,250}$' or length(v_contract ->> k) > 500)
+    order by k limit 1;
+  end if;
+  if v_wrong is not null then
+    raise exception '%', v_wrong using errcode = '22023';
+  end if;
+
+  v_new := jsonb_build_object(
+    'route_code', v_code, 'source_object_kind', 'table', 'source_schema', coalesce(nullif(p_route ->> 'source_schema', ''), current_schema()),
+    'source_table', p_route ->> 'source_table', 'sql_event', lower(p_route ->> 'sql_event'), 'target_event_domain', p_route ->> 'target_event_domain',
+    'target_event_type', p_route ->> 'target_event_type', 'idempotency_policy', coalesce(p_route ->> 'idempotency_policy', 'per_change'),
+    'target_event_stream', (select r.event_stream from event_type_registry r
+      where r.event_domain = p_route ->> 'target_event_domain' and r.event_type = p_route ->> 'target_event_type'),
+    'fail_closed', coalesce(p_route -> 'fail_closed', 'false'), 'payload_contract', v_contract, 'updated_at', clock_timestamp());
+  select f.what into v_wrong from fn_route_findings(v_new) f limit 1;
+  if found then
+    raise exception '%', v_wrong using errcode = '22023';
+  end if;
+
+  select to_jsonb(r) into v_old from iu_sql_event_route r where r.route_code = v_code for update;
+  if not found then
+    v_new := v_new || jsonb_build_object('enabled', false, 'dry_run', true, 'created_at', clock_timestamp());
+  elsif not exists (select from event_route o where o.route_code = v_code) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', v_code, 'is_ours', false);
+  elsif (v_old -> 'enabled' = 'true' or exists (select from fn_route_triggers(v_code)))
+    and jsonb_build_array(v_old -> 'source_schema', v_old -> 'source_table', v_old -> 'sql_event')
+      <> jsonb_build_array(v_new -> 'source_schema', v_new -> 'source_table', v_new -> 'sql_event')
+  then
+    return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', v_code);
+  end if;
+  -- a host's table may have more columns, which keep their defaults, or lack some that we can do without
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum) into v_columns
+  from pg_attribute a
+  join pg_class c on c.oid = a.attrelid and c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_sql_event_route'
+  where a.attnum > 0 and not a.attisdropped and a.attname = any (array(select jsonb_object_keys(v_new)));
+  if v_old is null then
+    execute format('insert into iu_sql_event_route (%1$s) select %1$s from jsonb_populate_record(null::iu_sql_event_route, $1)', v_columns) using v_new;
+  else
+    execute format('update iu_sql_event_route r set (%1$s) = (select %1$s from jsonb_populate_record(null::iu_sql_event_route, $1)) where r.route_code = $2', v_columns)
+    using v_new, v_code;
+  end if;
+  insert into event_route as o (route_code, actor) values (v_code, p_actor)
+  on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp();
+  return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
+    'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
+end
+$$;
+comment on function fn_route_put(jsonb, text) is 'Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host''s own, route_enabled when its source would change.';
+
+-- What the row says of a route of ours, without touching its trigger; audited. Called by fn_route_enable and fn_route_disable.
+create or replace function fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_was text;
+  v_is text;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'switching a route needs an actor and a reason' using errcode = '22023';
+  end if;
+  select case when not r.enabled then 'disabled' when r.dry_run then 'dry run' else 'live' end,
+    case when not p_enabled then 'disabled' when coalesce(p_dry_run, r.dry_run) then 'dry run' else 'live' end
+  into v_was, v_is
+  from iu_sql_event_route r join event_route o on o.route_code = r.route_code
+  where r.route_code = p_route_code for update of r;
+  if not found then
+    return jsonb_build_object('refused', true, 'route_code', p_route_code, 'is_ours', false, 'reason',
+      case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
+  end if;
+  update iu_sql_event_route r set enabled = p_enabled, dry_run = coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
+  if v_was <> v_is then
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, v_was, v_is, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'state', v_is, 'was', v_was);
+end
+$$;
+comment on function fn_route_switch(text, boolean, boolean, text, text) is 'Sets enabled and dry_run of a route''s row: {state, was}. Refused not_found, or not_owner for the host''s own.';
+
+-- Makes the route's trigger, and lets it work. Runs with the caller's rights: the owner of the table decides about its
+-- triggers. p_dry_run null leaves that as it is, and it begins as true. Waits three seconds for the table at most, because
+-- whoever comes later waits behind it.
+create or replace function fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean default null) returns jsonb
+language plpgsql volatile set search_path from current set lock_timeout = '3s'
+as $$
+declare
+  v_route jsonb := (select l from fn_route_list(p_route_code) l);
+  v_name text := 'reveille_route_' || p_route_code;
+  v_relation oid;
+  v_owner name;
+  v_is_ours boolean;
+  v_found record;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_route_enable needs an actor and a reason' using errcode = '22023';
+  elsif v_route is null then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not (v_route ->> 'is_ours')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  end if;
+  select f.finding, f.what into v_found from fn_route_findings(v_route) f limit 1;
+  if found then
+    return jsonb_build_object('refused', true, 'reason', v_found.finding, 'route_code', p_route_code, 'what', v_found.what);
+  end if;
+  v_relation := fn_route_relation(v_route);
+  select pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'usage') into v_owner, v_is_ours from pg_class c where c.oid = v_relation;
+  if not v_is_ours then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'owner', v_owner);
+  end if;
+  begin
+    perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || p_route_code, 0));
+    select t.is_enabled, t.trigger_name into v_found from fn_route_triggers(p_route_code) t where t.is_right and t.relation = v_relation limit 1;
+    if not found then
+      execute format('create trigger %I after %s on %I.%I referencing %s for each statement execute function %I.fn_route_capture(%L)',
+        v_name, v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table',
+        case v_route ->> 'sql_event' when 'insert' then 'new table as route_new' when 'delete' then 'old table as route_old'
+          else 'old table as route_old new table as route_new' end,
+        current_schema(), p_route_code);
+    elsif not v_found.is_enabled then
+      execute format('alter table %I.%I enable trigger %I', v_route ->> 'source_schema', v_route ->> 'source_table', v_found.trigger_name);
+    end if;
+  exception
+    when lock_not_available then
+      return jsonb_build_object('refused', true, 'reason', 'table_busy', 'route_code', p_route_code);
+    when duplicate_object then
+      return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
+  end;
+  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason) || jsonb_build_object('trigger', v_name);
+end
+$$;
+comment on function fn_route_enable(text, text, text, boolean) is 'Makes a route''s trigger and enables it: {state, was, trigger}. Needs the table''s owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
+
+-- Stops a route, first by its row, which any operator may do at once; then its trigger goes, if the caller owns the table
+-- and gets it within three seconds. Otherwise the trigger stays, does nothing, and fn_route_check tells of it.
+create or replace function fn_route_disable(p_route_code text, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile set search_path from current set lock_timeout = '3s'
+as $$
+declare
+  v_answer jsonb := fn_route_switch(p_route_code, false, null, p_actor, p_reason);
+  v_trigger record;
+  v_left text;
+begin
+  if (v_answer ->> 'refused')::boolean then
+    return v_answer;
+  end if;
+  begin
+    for v_trigger in select t.* from fn_route_triggers(p_route_code) t loop
+      execute format('drop trigger %I on %I.%I', v_trigger.trigger_name, v_trigger.table_schema, v_trigger.table_name);
+    end loop;
+  exception
+    when lock_not_available then v_left := 'table_busy';
+    when insufficient_privilege then v_left := 'not_owner';
+  end;
+  return v_answer || jsonb_build_object('trigger_left', v_left);
+end
+$$;
+comment on function fn_route_disable(text, text, text) is 'Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.';
+
+-- Forgets a route, its samples and what it has told. Faults stay until their time has come.
+create or replace function fn_route_remove(p_route_code text, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_enabled boolean;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_route_remove needs an actor and a reason' using errcode = '22023';
+  end if;
+  select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not exists (select from event_route o where o.route_code = p_route_code) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  elsif v_enabled or exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  end if;
+  delete from event_route_sample s where s.route_code = p_route_code;
+  delete from event_route_key k where k.route_code = p_route_code;
+  delete from event_route o where o.route_code = p_route_code;
+  delete from iu_sql_event_route r where r.route_code = p_route_code;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  return jsonb_build_object('refused', false, 'route_code', p_route_code);
+end
+$$;
+comment on function fn_route_remove(text, text, text) is 'Removes a disabled route with its samples and keys. Refused not_found, not_owner, or route_enabled while it is enabled or its trigger stands.';
+
+---------------------------------------------------------------------------------------------- looking
+
+-- What the dry run of a route has counted, with the newest samples.
+create or replace function fn_route_seen(p_route_code text) returns jsonb
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'since', min(s.noted_at), 'statements', coalesce(sum(s.statements), 0), 'changes', coalesce(sum(s.changes), 0),
+      'events', coalesce(sum(s.events), 0), 'duplicates', coalesce(sum(s.duplicates), 0), 'unfit', coalesce(sum(s.unfit), 0),
+      'samples', coalesce((
+        select jsonb_agg(jsonb_build_object('noted_at', n.noted_at, 'events', n.sample) order by n.sample_id desc)
+        from (select x.* from event_route_sample x where x.route_code = p_route_code and x.sample is not null order by x.sample_id desc limit 5) n), '[]'))
+    from event_route_sample s where s.route_code = p_route_code);
+end
+$$;
+comment on function fn_route_seen(text) is 'What a route''s dry run has counted: {since, statements, changes, events, duplicates, unfit, samples}.';
+
+-- Which of these keys a route has told of already.
+create or replace function fn_route_told(p_route_code text, p_keys text[]) returns text[]
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return array(select k.row_key from event_route_key k where k.route_code = p_route_code and k.row_key = any (p_keys));
+end
+$$;
+comment on function fn_route_told(text, text[]) is 'Which of some keys a route has told of already. Called by fn_route_preview.';
+
+-- The events that the last rows of the table (in the order of its primary key) would have made, and what the dry run has
+-- counted. Reads only, and with the caller's rights: nobody sees rows that he may not see anyway.
+create or replace function fn_route_preview(p_route_code text, p_limit int default 20) returns jsonb
+language plpgsql stable set search_path from current set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1
+as $$
+declare
+  v_route jsonb := (select l from fn_route_list(p_route_code) l);
+  v_relation oid;
+  v_from text;
+  v_found record;
+  v_rows jsonb;
+begin
+  if p_limit is null or p_limit not between 1 and 10000 then
+    raise exception 'fn_route_preview: p_limit must be from 1 to 10000' using errcode = '22023';
+  elsif v_route is null then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not (v_route ->> 'is_ours')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  end if;
+  select f.finding, f.what into v_found from fn_route_findings(v_route) f limit 1;
+  if found then
+    return jsonb_build_object('refused', true, 'reason', v_found.finding, 'route_code', p_route_code, 'what', v_found.what);
+  end if;
+  v_relation := fn_route_relation(v_route);
+  select format('(select * from %I.%I t order by %s limit %s) n', v_route ->> 'source_schema', v_route ->> 'source_table',
+    string_agg(format('t.%I desc', k), ', ' order by place), p_limit) into v_from
+  from unnest(fn_route_key_columns(v_relation)) with ordinality as u (k, place);
+  execute format('select coalesce(jsonb_agg(to_jsonb(r)), ''[]'') from (%s) r', fn_route_rows(v_route, v_relation, v_from)) into v_rows;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code,
+    'event', format('%s.%s', v_route ->> 'target_event_domain', v_route ->> 'target_event_type'),
+    'rows', coalesce((
+      select jsonb_agg(r || jsonb_build_object('verdict', case
+        when coalesce(r ->> 'subject_ref', '') = '' or octet_length(r ->> 'subject_ref') > 2000 or not fn_is_signal(r -> 'payload') then 'unfit'
+        when v_route ->> 'idempotency_policy' = 'per_row' and r ->> 'row_key' = any (told.keys) then 'told already'
+        else 'event' end))
+      from jsonb_array_elements(v_rows) r
+      cross join (select fn_route_told(p_route_code, array(select r ->> 'row_key' from jsonb_array_elements(v_rows) r)) as keys) told), '[]'),
+    'dry_run', fn_route_seen(p_route_code));
+end
+$$;
+comment on function fn_route_preview(text, int) is 'What the last rows of a route''s table would have made, and what its dry run has counted: {event, rows, dry_run}. Reads only.';
+
+-- What is wrong with routes of ours, and how to mend it. Called by `reveille health` and `reveille doctor`.
+create or replace function fn_route_check(p_now timestamptz default null)
+returns table (route_code text, severity text, finding text, what text, hint text)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select r.route_code, x.severity, x.finding, x.what, x.hint
+  from (select l ->> 'route_code' as route_code, l as route, (l ->> 'enabled')::boolean as enabled
+    from fn_route_list() l where (l ->> 'is_ours')::boolean) r
+  cross join lateral (
+    select 'error' as severity, f.finding, f.what,
+      case f.finding when 'type_inactive' then 'register or activate the type in event_type_registry'
+        else format('mend the table or the route''s file (reveille routes put FILE), or reveille routes disable %s', r.route_code) end as hint
+    from fn_route_findings(r.route) f
+    where r.enabled
+    union all
+    select 'error', 'trigger_missing', format('it is enabled, and there is no trigger for it on %I.%I: nothing becomes an event', r.route ->> 'source_schema', r.route ->> 'source_table'),
+      format('reveille routes enable %s', r.route_code)
+    where r.enabled and r.route ->> 'trigger' = 'missing' and fn_route_relation(r.route) is not null
+    union all
+    select 'error', 'trigger_disabled', format('its trigger on %I.%I is disabled: nothing becomes an event', r.route ->> 'source_schema', r.route ->> 'source_table'),
+      format('reveille routes enable %s', r.route_code)
+    where r.enabled and r.route ->> 'trigger' = 'disabled'
+    union all
+    select 'warning', 'trigger_left_over', format('%s, and its trigger still stands on %I.%I', case when r.enabled then 'its source is another table' else 'it is disabled' end, t.table_schema, t.table_name),
+      format('as the owner of the table: drop trigger %I on %I.%I', t.trigger_name, t.table_schema, t.table_name)
+    from fn_route_triggers(r.route_code) t
+    where not r.enabled or not t.is_right
+    union all
+    select 'warning', 'faults', format('%s of its writes passed without their events within a day, last: %s (%s)', f.n, f.message, f.sqlstate),
+      format('reveille routes show %s', r.route_code)
+    from (
+      select count(*) as n, (array_agg(e.message order by e.fault_id desc))[1] as message, (array_agg(e.sqlstate order by e.fault_id desc))[1] as sqlstate
+      from event_route_fault e
+      where e.route_code = r.route_code and not e.dry_run and e.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
+    where f.n > 0) x
+  union all
+  select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
+    format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
+    format('as the owner of the table: drop trigger %I on %I.%I', t.tgname, n.nspname, c.relname)
+  from pg_trigger t
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = current_schema()::regnamespace
+  join pg_class c on c.oid = t.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  where not t.tgisinternal and t.tgparentid = 0 and t.tgnargs = 1
+    and not exists (select from event_route o where convert_to(o.route_code, getdatabaseencoding()) || '\x00'::bytea = t.tgargs)
+  order by 1, 3;
+end
+$$;
+comment on function fn_route_check(timestamptz) is 'Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults.';
+
+-- Keeps what routes note small: faults for queue.route.fault_seconds (30 days) and the newest 1,000 of a route, keys of
+-- per_transaction for a day, and of samples the newest 20 of a route; the others are added up. One session at a time.
+create or replace function fn_route_prune(p_limit int default 10000, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_keep interval := make_interval(secs => fn_config_number('queue.route.fault_seconds', 2592000)::float8);
+  v_faults bigint := 0;
+  v_keys bigint;
+  v_samples bigint := 0;
+  v_part bigint;
+  v_code text;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_route_prune: p_limit must be at least 1' using errcode = '22023';
+  elsif not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_route_prune', 0)) then
+    return jsonb_build_object('refused', false, 'busy', true, 'faults', 0, 'keys', 0, 'samples', 0, 'more', false);
+  end if;
+  for v_code in
+    select f.route_code from event_route_fault f union select s.route_code from event_route_sample s order by 1
+  loop
+    delete from event_route_fault f
+    where f.fault_id = any (array(
+      select o.fault_id from event_route_fault o
+      where o.route_code = v_code and (o.noted_at < v_now - v_keep or o.fault_id <= (
+        select n.fault_id from event_route_fault n where n.route_code = v_code order by n.fault_id desc offset 1000 limit 1))
+      order by o.fault_id limit p_limit));
+    get diagnostics v_part = row_count;
+    v_faults := v_faults + v_part;
+    with gone as (
+      delete from event_route_sample s
+      where s.sample_id = any (array(
+        select o.sample_id from event_route_sample o
+        where o.route_code = v_code and o.sample_id <= (
+          select n.sample_id from event_route_sample n where n.route_code = v_code and n.statements = 1 order by n.sample_id desc offset 20 limit 1)
+        order by o.sample_id limit p_limit))
+      returning s.*),
+    added as (
+      insert into event_route_sample (route_code, noted_at, statements, changes, events, duplicates, unfit)
+      select v_code, min(g.noted_at), sum(g.statements), sum(g.changes), sum(g.events), sum(g.duplicates), sum(g.unfit)
+      from gone g having count(*) > 0)
+    select count(*) into v_part from gone;
+    v_samples := v_samples + v_part;
+  end loop;
+  delete from event_route_key k
+  where k.ctid = any (array(
+    select o.ctid from event_route_key o where o.tx_id is not null and o.noted_at < v_now - interval '1 day' limit p_limit));
+  get diagnostics v_keys = row_count;
+  return jsonb_build_object('refused', false, 'busy', false, 'faults', v_faults, 'keys', v_keys, 'samples', v_samples,
+    'more', v_faults >= p_limit or v_keys >= p_limit or v_samples >= p_limit);
+end
+$$;
+comment on function fn_route_prune(int, timestamptz) is 'Removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.';
+
+do $$
+declare
+  v_function text;
+  v_all text[] := array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader'];
+begin
+  foreach v_function in array array[
+    'fn_route_key_columns(oid)', 'fn_route_relation(jsonb)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
+    'fn_route_template(text, jsonb)', 'fn_route_rows(jsonb, oid, text, text)', 'fn_route_triggers(text)', 'fn_route_list(text)',
+    'fn_route_seen(text)', 'fn_route_told(text, text[])', 'fn_route_preview(text, int)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
+  end loop;
+  -- whoever makes a trigger must be allowed to call its function; called in any other way it refuses
+  foreach v_function in array array[
+    'fn_route_capture()', 'fn_route_put(jsonb, text)', 'fn_route_switch(text, boolean, boolean, text, text)', 'fn_route_enable(text, text, text, boolean)',
+    'fn_route_disable(text, text, text)', 'fn_route_remove(text, text, text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
+  end loop;
+  execute format('revoke all on function %s from public', 'fn_route_statement(jsonb, oid, text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_route_check(timestamptz)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_route_check(timestamptz)'::regprocedure), v_all);
+  execute format('revoke all on function %s from public', 'fn_route_prune(int, timestamptz)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_route_prune(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
+  call pr_grant('select on table event_route, event_route_key, event_route_fault, event_route_sample, host_constraint', array['reveille_operator', 'reveille_reader']);
+  if (select h.created from host_object h where h.object_name = 'iu_sql_event_route') then
+    call pr_grant('select on table iu_sql_event_route', array['reveille_operator', 'reveille_reader']);
+  end if;
+end
+$$;
