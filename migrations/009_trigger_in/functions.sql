@@ -127,194 +127,217 @@ end
 $$;
 comment on function fn_route_template(text, jsonb) is 'A template of a route as an SQL expression, null when it is empty. Internal.';
 
--- The statement that makes of rows what their events say: row_key, subject_ref, canonical_address, correlation_id,
--- payload. p_new and p_old are what stands after FROM. Of an update only those that changed in what the contract names, or
--- (when_changed = any) in anything; rows are paired by their key, and one whose key changed is a changed one.
+-- The statement that makes of each row what its event says, as one jsonb: row_key, event_subject_ref, canonical_address,
+-- correlation_id, safe_payload. p_new and p_old are what stands after FROM. Of an update only the rows that changed in what
+-- the contract names, or (when_changed = any) in anything; they are paired by their key, and one whose key changed is a
+-- changed one. Planned anew for every statement, so it is kept small.
 create or replace function fn_route_rows(p_route jsonb, p_relation oid, p_new text, p_old text default null) returns text
 language plpgsql stable set search_path from current
 as $$
 declare
   v_contract jsonb := p_route -> 'payload_contract';
-  v_keys text[] := fn_route_key_columns(p_relation);
-  v_columns text[] := array(select c from jsonb_array_elements_text(v_contract -> 'columns') c);
+  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
+  v_keys text[];
   v_values jsonb;
   v_missing text;
   v_key text;
+  v_payload text;
   v_whole text;
+  v_subject text;
 begin
+  v_keys := fn_route_key_columns(p_relation);
   if v_keys is null then
     raise exception '%.% has no primary key any more', p_route ->> 'source_schema', p_route ->> 'source_table' using errcode = '55000';
   end if;
-  select jsonb_object_agg(a.attname, fn_route_value('n', a.attname, a.atttypid)) into v_values
+  select jsonb_object_agg(a.attname, case when a.atttypid::bigint < 16384 then format('to_jsonb(n.%I)', a.attname)
+    else fn_route_value('n', a.attname, a.atttypid) end) into v_values
   from pg_attribute a
-  where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped and a.attname::text = any (v_columns || v_keys);
-  select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
-  if found then
+  where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped and a.attname = any (v_columns || v_keys);
+  if not v_values ?& v_columns then
+    select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
     raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
       using errcode = '42703';
   end if;
-  select 'jsonb_build_array(' || string_agg(v_values ->> k, ', ' order by place) || ')' into v_key
+  select string_agg(v_values ->> k, ', ' order by place), string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place)
+  into v_key, v_subject
   from unnest(v_keys) with ordinality as u (k, place);
-  -- what else the primary key and the source need so that two tables never share a key
-  v_key := format('%L || (%s)::text', format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key);
-  v_key := format('(select case when octet_length(k) > 500 then ''sha256:'' || encode(sha256(convert_to(k, ''UTF8'')), ''hex'') else k end from (select %s as k) k)', v_key);
-  v_whole := case when p_old is null then 'null::text'
-    when v_contract ->> 'when_changed' = 'any' then 'format(''%s'', n.*)'
-    else '(' || coalesce('jsonb_build_object(' || (select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c) || ')', '''{}''::jsonb') || ')::text' end;
-  return format('select x.row_key, x.subject_ref, x.canonical_address, x.correlation_id, x.payload from (%s) x',
-      format('select %s as row_key, %s as subject_ref, %s::text as canonical_address, %s::text as correlation_id, %s as payload, %s as whole from %s',
-        v_key,
-        coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values),
-          (select string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place) from unnest(v_keys) with ordinality as u (k, place))),
-        coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
-        coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'),
-        coalesce('jsonb_build_object(' || (select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c) || ')', '''{}''::jsonb'),
-        v_whole, p_new))
-    || case when p_old is null then '' else format(
-      ' left join (select %s as row_key, %s as whole from %s) o on o.row_key = x.row_key where o.row_key is null or o.whole is distinct from x.whole',
-      v_key, v_whole, p_old) end;
+  v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
+  v_payload := format('jsonb_build_object(''row_key'', fn_route_key(%L, jsonb_build_array(%s)), ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
+    format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key,
+    coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values), v_subject),
+    coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
+    coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'), v_payload);
+  if p_old is null then
+    return format('select %s as event from %s', v_payload, p_new);
+  elsif v_contract ->> 'when_changed' = 'any' then
+    v_whole := 'format(''%s'', n.*)';
+  else
+    v_whole := format('jsonb_build_array(%s)', (select string_agg(v_values ->> c, ', ') from unnest(v_columns) c));
+  end if;
+  return format(
+    'select x.event from (select %1$s as key, %2$s as whole, %3$s as event from %4$s) x
+     left join (select %1$s as key, %2$s as whole from %5$s) o on o.key = x.key where o.key is null or o.whole is distinct from x.whole',
+    format('jsonb_build_array(%s)', v_key), v_whole, v_payload, p_new, p_old);
 end
 $$;
 comment on function fn_route_rows(jsonb, oid, text, text) is 'The statement that makes events'' contents of rows. Internal.';
 
--- What the trigger runs: p_kind is that of the trigger's statement. Answers changes, unfit, events (wanted), emitted and
--- sample. Parameters: $1 the route's code, $2 the row of event_type_registry as jsonb, $3 the first id, $4 who.
-create or replace function fn_route_statement(p_route jsonb, p_relation oid, p_kind text) returns text
-language plpgsql stable set search_path from current
+-- What a row is known by, over all tables: short ones can be read, long ones are their SHA-256.
+create or replace function fn_route_key(p_source text, p_key jsonb) returns text
+language sql immutable
+return case when octet_length(p_source) + octet_length(p_key::text) > 500
+  then 'sha256:' || encode(sha256(convert_to(p_source || p_key::text, 'UTF8')), 'hex') else p_source || p_key::text end;
+comment on function fn_route_key(text, jsonb) is 'The key by which a route remembers a row. Internal.';
+
+-- Emits the events of one batch, or only counts them in a dry run (sample: the first three). unfit: those that are no
+-- signal or have no subject; events: those of the others that were not told before; emitted: what the outbox took. The same
+-- columns, in the same way, as fn_event_emit; a set at a time, because that costs a third.
+create or replace function fn_route_emit(
+  p_route jsonb, p_type jsonb, p_events jsonb[], out unfit bigint, out events bigint, out emitted bigint, out sample jsonb)
+language plpgsql volatile security definer set search_path from current set jit = off
 as $$
 declare
+  v_code text := p_route ->> 'route_code';
   v_policy text := p_route ->> 'idempotency_policy';
-  v_key text := case when v_policy = 'per_transaction' then $q$j.row_key || ':' || pg_current_xact_id()::text$q$ else 'j.row_key' end;
-  v_rows text := fn_route_rows(p_route, p_relation, case when p_kind = 'DELETE' then 'route_old n' else 'route_new n' end,
-    case when p_kind = 'UPDATE' then 'route_old n' end);
-  v_wanted text;
+  v_tx xid8 := case when v_policy = 'per_transaction' then pg_current_xact_id() end;
+  v_suffix text := coalesce(':' || v_tx::text, '');
+  v_first uuid := fn_uuid_v7();
 begin
   if (p_route ->> 'dry_run')::boolean then
-    return format($q$
-      with changes as materialized (%s),
-      judged as materialized (
-        select c.*, coalesce(c.subject_ref <> '' and octet_length(c.subject_ref) <= 2000 and fn_is_signal(c.payload), false) as is_fit
-        from changes c),
-      wanted as (select j.* from judged j where j.is_fit%s)
-      select (select count(*) from judged) as changes, (select count(*) from judged j where not j.is_fit) as unfit,
-        (select count(*) from wanted) as events, 0::bigint as emitted,
-        (select jsonb_agg(jsonb_build_object('subject_ref', s.subject_ref, 'payload', s.payload)) from (select w.* from wanted w limit 3) s) as sample
-      where $1 is not null and $2 is not null and $3 is not null and $4 is not null $q$,
-      v_rows,
-      case when v_policy = 'per_change' then '' else format(
-        ' and not exists (select from event_route_key k where k.route_code = $1 and k.row_key = %s)', v_key) end);
+    with judged as materialized (
+      select u.event, coalesce(octet_length(u.event ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(u.event -> 'safe_payload'), false) as is_fit
+      from unnest(p_events) as u (event)),
+    wanted as (
+      select j.event from judged j
+      where j.is_fit and (v_policy = 'per_change'
+        or not exists (select from event_route_key k where k.route_code = v_code and k.row_key = (j.event ->> 'row_key') || v_suffix)))
+    select (select count(*) from judged j where not j.is_fit), (select count(*) from wanted),
+      (select jsonb_agg(jsonb_build_object('subject_ref', s.event -> 'event_subject_ref', 'payload', s.event -> 'safe_payload'))
+       from (select w.event from wanted w limit 3) s)
+    into unfit, events, sample;
+    emitted := 0;
+    return;
   end if;
-  v_wanted := case when v_policy = 'per_change' then 'wanted as (select j.* from judged j where j.is_fit)'
-    else format($q$
-      fresh as (
-        insert into event_route_key (route_code, row_key, tx_id)
-        select $1, %1$s, %2$s from judged j where j.is_fit order by j.row_key
-        on conflict (route_code, row_key) do nothing
-        returning row_key),
-      wanted as (select j.* from judged j join fresh f on f.row_key = %1$s where j.is_fit) $q$,
-      v_key, case when v_policy = 'per_transaction' then 'pg_current_xact_id()' else 'null::xid8' end) end;
-  return format($q$
-    with changes as materialized (%s),
-    judged as materialized (
-      select c.*, coalesce(c.subject_ref <> '' and octet_length(c.subject_ref) <= 2000 and fn_is_signal(c.payload), false) as is_fit
-      from changes c),
-    %s,
-    emitted as (
-      insert into event_outbox (
-        id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
-        canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
-      select
-        e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref,
-        e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at
-      from (select w.*, row_number() over () as place from wanted w) w
-      cross join lateral jsonb_populate_record(null::event_outbox, $2 || jsonb_build_object(
-        'id', fn_uuid_v7_nth($3, w.place::int), 'event_subject_ref', w.subject_ref, 'canonical_address', w.canonical_address,
-        'correlation_id', w.correlation_id, 'safe_payload', w.payload)) e
-      on conflict do nothing
-      returning 1)
-    select (select count(*) from judged) as changes, (select count(*) from judged j where not j.is_fit) as unfit,
-      (select count(*) from wanted) as events, (select count(*) from emitted) as emitted, null::jsonb as sample
-    where $1 is not null and $4 is not null $q$,
-    v_rows, v_wanted);
+  with judged as materialized (
+    select u.event, coalesce(octet_length(u.event ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(u.event -> 'safe_payload'), false) as is_fit
+    from unnest(p_events) as u (event)),
+  fresh as (
+    insert into event_route_key (route_code, row_key, tx_id)
+    select v_code, (j.event ->> 'row_key') || v_suffix, v_tx from judged j where j.is_fit and v_policy <> 'per_change' order by 2
+    on conflict (route_code, row_key) do nothing
+    returning row_key),
+  wanted as materialized (
+    select fn_uuid_v7_nth(v_first, (row_number() over ())::int) as id, j.event from judged j
+    where j.is_fit and (v_policy = 'per_change' or (j.event ->> 'row_key') || v_suffix in (select f.row_key from fresh f))),
+  taken as (
+    insert into event_outbox (
+      id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+      canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+    select
+      (e.r).id, (e.r).event_domain, (e.r).event_type, (e.r).event_stream, (e.r).delivery_lane, (e.r).event_severity, (e.r).event_subject_table,
+      (e.r).event_subject_ref, (e.r).canonical_address, (e.r).actor_ref, (e.r).source_system, (e.r).correlation_id,
+      (e.r).payload_classification, (e.r).safe_payload, (e.r).occurred_at, (e.r).created_at
+    from (select jsonb_populate_record(null::event_outbox, p_type || w.event || jsonb_build_object('id', w.id)) as r from wanted w offset 0) e
+    on conflict do nothing
+    returning 1)
+  select (select count(*) from judged j where not j.is_fit), (select count(*) from wanted), (select count(*) from taken)
+  into unfit, events, emitted;
 end
 $$;
-comment on function fn_route_statement(jsonb, oid, text) is 'The statement by which a route''s trigger emits, or counts in a dry run. Internal.';
+comment on function fn_route_emit(jsonb, jsonb, jsonb[]) is 'Emits a batch of a route''s events, or counts them in its dry run: unfit, events, emitted, sample. Internal.';
 
--- Trigger of every routed table, once a statement (its argument is the route's code). A host's write is broken by a route
--- only if that is fail_closed: then nothing is caught. Otherwise one savepoint a statement catches what goes wrong, and
--- event_route_fault keeps it (trap 19: never one a row). In a dry run nothing is refused. Time and numbers are written in
--- one way, whatever the session says, because keys are made of them.
+-- Trigger of every routed table, once a statement (its argument is the route's code). One savepoint a statement catches what
+-- goes wrong, never one a row (trap 19): fail_closed turns it into a refusal that says whose it is; otherwise the host's write
+-- passes, and event_route_fault keeps it. In a dry run nothing is refused. Time and numbers are written in one way, whatever
+-- the session says, because keys are made of them.
 create or replace function fn_route_capture() returns trigger
 language plpgsql volatile security definer set search_path from current
-set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 set bytea_output = 'hex' set jit = off
+set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1 set bytea_output = 'hex'
 as $$
 declare
+  v_batch constant int := 1000;
   v_code text := tg_argv[0];
   v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
   v_is_dry boolean;
   v_type jsonb;
+  v_event jsonb;
+  v_events jsonb[] := '{}';
+  v_changes bigint := 0;
+  v_unfit bigint := 0;
+  v_wanted bigint := 0;
+  v_emitted bigint := 0;
+  v_sample jsonb;
   v_told record;
   v_state text;
   v_said text;
+  v_detail text;
 begin
   if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
     return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
   end if;
   v_is_dry := coalesce((v_route ->> 'dry_run')::boolean, true);
-  select jsonb_build_object(
-    'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
-    'event_severity', r.default_severity, 'event_subject_table', format('%s.%s', tg_table_schema, tg_table_name),
-    'actor_ref', session_user, 'source_system', 'route:' || v_code, 'payload_classification', 'safe_metadata',
-    'occurred_at', clock_timestamp(), 'created_at', now()) into v_type
-  from event_type_registry r
-  where r.event_domain = v_route ->> 'target_event_domain' and r.event_type = v_route ->> 'target_event_type' and r.active;
-
-  if coalesce((v_route ->> 'fail_closed')::boolean, false) and not v_is_dry then
-    if v_type is null then
-      raise exception 'route % refuses this %: %.% is not registered and active in event_type_registry',
-        v_code, lower(tg_op), v_route ->> 'target_event_domain', v_route ->> 'target_event_type'
-        using errcode = '22023', hint = format('Activate the type, or disable the route: reveille routes disable %s', v_code);
-    elsif tg_table_schema <> v_route ->> 'source_schema' or tg_table_name <> v_route ->> 'source_table' or lower(tg_op) <> v_route ->> 'sql_event' then
-      raise exception 'route % refuses this %: it is made for %.%', v_code, lower(tg_op), v_route ->> 'source_schema', v_route ->> 'source_table'
-        using errcode = '55000', hint = format('Disable the route and write it anew: reveille routes disable %s', v_code);
-    end if;
-    execute fn_route_statement(v_route, tg_relid, tg_op) into v_told using v_code, v_type, fn_uuid_v7(), session_user;
-    if v_told.unfit > 0 or v_told.emitted < v_told.events then
-      raise exception 'route % refuses this %: % of its % changes would have no event', v_code, lower(tg_op),
-        v_told.unfit + v_told.events - v_told.emitted, v_told.changes
-        using errcode = case when v_told.unfit > 0 then '23514' else '23505' end,
-          detail = case when v_told.unfit > 0 then 'A payload is no signal (a denied key, or more than 16 kB), or a subject is empty.'
-            else 'The outbox allows no second event of this type about the same subject.' end,
-          hint = format('Mend the payload_contract, or disable the route: reveille routes disable %s', v_code);
-    end if;
-    return null;
-  end if;
-
   begin
-    if v_type is null then
+    select jsonb_build_object(
+      'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
+      'event_severity', r.default_severity, 'event_subject_table', tg_table_schema || '.' || tg_table_name,
+      'actor_ref', session_user, 'source_system', 'route:' || v_code, 'payload_classification', 'safe_metadata',
+      'occurred_at', clock_timestamp(), 'created_at', now()) into v_type
+    from event_type_registry r
+    where r.event_domain = v_route ->> 'target_event_domain' and r.event_type = v_route ->> 'target_event_type' and r.active;
+    if not found then
       raise exception '%.% is not registered and active in event_type_registry', v_route ->> 'target_event_domain', v_route ->> 'target_event_type'
         using errcode = '22023';
     elsif tg_table_schema <> v_route ->> 'source_schema' or tg_table_name <> v_route ->> 'source_table' or lower(tg_op) <> v_route ->> 'sql_event' then
       raise exception 'the route is made for % of %.%', v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table'
         using errcode = '55000';
     end if;
-    execute fn_route_statement(v_route, tg_relid, tg_op) into v_told using v_code, v_type, fn_uuid_v7(), session_user;
-    if v_is_dry and v_told.changes > 0 then
+    for v_event in execute fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
+      case tg_op when 'UPDATE' then 'route_old n' end)
+    loop
+      v_changes := v_changes + 1;
+      v_events := array_append(v_events, v_event);
+      if v_changes % v_batch = 0 then
+        v_told := fn_route_emit(v_route, v_type, v_events);
+        v_unfit := v_unfit + v_told.unfit;
+        v_wanted := v_wanted + v_told.events;
+        v_emitted := v_emitted + v_told.emitted;
+        v_sample := coalesce(v_sample, v_told.sample);
+        v_events := '{}';
+      end if;
+    end loop;
+    if v_events <> '{}' then
+      v_told := fn_route_emit(v_route, v_type, v_events);
+      v_unfit := v_unfit + v_told.unfit;
+      v_wanted := v_wanted + v_told.events;
+      v_emitted := v_emitted + v_told.emitted;
+      v_sample := coalesce(v_sample, v_told.sample);
+    end if;
+    if v_is_dry and v_changes > 0 then
       insert into event_route_sample (route_code, statements, changes, events, duplicates, unfit, sample)
-      values (v_code, 1, v_told.changes, v_told.events, v_told.changes - v_told.unfit - v_told.events, v_told.unfit, v_told.sample);
+      values (v_code, 1, v_changes, v_wanted, v_changes - v_unfit - v_wanted, v_unfit, v_sample);
+    elsif v_unfit > 0 and (v_route ->> 'fail_closed')::boolean then
+      raise exception '% of % changes have no payload that may travel', v_unfit, v_changes
+        using errcode = '23514', detail = 'It has a denied key or more than 16 kB, or the subject is empty.';
+    elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
+      raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
     end if;
-    if v_told.unfit > 0 then
+    if v_unfit > 0 then
       insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
-      values (v_code, '23514', 'a payload is no signal (a denied key, or more than 16 kB), or a subject is empty', v_told.unfit, v_is_dry);
+      values (v_code, '23514', 'a payload may not travel (a denied key, or more than 16 kB), or a subject is empty', v_unfit, v_is_dry);
     end if;
-    if v_told.emitted < v_told.events and not v_is_dry then
+    if v_emitted < v_wanted and not v_is_dry then
       insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
-      values (v_code, '23505', 'the outbox allows no second event of this type about the same subject', v_told.events - v_told.emitted, v_is_dry);
+      values (v_code, '23505', 'the outbox allows no second event of this type about the same subject', v_wanted - v_emitted, v_is_dry);
     end if;
     return null;
   exception when others then
-    get stacked diagnostics v_state = returned_sqlstate, v_said = message_text;
+    get stacked diagnostics v_state = returned_sqlstate, v_said = message_text, v_detail = pg_exception_detail;
   end;
+  if (v_route ->> 'fail_closed')::boolean and not v_is_dry then
+    raise exception 'route % refuses this % of %.%: %', v_code, lower(tg_op), tg_table_schema, tg_table_name, v_said
+      using errcode = v_state, detail = coalesce(v_detail, ''),
+        hint = format('The route is fail_closed. Mend what it says, or stop the route: reveille routes disable %s', v_code);
+  end if;
   begin
     insert into event_route_fault (route_code, sqlstate, message, dry_run) values (v_code, v_state, left(v_said, 500), v_is_dry);
   exception when others then
@@ -668,12 +691,12 @@ begin
   select format('(select * from %I.%I t order by %s limit %s) n', v_route ->> 'source_schema', v_route ->> 'source_table',
     string_agg(format('t.%I desc', k), ', ' order by place), p_limit) into v_from
   from unnest(fn_route_key_columns(v_relation)) with ordinality as u (k, place);
-  execute format('select coalesce(jsonb_agg(to_jsonb(r)), ''[]'') from (%s) r', fn_route_rows(v_route, v_relation, v_from)) into v_rows;
+  execute format('select coalesce(jsonb_agg(r.event), ''[]'') from (%s) r', fn_route_rows(v_route, v_relation, v_from)) into v_rows;
   return jsonb_build_object('refused', false, 'route_code', p_route_code,
     'event', format('%s.%s', v_route ->> 'target_event_domain', v_route ->> 'target_event_type'),
     'rows', coalesce((
       select jsonb_agg(r || jsonb_build_object('verdict', case
-        when coalesce(r ->> 'subject_ref', '') = '' or octet_length(r ->> 'subject_ref') > 2000 or not fn_is_signal(r -> 'payload') then 'unfit'
+        when not coalesce(octet_length(r ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(r -> 'safe_payload'), false) then 'unfit'
         when v_route ->> 'idempotency_policy' = 'per_row' and r ->> 'row_key' = any (told.keys) then 'told already'
         else 'event' end))
       from jsonb_array_elements(v_rows) r
@@ -810,7 +833,7 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
-  execute format('revoke all on function %s from public', 'fn_route_statement(jsonb, oid, text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_route_emit(jsonb, jsonb, jsonb[])'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_route_check(timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_route_check(timestamptz)'::regprocedure), v_all);
   execute format('revoke all on function %s from public', 'fn_route_prune(int, timestamptz)'::regprocedure);
