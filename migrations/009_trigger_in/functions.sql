@@ -194,7 +194,7 @@ comment on function fn_route_key(text, jsonb) is 'The key by which a route remem
 -- columns, in the same way, as fn_event_emit; a set at a time, because that costs a third.
 create or replace function fn_route_emit(
   p_route jsonb, p_type jsonb, p_events jsonb[], out unfit bigint, out events bigint, out emitted bigint, out sample jsonb)
-language plpgsql volatile security definer set search_path from current set jit = off
+language plpgsql volatile security definer set search_path from current set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
   v_code text := p_route ->> 'route_code';

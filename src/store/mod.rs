@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backlog;
 pub mod bench;
+pub mod bridge;
 pub mod claims;
 pub mod consumers;
 pub mod dead_letters;
@@ -18,6 +19,7 @@ pub mod jobs;
 pub mod pauses;
 pub mod pilot_host;
 pub mod reaper;
+pub mod routes;
 pub mod subscriptions;
 pub mod timeline;
 pub mod wakes;
