@@ -1,17 +1,18 @@
 -- Undoes the pilot host. Refuses while it holds documents or pieces; its event types stay if events use them.
 do $$
 begin
-  if exists (select from iu_core.iu_staging_record) or exists (select from iu_core.iu_piece) then
-    raise exception 'the pilot host holds staging records or pieces that would be lost'
-      using errcode = '55000', hint = 'Export them and truncate iu_core.iu_staging_record cascade, then run the down step again.';
+  if exists (select from iu_core.iu_staging_record) or exists (select from iu_core.iu_piece) or exists (select from entity_species) then
+    raise exception 'the pilot host holds staging records, pieces or species that would be lost'
+      using errcode = '55000', hint = 'Export them, truncate iu_core.iu_staging_record cascade and entity_species, then run the down step again.';
   end if;
 end
 $$;
 
 delete from job_handler where job_kind in ('cut.cut', 'cut.verify_cut', 'cut.cleanup');
 delete from event_type_registry t
- where t.event_domain = 'staging'
-   and t.event_type in ('record_created', 'record_approved', 'record_rejected', 'record_consumed', 'record_cleaned')
+ where (t.event_domain = 'staging'
+     and t.event_type in ('record_created', 'record_approved', 'record_rejected', 'record_consumed', 'record_cleaned')
+     or t.event_domain = 'birth_registry' and t.event_type = 'entity_born')
    and not exists (select from event_outbox e where e.event_domain = t.event_domain and e.event_type = t.event_type);
 
 drop function fn_iu_job_cut(jsonb);
@@ -27,4 +28,5 @@ drop function fn_iu_op_verify_mark(uuid, boolean, text, text, text);
 drop function fn_iu_op_mark_file(text, text, jsonb, text, text, text, text, text);
 drop function fn_iu_mark_create_manifest(text, jsonb);
 drop schema iu_core cascade;
+drop table entity_species;
 drop table tac_birth_gate_config;

@@ -127,6 +127,14 @@ comment on table iu_core.iu_piece is
   'Pilot host: contiguous pieces of a document; in order they are the document, byte for byte';
 comment on column iu_core.iu_piece.heading_path is 'the headings above the piece, outermost first';
 
+create table entity_species (
+  species_code text primary key,
+  display_name text not null,
+  management_mode text not null default 'managed',
+  created_at timestamptz not null default clock_timestamp()
+);
+comment on table entity_species is 'Pilot host: species of entities; a route can make birth_registry.entity_born of each insert (docs/trigger-in.md)';
+
 -- Registered before anything emits them: one birth, four updates, all on the delayed lane.
 insert into event_type_registry
   (event_domain, event_type, event_stream, delivery_lane, default_severity, description, active)
@@ -135,5 +143,6 @@ values
   ('staging', 'record_approved', 'update', 'delayed', 'info', 'A marked document was approved for CUT', true),
   ('staging', 'record_rejected', 'update', 'delayed', 'info', 'A marked document was rejected', true),
   ('staging', 'record_consumed', 'update', 'delayed', 'info', 'A staged document was cut into pieces', true),
-  ('staging', 'record_cleaned', 'update', 'delayed', 'info', 'The bodies of a staged document were removed', true)
+  ('staging', 'record_cleaned', 'update', 'delayed', 'info', 'The bodies of a staged document were removed', true),
+  ('birth_registry', 'entity_born', 'birth', 'delayed', 'info', 'An entity was born', true)
 on conflict (event_domain, event_type) do nothing;

@@ -6,9 +6,9 @@ use super::context::{Context, Outcome};
 use super::output::{printable, seconds, table};
 use super::pause::subject;
 use crate::error::Result;
+use crate::model::finding::Finding;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
-use crate::model::finding::Finding;
 use crate::store::health::{self, Component};
 use crate::store::routes;
 

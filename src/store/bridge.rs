@@ -22,7 +22,12 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
     let found = row(client, "looking for the trigger on event_outbox", SQL, &[]).await?;
     let (finding, what, mend) = match get::<Option<String>>(&found, "enabled")?.as_deref() {
         Some("O" | "A") => return Ok(Vec::new()),
-        None => ("trigger_missing", "it is not there", "reveille migrate up"),
+        None => (
+            "trigger_missing",
+            "it is not there",
+            "as the owner of the table: create trigger reveille_event_arrival after insert on event_outbox \
+             referencing new table as inserted for each statement execute function fn_event_arrival_record()",
+        ),
         Some(_) => (
             "trigger_disabled",
             "it is disabled",
@@ -34,7 +39,8 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
         severity: "error".to_owned(),
         finding: finding.to_owned(),
         what: what.to_owned(),
-        why: "events wake nobody and have no place in the reading order until the sweep finds them".to_owned(),
+        why: "events wake nobody and have no place in the reading order until the sweep finds them"
+            .to_owned(),
         mend: mend.to_owned(),
     }])
 }

@@ -96,7 +96,9 @@ fn why(finding: &str) -> &'static str {
     match finding {
         "trigger_left_over" => "it costs every write a little, and works again when the route does",
         "faults" => "what happened in the table is not in event_outbox, and nobody will be told of it",
-        _ => "what happens in the table becomes no event, or its writes are refused where the route is fail_closed",
+        _ => {
+            "what happens in the table becomes no event, or its writes are refused where the route is fail_closed"
+        }
     }
 }
 

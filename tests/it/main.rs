@@ -29,6 +29,7 @@ mod plans;
 mod property;
 mod races;
 mod readme;
+mod routes;
 mod sidecar_life;
 mod support;
 mod systemd;

@@ -43,9 +43,11 @@ enum Action {
         actor: Option<String>,
     },
     /// Make the trigger of a route; it goes on counting in its dry run until you say --live
-    #[command(after_help = "Only the owner of the table may; a write waits for the trigger no longer than three seconds.\n\n\
+    #[command(
+        after_help = "Only the owner of the table may; a write waits for the trigger no longer than three seconds.\n\n\
                       Examples:\n  reveille routes enable species.born --reason 'a week of dry run'\n  \
-                      reveille routes enable species.born --live --reason 'the counts are right'")]
+                      reveille routes enable species.born --live --reason 'the counts are right'"
+    )]
     Enable {
         #[command(flatten)]
         switch: Switch,
@@ -102,7 +104,12 @@ async fn list(context: &Context) -> Result<Outcome> {
     let row = |route: &Route| {
         [
             text(route, "route_code").to_owned(),
-            format!("{} on {}.{}", text(route, "sql_event"), text(route, "source_schema"), text(route, "source_table")),
+            format!(
+                "{} on {}.{}",
+                text(route, "sql_event"),
+                text(route, "source_schema"),
+                text(route, "source_table")
+            ),
             format!("{}.{}", text(route, "target_event_domain"), text(route, "target_event_type")),
             text(route, "idempotency_policy").to_owned(),
             if is(route, "fail_closed") { "closed" } else { "open" }.to_owned(),
@@ -219,19 +226,27 @@ fn understood(answer: Answer, context: &Context) -> Result<Answer> {
     let code = said["route_code"].as_str().unwrap_or_default();
     let refused = |message: String| Error::new(Kind::Refused, message);
     Err(match (reason.as_str(), said["owner"].as_str(), said["what"].as_str()) {
-        ("not_owner", Some(owner), _) => {
-            refused(format!("{code}: its table belongs to the role {owner}, and only that may make triggers on it"))
-                .hint("connect as a role that is a member of both, the owner's and reveille_operator")
-        }
+        ("not_owner", Some(owner), _) => refused(format!(
+            "{code}: its table belongs to the role {owner}, and only that may make triggers on it"
+        ))
+        .hint("connect as a role that is a member of both, the owner's and reveille_operator"),
         ("not_owner", ..) => refused(format!("{code} is a route of the host; it is left alone"))
             .hint("write one of your own under another code: `reveille routes put FILE`"),
-        ("route_enabled", ..) => refused(format!("{code} is enabled, and its table or its statement would change"))
-            .hint(format!("`reveille routes disable {code} --reason …` first, or write another route")),
-        ("table_busy", ..) => refused(format!("{code}: its table was busy for three seconds; nothing was changed"))
-            .hint("try again when no long transaction holds it"),
-        ("trigger_name_taken", ..) => refused(format!("{code}: another trigger of that name stands on the table"))
-            .hint("drop or rename that trigger"),
-        (_, _, Some(what)) => refused(format!("{code}: {what}")).hint("mend that, then try again; nothing was changed"),
+        ("route_enabled", ..) => {
+            refused(format!("{code} is enabled, and its table or its statement would change"))
+                .hint(format!("`reveille routes disable {code} --reason …` first, or write another route"))
+        }
+        ("table_busy", ..) => {
+            refused(format!("{code}: its table was busy for three seconds; nothing was changed"))
+                .hint("try again when no long transaction holds it")
+        }
+        ("trigger_name_taken", ..) => {
+            refused(format!("{code}: another trigger of that name stands on the table"))
+                .hint("drop or rename that trigger")
+        }
+        (_, _, Some(what)) => {
+            refused(format!("{code}: {what}")).hint("mend that, then try again; nothing was changed")
+        }
         _ => return Ok(answer),
     })
 }

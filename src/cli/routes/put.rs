@@ -15,7 +15,9 @@ pub(super) async fn run(file: &Path, who: Option<String>, context: &Context) -> 
     let answer = match routes::put(&client, &route, actor(who).as_deref()).await {
         Err(error) if error.sqlstate() == Some("22023") => {
             let message = format!("{}: {error}", file.display());
-            return Err(Error::usage(message).because(error).hint("docs/trigger-in.md says what stands in a route"));
+            return Err(Error::usage(message)
+                .because(error)
+                .hint("docs/trigger-in.md says what stands in a route"));
         }
         answer => understood(answer?, context)?,
     };
@@ -23,7 +25,9 @@ pub(super) async fn run(file: &Path, who: Option<String>, context: &Context) -> 
         context.out.answer(result, || {
             let code = result["route_code"].as_str().unwrap_or_default();
             match (result["created"] == true, result["changed"] == true) {
-                (true, _) => format!("{code}: written, disabled; `reveille routes preview {code}` shows what it would do"),
+                (true, _) => format!(
+                    "{code}: written, disabled; `reveille routes preview {code}` shows what it would do"
+                ),
                 (false, true) => format!("{code}: changed, also for what is enabled"),
                 (false, false) => format!("{code}: as it was"),
             }
@@ -33,11 +37,14 @@ pub(super) async fn run(file: &Path, who: Option<String>, context: &Context) -> 
 
 /// A file of JSON when its name says so, else of TOML.
 fn read(file: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Error::usage(format!("{} cannot be read: {error}", file.display())).because(error))?;
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        Error::usage(format!("{} cannot be read: {error}", file.display())).because(error)
+    })?;
     let unreadable = |form: &str, why: String| Error::usage(format!("{}: not {form}: {why}", file.display()));
     if file.extension().is_some_and(|extension| extension == "json") {
-        return serde_json::from_str(&text).map_err(|error| unreadable("JSON", error.to_string()).because(error));
+        return serde_json::from_str(&text)
+            .map_err(|error| unreadable("JSON", error.to_string()).because(error));
     }
-    toml::from_str(&text).map_err(|error: toml::de::Error| unreadable("TOML", error.to_string()).because(error))
+    toml::from_str(&text)
+        .map_err(|error: toml::de::Error| unreadable("TOML", error.to_string()).because(error))
 }
