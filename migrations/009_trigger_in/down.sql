@@ -5,7 +5,7 @@ declare
 begin
   select format('%I.%I', n.nspname, c.relname) into v_table
   from pg_trigger t
-  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = current_schema()::regnamespace
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
   join pg_class c on c.oid = t.tgrelid
   join pg_namespace n on n.oid = c.relnamespace
   order by 1 limit 1;

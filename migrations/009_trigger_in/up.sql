@@ -2,7 +2,7 @@
 
 insert into host_object (object_name, created)
 select 'iu_sql_event_route', not exists (
-  select from pg_class c where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_sql_event_route');
+  select from pg_class c where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route');
 
 create table if not exists iu_sql_event_route (
   route_code text primary key,
@@ -105,7 +105,7 @@ begin
   select pg_get_constraintdef(k.oid) into v_old
   from pg_constraint k
   join pg_class c on c.oid = k.conrelid
-  where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_sql_event_route'
+  where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route'
     and k.conname = 'iu_sql_event_route_target_event_domain_check' and k.contype = 'c'
     and not (select h.created from host_object h where h.object_name = 'iu_sql_event_route');
   if not found or not exists (

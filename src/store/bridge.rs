@@ -13,7 +13,7 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
           select t.tgenabled::text
           from pg_trigger t
           join pg_class c on c.oid = t.tgrelid and c.relname = 'event_outbox'
-            and c.relnamespace = current_schema()::regnamespace
+            and c.relnamespace = quote_ident(current_schema())::regnamespace
           join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_event_arrival_record'
             and p.pronamespace = c.relnamespace
           where not t.tgisinternal

@@ -5263,7 +5263,7 @@ begin
     format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
     format('as the owner of the table: drop trigger %I on %I.%I', t.tgname, n.nspname, c.relname)
   from pg_trigger t
-  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = current_schema()::regnamespace
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
   join pg_class c on c.oid = t.tgrelid
   join pg_namespace n on n.oid = c.relnamespace
   where not t.tgisinternal and t.tgparentid = 0 and t.tgnargs = 1
@@ -5571,7 +5571,7 @@ begin
 end
 $function$
 
--- All routes, or one: the row, is_ours, trigger, faults of the last day.
+-- All routes, or one: the row, is_ours, trigger, faults of the last day, last_fault.
 CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
  RETURNS SETOF jsonb
  LANGUAGE plpgsql
@@ -5587,7 +5587,10 @@ begin
       when t.is_enabled then 'enabled'
       when t.is_enabled is not null then 'disabled'
       else 'missing' end,
-    'faults', (select count(*) from event_route_fault f where f.route_code = r.route_code and f.noted_at > clock_timestamp() - interval '1 day'))
+    'faults', (select count(*) from event_route_fault f where f.route_code = r.route_code and f.noted_at > clock_timestamp() - interval '1 day'),
+    'last_fault', (
+      select jsonb_build_object('noted_at', f.noted_at, 'sqlstate', f.sqlstate, 'message', f.message, 'changes', f.changes, 'dry_run', f.dry_run)
+      from event_route_fault f where f.route_code = r.route_code order by f.fault_id desc limit 1))
   from iu_sql_event_route r
   left join event_route o on o.route_code = r.route_code
   left join lateral (select bool_and(x.is_enabled) as is_enabled from fn_route_triggers(r.route_code) x where x.is_right) t on true
@@ -5699,7 +5702,7 @@ begin
 end
 $function$
 
--- Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host's own, route_enabled when its source would change.
+-- Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host's own, route_enabled when its source would change, route_table_unfit when the host's table lacks a column.
 CREATE OR REPLACE FUNCTION fn_route_put(p_route jsonb, p_actor text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -5715,6 +5718,7 @@ declare
   v_new jsonb;
   v_wrong text;
   v_columns text;
+  v_lacks text[];
 begin
   if coalesce(btrim(p_actor), '') = '' or jsonb_typeof(p_route) is distinct from 'object' then
     raise exception 'fn_route_put needs a route as a JSON object, and an actor' using errcode = '22023';
@@ -5787,10 +5791,21 @@ begin
   then
     return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', v_code);
   end if;
-  -- a host's table may have more columns, which keep their defaults, or lack some that we can do without
+  -- a host's table may have more columns, which keep their defaults, or lack some that we cannot do without
+  v_lacks := array(
+    select k from unnest(array['route_code', 'source_schema', 'source_table', 'sql_event', 'target_event_domain', 'target_event_type',
+      'enabled', 'dry_run', 'fail_closed', 'idempotency_policy', 'payload_contract']) k
+    where not exists (
+      select from pg_attribute a
+      join pg_class c on c.oid = a.attrelid and c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route'
+      where a.attname = k and a.attnum > 0 and not a.attisdropped));
+  if v_lacks <> '{}' then
+    return jsonb_build_object('refused', true, 'reason', 'route_table_unfit', 'route_code', v_code, 'lacks', to_jsonb(v_lacks),
+      'what', 'the host''s table iu_sql_event_route lacks ' || array_to_string(v_lacks, ', '));
+  end if;
   select string_agg(quote_ident(a.attname), ', ' order by a.attnum) into v_columns
   from pg_attribute a
-  join pg_class c on c.oid = a.attrelid and c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_sql_event_route'
+  join pg_class c on c.oid = a.attrelid and c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route'
   where a.attnum > 0 and not a.attisdropped and a.attname = any (array(select jsonb_object_keys(v_new)));
   if v_old is null then
     execute format('insert into iu_sql_event_route (%1$s) select %1$s from jsonb_populate_record(null::iu_sql_event_route, $1)', v_columns) using v_new;
@@ -5989,13 +6004,13 @@ AS $function$
 begin
   return query
   select c.oid, n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled in ('O', 'A'),
-    coalesce(n.nspname = r.source_schema and c.relname = r.source_table
-      and t.tgtype = 0 + case r.sql_event when 'insert' then 4 when 'delete' then 8 else 16 end, false)
+    coalesce(n.nspname = r.route ->> 'source_schema' and c.relname = r.route ->> 'source_table'
+      and t.tgtype = case r.route ->> 'sql_event' when 'insert' then 4 when 'delete' then 8 else 16 end, false)
   from pg_trigger t
-  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = current_schema()::regnamespace
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
   join pg_class c on c.oid = t.tgrelid
   join pg_namespace n on n.oid = c.relnamespace
-  left join (select i.route_code, i.source_schema, i.source_table, i.sql_event from iu_sql_event_route i) r on r.route_code = p_route_code
+  left join (select to_jsonb(i) as route from iu_sql_event_route i where i.route_code = p_route_code) r on true
   where not t.tgisinternal and t.tgparentid = 0 and t.tgargs = convert_to(p_route_code, getdatabaseencoding()) || '\x00'::bytea
   order by 2, 3, 4;
 end

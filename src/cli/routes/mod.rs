@@ -144,7 +144,7 @@ fn state(route: &Route) -> &'static str {
     }
 }
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "route_code",
     "source_schema",
     "source_table",
@@ -159,6 +159,7 @@ const FIELDS: [&str; 14] = [
     "dry_run",
     "trigger",
     "faults",
+    "last_fault",
 ];
 
 async fn show(code: &str, context: &Context) -> Result<Outcome> {
@@ -242,7 +243,7 @@ fn understood(answer: Answer, context: &Context) -> Result<Answer> {
         }
         ("trigger_name_taken", ..) => {
             refused(format!("{code}: another trigger of that name stands on the table"))
-                .hint("drop or rename that trigger")
+                .hint("that other trigger must go, or get another name")
         }
         (_, _, Some(what)) => {
             refused(format!("{code}: {what}")).hint("mend that, then try again; nothing was changed")

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::stage::{CODE, route};
+use crate::commands::words;
 use crate::support::{TestDb, server_at};
 
 const HOST: &str = "
@@ -133,4 +134,24 @@ async fn a_route_table_of_our_own_goes_unless_it_holds_routes() {
     let left =
         "select count(*) from pg_class where relname ~ '^(iu_sql_event_route|event_route|host_constraint)'";
     assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn a_hosts_route_table_of_another_shape_keeps_routes_away_and_nothing_else() {
+    let db = TestDb::empty().await;
+    let client = db.client().await;
+    let host = "create table iu_sql_event_route (route_code text unique, source_name text, enabled boolean);
+        insert into iu_sql_event_route values ('theirs', 'x', true); create table entity_species (code text primary key, mode text)";
+    client.batch_execute(host).await.unwrap();
+    db.migrate().await;
+    let register = "insert into event_type_registry values ('birth_registry', 'entity_born', 'birth', 'delayed', null, 'born', true)";
+    client.batch_execute(register).await.unwrap();
+    let put: Value =
+        client.query_one("select fn_route_put($1, 'test')", &[&route("insert")]).await.unwrap().get(0);
+    assert_eq!(put["reason"], "route_table_unfit", "{put}");
+    assert_eq!(put["lacks"][0], "source_schema", "{put}");
+    for command in [&["doctor"][..], &["health"], &["routes", "list"]] {
+        let (code, text, err) = words(&db, command);
+        assert_eq!(code, Some(0), "{command:?}: {text}{err}");
+    }
 }

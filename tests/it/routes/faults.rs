@@ -1,4 +1,4 @@
-//! What goes wrong: refused where the route is fail_closed, kept where it is not, and seen by the doctor.
+//! What goes wrong: refused where the route is `fail_closed`, kept where it is not, and seen by the doctor.
 
 use serde_json::json;
 

@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use super::stage::{CODE, Stage, route, with};
+use crate::cli::{output, reveille};
+use crate::support::TestDb;
 
 #[tokio::test]
 async fn a_route_that_cannot_work_is_refused_when_it_is_written_with_the_reason() {
@@ -177,4 +179,27 @@ async fn a_table_of_a_producers_own_session_leads_the_trigger_nowhere() {
         set search_path = pg_temp, public; insert into entity_species values ('cat')").await;
     assert_eq!(stage.count("public.event_outbox").await, 1);
     assert_eq!(stage.count("pg_temp.event_outbox").await, 0);
+}
+
+#[tokio::test]
+async fn routes_work_in_any_schema() {
+    let db = TestDb::empty().await;
+    let schema = "Odd \"schema\"; é";
+    let migrate = output(
+        reveille(&["migrate", "up"]).env("DATABASE_URL", db.url()).env("REVEILLE__DATABASE__SCHEMA", schema),
+    );
+    assert_eq!(migrate.0, Some(0), "{migrate:?}");
+    let client = db.client().await;
+    client.batch_execute(&format!("set search_path to \"{}\"", schema.replace('"', "\"\""))).await.unwrap();
+    let stage = Stage::of(db, client).await;
+    stage.put(&with(route("insert"), &json!({ "idempotency_policy": "per_row", "fail_closed": true }))).await;
+    stage.enable(Some(false)).await;
+    stage.run("insert into entity_species values ('cat')").await;
+    assert_eq!(stage.subjects().await, ["entity_species:cat"]);
+    assert_eq!(stage.findings().await, Vec::<String>::new());
+    let doctor = output(
+        reveille(&["doctor"]).env("DATABASE_URL", stage.db.url()).env("REVEILLE__DATABASE__SCHEMA", schema),
+    );
+    assert_eq!(doctor.0, Some(0), "{doctor:?}");
+    assert_eq!(stage.disable().await["trigger_left"], json!(null));
 }

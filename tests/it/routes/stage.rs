@@ -41,6 +41,11 @@ impl Stage {
     pub(super) async fn new() -> Self {
         let db = TestDb::new().await;
         let client = db.client().await;
+        Self::of(db, client).await
+    }
+
+    /// The same where this client looks.
+    pub(super) async fn of(db: TestDb, client: Client) -> Self {
         client.batch_execute(TABLE).await.unwrap();
         Self { db, client }
     }
