@@ -162,8 +162,9 @@ begin
   into v_key, v_subject
   from unnest(v_keys) with ordinality as u (k, place);
   v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
-  v_payload := format('jsonb_build_object(''row_key'', fn_route_key(%L, jsonb_build_array(%s)), ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
-    format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key,
+  v_payload := format('jsonb_build_object(''row_key'', %s, ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
+    case when p_route ->> 'idempotency_policy' = 'per_change' then 'null' else format('fn_route_key(%L, jsonb_build_array(%s))',
+      format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key) end,
     coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values), v_subject),
     coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
     coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'), v_payload);
@@ -183,10 +184,16 @@ $$;
 comment on function fn_route_rows(jsonb, oid, text, text) is 'The statement that makes events'' contents of rows. Internal.';
 
 -- What a row is known by, over all tables: short ones can be read, long ones are their SHA-256.
+-- PL/pgSQL, because a function in SQL that is not inlined costs ten times as much.
 create or replace function fn_route_key(p_source text, p_key jsonb) returns text
-language sql immutable
-return case when octet_length(p_source) + octet_length(p_key::text) > 500
-  then 'sha256:' || encode(sha256(convert_to(p_source || p_key::text, 'UTF8')), 'hex') else p_source || p_key::text end;
+language plpgsql immutable set search_path from current
+as $$
+declare
+  v_key text := p_source || p_key::text;
+begin
+  return case when octet_length(v_key) > 500 then 'sha256:' || encode(sha256(convert_to(v_key, 'UTF8')), 'hex') else v_key end;
+end
+$$;
 comment on function fn_route_key(text, jsonb) is 'The key by which a route remembers a row. Internal.';
 
 -- Emits the events of one batch, or only counts them in a dry run (sample: the first three). unfit: those that are no
