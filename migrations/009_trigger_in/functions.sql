@@ -55,11 +55,13 @@ begin
     if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
       return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
     elsif v_relation is not null then
-      select format_type(b.oid, null) into v_type
-      from pg_attribute a
-      join pg_type t on t.oid = a.atttypid
-      join pg_type b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
-      where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped;
+      with recursive types (oid) as ( -- the column's, and what a domain stands for
+        select a.atttypid from pg_attribute a
+        where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+        union all
+        select t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'
+      )
+      select format_type(t.oid, null) into v_type from types d join pg_type t on t.oid = d.oid and t.typtype <> 'd';
       if not found then
         return query select 'column_missing', format('%s has no column %I', v_name, v_column);
       elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then

@@ -5512,11 +5512,13 @@ begin
     if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
       return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
     elsif v_relation is not null then
-      select format_type(b.oid, null) into v_type
-      from pg_attribute a
-      join pg_type t on t.oid = a.atttypid
-      join pg_type b on b.oid = case when t.typtype = 'd' then t.typbasetype else t.oid end
-      where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped;
+      with recursive types (oid) as ( -- the column's, and what a domain stands for
+        select a.atttypid from pg_attribute a
+        where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+        union all
+        select t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'
+      )
+      select format_type(t.oid, null) into v_type from types d join pg_type t on t.oid = d.oid and t.typtype <> 'd';
       if not found then
         return query select 'column_missing', format('%s has no column %I', v_name, v_column);
       elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then
@@ -5550,9 +5552,16 @@ $function$
 -- The key by which a route remembers a row. Internal.
 CREATE OR REPLACE FUNCTION fn_route_key(p_source text, p_key jsonb)
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE
-RETURN CASE WHEN ((octet_length(p_source) + octet_length((p_key)::text)) > 500) THEN ('sha256:'::text || encode(sha256(convert_to((p_source || (p_key)::text), 'UTF8'::name)), 'hex'::text)) ELSE (p_source || (p_key)::text) END
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_key text := p_source || p_key::text;
+begin
+  return case when octet_length(v_key) > 500 then 'sha256:' || encode(sha256(convert_to(v_key, 'UTF8')), 'hex') else v_key end;
+end
+$function$
 
 -- The columns of a primary key in order, or null. Internal.
 CREATE OR REPLACE FUNCTION fn_route_key_columns(p_relation oid)
@@ -5899,8 +5908,9 @@ begin
   into v_key, v_subject
   from unnest(v_keys) with ordinality as u (k, place);
   v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
-  v_payload := format('jsonb_build_object(''row_key'', fn_route_key(%L, jsonb_build_array(%s)), ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
-    format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key,
+  v_payload := format('jsonb_build_object(''row_key'', %s, ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
+    case when p_route ->> 'idempotency_policy' = 'per_change' then 'null' else format('fn_route_key(%L, jsonb_build_array(%s))',
+      format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key) end,
     coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values), v_subject),
     coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
     coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'), v_payload);

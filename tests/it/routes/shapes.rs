@@ -10,7 +10,8 @@ use crate::support::TestDb;
 async fn a_route_that_cannot_work_is_refused_when_it_is_written_with_the_reason() {
     let stage = Stage::new().await;
     stage.run("create view a_view as select 1 as id; create table no_key (id int); create temporary table passing (id int primary key);
-        alter table entity_species add vector text, add \"Token\" text, add thumb bytea").await;
+        alter table entity_species add vector text, add \"Token\" text, add thumb bytea;
+        create domain blob as bytea; create domain hidden as blob; alter table entity_species add picture hidden").await;
     let columns = |columns: &[&str]| json!({ "payload_contract": { "columns": columns } });
     for (changes, told) in [
         (json!({ "source_table": "nowhere" }), "there is no table public.nowhere"),
@@ -22,6 +23,7 @@ async fn a_route_that_cannot_work_is_refused_when_it_is_written_with_the_reason(
         (columns(&["vector"]), "column vector may not travel"),
         (columns(&["Token"]), "column \"Token\" may not travel"),
         (columns(&["thumb"]), "column thumb is of type bytea and may not travel"),
+        (columns(&["picture"]), "column picture is of type bytea and may not travel"),
         (columns(&["x"; 41]), "more than 40 columns"),
         (json!({ "payload_contract": { "columns": "code" } }), "columns must be an array of names"),
         (
