@@ -1,4 +1,4 @@
--- Functions of phase 009: routes are written, checked, switched, previewed; and the one trigger function that they share.
+-- Functions of phase 011: routes are written, checked, switched, previewed; and the one trigger function that they share.
 
 ---------------------------------------------------------------------------------------------- what a route says
 

@@ -1,4 +1,4 @@
--- Undoes phase 009. Refuses while a trigger of ours stands on a table, or rows would be lost.
+-- Undoes phase 011. Refuses while a trigger of ours stands on a table, or rows would be lost.
 do $$
 declare
   v_table text;

@@ -1,4 +1,4 @@
--- Phase 009: trigger-in. Rows of iu_sql_event_route turn an insert, an update or a delete on a table into an event.
+-- Phase 011: trigger-in. Rows of iu_sql_event_route turn an insert, an update or a delete on a table into an event.
 
 insert into host_object (object_name, created)
 select 'iu_sql_event_route', not exists (
