@@ -2,10 +2,10 @@
 do $$
 begin
   if exists (select from iu_core.iu_staging_record) or exists (select from iu_core.iu_piece)
-    or exists (select from iu_core.iu_collection)
+    or exists (select from iu_core.iu_collection) or exists (select from entity_species)
   then
-    raise exception 'the pilot host holds staging records, pieces or collections that would be lost'
-      using errcode = '55000', hint = 'Export them and truncate iu_core.iu_staging_record, iu_core.iu_collection cascade, then run the down step again.';
+    raise exception 'the pilot host holds staging records, pieces, collections or species that would be lost'
+      using errcode = '55000', hint = 'Export them, truncate iu_core.iu_staging_record, iu_core.iu_collection cascade and entity_species, then run the down step again.';
   end if;
 end
 $$;
@@ -15,7 +15,7 @@ delete from dot_config where key in ('iu_core.auto_instantiate_enabled', 'iu_cor
 delete from event_type_registry t
  where (t.event_domain, t.event_type) in (
      ('staging', 'record_created'), ('staging', 'record_approved'), ('staging', 'record_rejected'), ('staging', 'record_consumed'),
-     ('staging', 'record_cleaned'), ('iu', 'template.instance_auto_composed'))
+     ('staging', 'record_cleaned'), ('iu', 'template.instance_auto_composed'), ('birth_registry', 'entity_born'))
    and not exists (select from event_outbox e where e.event_domain = t.event_domain and e.event_type = t.event_type);
 
 drop function fn_iu_job_auto_instantiate(jsonb);
@@ -34,4 +34,5 @@ drop function fn_iu_op_mark_file(text, text, jsonb, text, text, text, text, text
 drop function fn_iu_mark_create_manifest(text, jsonb);
 drop table iu_auto_instantiate_event_log;
 drop schema iu_core cascade;
+drop table entity_species;
 drop table tac_birth_gate_config;

@@ -164,6 +164,14 @@ insert into dot_config (key, value)
 select k, 'false' from unnest(array['iu_core.auto_instantiate_enabled', 'iu_core.composer_enabled']) k
  where not exists (select from dot_config c where c.key = k);
 
+create table entity_species (
+  species_code text primary key,
+  display_name text not null,
+  management_mode text not null default 'managed',
+  created_at timestamptz not null default clock_timestamp()
+);
+comment on table entity_species is 'Pilot host: species of entities; a route can make birth_registry.entity_born of each insert (docs/trigger-in.md)';
+
 -- Registered before anything emits them: one birth, four updates, all on the delayed lane.
 insert into event_type_registry
   (event_domain, event_type, event_stream, delivery_lane, default_severity, description, active)
@@ -173,5 +181,6 @@ values
   ('staging', 'record_rejected', 'update', 'delayed', 'info', 'A marked document was rejected', true),
   ('staging', 'record_consumed', 'update', 'delayed', 'info', 'A staged document was cut into pieces', true),
   ('staging', 'record_cleaned', 'update', 'delayed', 'info', 'The bodies of a staged document were removed', true),
-  ('iu', 'template.instance_auto_composed', 'update', 'delayed', 'info', 'An instance of a template shall be composed', true)
+  ('iu', 'template.instance_auto_composed', 'update', 'delayed', 'info', 'An instance of a template shall be composed', true),
+  ('birth_registry', 'entity_born', 'birth', 'delayed', 'info', 'An entity was born', true)
 on conflict (event_domain, event_type) do nothing;

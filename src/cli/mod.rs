@@ -11,6 +11,7 @@ mod consumers;
 pub mod context;
 mod demo;
 mod dlq;
+mod doctor;
 mod events;
 mod executors;
 mod gate;
@@ -22,6 +23,7 @@ pub mod output;
 mod pause;
 mod payload;
 mod resume;
+mod routes;
 mod run;
 mod signals;
 mod subscriptions;
@@ -72,6 +74,7 @@ enum Command {
     Work(work::Args),
     Migrate(migrate::Args),
     Events(events::Args),
+    Routes(routes::Args),
     Consumers(consumers::Args),
     Subscriptions(subscriptions::Args),
     Jobs(jobs::Args),
@@ -82,6 +85,7 @@ enum Command {
     Pause(pause::Args),
     Resume(resume::Args),
     Health(health::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Completions(completions::Args),
 }
@@ -96,6 +100,7 @@ impl Command {
             Self::Tick(_)
             | Self::Migrate(_)
             | Self::Events(_)
+            | Self::Routes(_)
             | Self::Consumers(_)
             | Self::Subscriptions(_)
             | Self::Jobs(_)
@@ -106,6 +111,7 @@ impl Command {
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::Health(_)
+            | Self::Doctor(_)
             | Self::Bench(_)
             | Self::Completions(_) => Vec::new(),
         }
@@ -119,6 +125,7 @@ impl Command {
             Self::Work(args) => work::run(args, context).await,
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
+            Self::Routes(args) => routes::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,
             Self::Subscriptions(args) => subscriptions::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
@@ -129,6 +136,7 @@ impl Command {
             Self::Pause(args) => pause::run(args, context).await,
             Self::Resume(args) => resume::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,
+            Self::Doctor(args) => doctor::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),
         }

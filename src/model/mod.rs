@@ -3,6 +3,7 @@
 pub mod consumer;
 pub mod consumer_file;
 pub mod executor;
+pub mod finding;
 pub mod job;
 pub mod pass;
 pub mod refusal;

@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backlog;
 pub mod bench;
+pub mod bridge;
 pub mod claims;
 pub mod consumers;
 pub mod dead_letters;
@@ -20,6 +21,7 @@ pub mod pilot;
 pub mod pilot_host;
 pub mod reaper;
 pub mod recipients;
+pub mod routes;
 pub mod subscriptions;
 pub mod timeline;
 pub mod wakes;

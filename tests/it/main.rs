@@ -32,6 +32,7 @@ mod property;
 mod races;
 mod readme;
 mod recipients;
+mod routes;
 mod sidecar_life;
 mod support;
 mod systemd;

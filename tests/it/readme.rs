@@ -110,6 +110,24 @@ async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
 }
 
 #[tokio::test]
+async fn every_command_of_the_page_about_routes_leads_to_one_event() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let page = include_str!("../../docs/trigger-in.md");
+    for block in page.split("\n```").skip(1).step_by(2) {
+        match block.split_once('\n').unwrap() {
+            ("sh", lines) => run_in_shell(&db, lines),
+            ("sql", statements) => client.batch_execute(statements).await.unwrap(),
+            (other, _) => panic!("a block of {other}"),
+        }
+    }
+    let events = client.query("select event_subject_ref from event_outbox", &[]).await.unwrap();
+    let subjects: Vec<String> = events.iter().map(|row| row.get(0)).collect();
+    assert_eq!(subjects, ["entity_species:bos"], "what came in the dry run was only counted");
+    std::fs::remove_file(Path::new(env!("CARGO_TARGET_TMPDIR")).join("species.born.toml")).unwrap();
+}
+
+#[tokio::test]
 async fn the_consumer_file_of_the_readme_is_one() {
     let db = TestDb::new().await;
     let [file] = blocks("Consumers", "toml").try_into().unwrap();
