@@ -8,12 +8,17 @@ begin
 end
 $$;
 
-delete from job_handler where job_kind in ('cut.cut', 'cut.verify_cut', 'cut.cleanup');
+delete from job_handler where job_kind in ('cut.copy_to_staging', 'cut.mark', 'cut.verify_mark', 'cut.cut', 'cut.verify_cut', 'cut.cleanup');
 delete from event_type_registry t
  where t.event_domain = 'staging'
    and t.event_type in ('record_created', 'record_approved', 'record_rejected', 'record_consumed', 'record_cleaned')
    and not exists (select from event_outbox e where e.event_domain = t.event_domain and e.event_type = t.event_type);
 
+delete from mot_template t where t.template_key = 'cut_pipeline' and t.used_at is null;
+
+drop function fn_iu_job_copy_to_staging(jsonb);
+drop function fn_iu_job_mark(jsonb);
+drop function fn_iu_job_verify_mark(jsonb);
 drop function fn_iu_job_cut(jsonb);
 drop function fn_iu_job_verify_cut(jsonb);
 drop function fn_iu_job_cleanup(jsonb);
