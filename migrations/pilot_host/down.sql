@@ -10,7 +10,8 @@ begin
 end
 $$;
 
-delete from job_handler where job_kind in ('cut.cut', 'cut.verify_cut', 'cut.cleanup', 'iu.auto_instantiate');
+delete from job_handler
+ where job_kind in ('cut.copy_to_staging', 'cut.mark', 'cut.verify_mark', 'cut.cut', 'cut.verify_cut', 'cut.cleanup', 'iu.auto_instantiate');
 delete from dot_config where key in ('iu_core.auto_instantiate_enabled', 'iu_core.composer_enabled');
 delete from event_type_registry t
  where (t.event_domain, t.event_type) in (
@@ -20,6 +21,11 @@ delete from event_type_registry t
 
 drop function fn_iu_job_auto_instantiate(jsonb);
 drop function fn_iu_auto_instantiate_from_event(uuid, text, uuid, text, text, text, text);
+delete from mot_template t where t.template_key = 'cut_pipeline' and t.used_at is null;
+
+drop function fn_iu_job_copy_to_staging(jsonb);
+drop function fn_iu_job_mark(jsonb);
+drop function fn_iu_job_verify_mark(jsonb);
 drop function fn_iu_job_cut(jsonb);
 drop function fn_iu_job_verify_cut(jsonb);
 drop function fn_iu_job_cleanup(jsonb);

@@ -37,9 +37,10 @@ begin
     p_event_type => p_event_type,
     p_event_subject_ref => p_staging_record_id::text,
     p_safe_payload => p_safe_payload || coalesce((
-      select jsonb_build_object('collection', substring(r.source_ref from '^(.+)/[^/]*$'))
+      select jsonb_strip_nulls(jsonb_build_object(
+          'workflow_ref', r.workflow_ref, 'collection', substring(r.source_ref from '^(.+)/[^/]*$')))
         from iu_core.iu_staging_record r
-       where r.staging_record_id = p_staging_record_id and r.source_ref like '_%/%'), '{}'),
+       where r.staging_record_id = p_staging_record_id), '{}'),
     p_event_subject_table => 'iu_core.iu_staging_record',
     p_actor_ref => p_actor,
     p_correlation_id => p_staging_record_id::text);
@@ -705,24 +706,93 @@ language sql immutable set search_path from current as $$
 $$;
 comment on function iu_core.fn_iu_job_actor(jsonb) is 'Pilot host: who acts for a job, its executor if it has one';
 
-create or replace function fn_iu_job_cut(p_job jsonb) returns jsonb
-language sql security definer set search_path from current as $$
-  select iu_core.fn_iu_job_result('fn_iu_op_cut', fn_iu_op_cut(
-    p_staging_record_id => (p_job ->> 'source_ref')::uuid,
-    p_apply => true,
-    p_actor => iu_core.fn_iu_job_actor(p_job)))
+-- Which record a job is about: the one that its workflow has marked, else its source_ref.
+create or replace function iu_core.fn_iu_job_record(p_job jsonb) returns uuid
+language sql stable set search_path from current as $$
+  select coalesce(
+    (select r.staging_record_id from iu_core.iu_staging_record r where r.workflow_ref = p_job ->> 'workflow_id'),
+    (p_job ->> 'source_ref')::uuid)
 $$;
-comment on function fn_iu_job_cut(jsonb) is 'Pilot host: handler of cut.cut; source_ref is the staging record';
+comment on function iu_core.fn_iu_job_record(jsonb) is 'Pilot host: the staging record that a job is about';
+
+-- The first step of the pipeline: the document as it is now, so that what happens to the original meanwhile does not matter.
+create or replace function fn_iu_job_copy_to_staging(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_copy iu_core.iu_source_copy;
+begin
+  insert into iu_core.iu_source_copy (workflow_ref, source_ref, body)
+  select p_job ->> 'workflow_id', s.source_ref, s.body from iu_core.iu_source s where s.source_ref = p_job ->> 'source_ref'
+  on conflict (workflow_ref) do nothing;
+  select * into v_copy from iu_core.iu_source_copy c where c.workflow_ref = p_job ->> 'workflow_id';
+  if not found then
+    raise exception 'there is no document %', p_job ->> 'source_ref' using errcode = '22023';
+  end if;
+  return jsonb_build_object('result_ref', 'sha256:' || encode(sha256(convert_to(v_copy.body, 'UTF8')), 'hex'));
+end
+$$;
+comment on function fn_iu_job_copy_to_staging(jsonb) is 'Pilot host: handler of cut.copy_to_staging; source_ref is the document';
+
+create or replace function fn_iu_job_mark(p_job jsonb) returns jsonb
+language sql security definer set search_path from current as $$
+  select iu_core.fn_iu_job_result('fn_iu_op_mark_file', fn_iu_op_mark_file(
+    p_source_text => c.body, p_source_ref => c.source_ref, p_actor => iu_core.fn_iu_job_actor(p_job),
+    p_idempotency_key => 'workflow:' || c.workflow_ref, p_workflow_ref => c.workflow_ref))
+  from iu_core.iu_source_copy c where c.workflow_ref = p_job ->> 'workflow_id'
+$$;
+comment on function fn_iu_job_mark(jsonb) is 'Pilot host: handler of cut.mark; marks the copy of its workflow';
+
+-- What an approver has to know: the pieces cover the document. The digest is the result, so that it is what is approved.
+create or replace function fn_iu_job_verify_mark(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_record iu_core.iu_staging_record;
+  v_problem text;
+begin
+  select * into strict v_record from iu_core.iu_staging_record r where r.staging_record_id = iu_core.fn_iu_job_record(p_job);
+  v_problem := iu_core.fn_iu_staged_problem(v_record);
+  if v_problem is not null then
+    raise exception 'the marks do not hold: %', v_problem using errcode = '22023';
+  end if;
+  return iu_core.fn_iu_record_brief(v_record) || jsonb_build_object('result_ref', v_record.manifest_digest);
+end
+$$;
+comment on function fn_iu_job_verify_mark(jsonb) is 'Pilot host: handler of cut.verify_mark; looks whether the pieces cover the document';
+
+-- In a workflow the gate before this step has approved the marks; that approval is the record's.
+create or replace function fn_iu_job_cut(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_record constant uuid := iu_core.fn_iu_job_record(p_job);
+  v_approval job_approval;
+begin
+  select a.* into v_approval from job_approval a
+  where a.workflow_id = (p_job ->> 'workflow_id')::uuid and a.decision = 'approved'
+  order by a.approval_id desc limit 1;
+  if found then
+    perform iu_core.fn_iu_job_result('fn_iu_op_verify_mark', fn_iu_op_verify_mark(
+      v_record, true, 'approval:' || v_approval.approval_id, v_approval.actor, iu_core.fn_iu_job_actor(p_job)));
+  end if;
+  return iu_core.fn_iu_job_result('fn_iu_op_cut', fn_iu_op_cut(
+    p_staging_record_id => v_record, p_apply => true, p_actor => iu_core.fn_iu_job_actor(p_job)));
+end
+$$;
+comment on function fn_iu_job_cut(jsonb) is 'Pilot host: handler of cut.cut; source_ref is the staging record, or it is that of the workflow';
 
 -- Verified pieces make the staged body superfluous: clean-up is enqueued for the day its retention ends.
 create or replace function fn_iu_job_verify_cut(p_job jsonb) returns jsonb
 language plpgsql security definer set search_path from current as $$
 declare
   v_answer constant jsonb := iu_core.fn_iu_job_result('fn_iu_op_verify_cut',
-    fn_iu_op_verify_cut((p_job ->> 'target_ref')::uuid, iu_core.fn_iu_job_actor(p_job)));
+    fn_iu_op_verify_cut(coalesce(
+      (select c.run_id from iu_core.iu_cut_run c where p_job ->> 'workflow_id' is not null and c.staging_record_id = iu_core.fn_iu_job_record(p_job)),
+      (p_job ->> 'target_ref')::uuid), iu_core.fn_iu_job_actor(p_job)));
   v_record constant text := v_answer ->> 'staging_record_id';
   v_next jsonb;
 begin
+  if p_job ->> 'workflow_id' is not null then
+    return v_answer; -- the next step of the workflow cleans up
+  end if;
   v_next := fn_job_enqueue(
     p_job_kind => 'cut.cleanup',
     p_actor => iu_core.fn_iu_job_actor(p_job),
@@ -744,7 +814,7 @@ comment on function fn_iu_job_verify_cut(jsonb) is
 create or replace function fn_iu_job_cleanup(p_job jsonb) returns jsonb
 language plpgsql security definer set search_path from current as $$
 declare
-  v_record constant uuid := p_job ->> 'source_ref';
+  v_record constant uuid := iu_core.fn_iu_job_record(p_job);
   v_days constant integer := iu_core.fn_iu_retention_days();
   v_actor constant text := iu_core.fn_iu_job_actor(p_job);
   v_preview jsonb;
@@ -850,11 +920,31 @@ comment on function fn_iu_job_auto_instantiate(jsonb) is
   'Pilot host: handler of iu.auto_instantiate; its arguments are in the payload of the event that made the job';
 
 insert into job_handler (job_kind, handler) values
+  ('cut.copy_to_staging', 'fn_iu_job_copy_to_staging(jsonb)'::regprocedure),
+  ('cut.mark', 'fn_iu_job_mark(jsonb)'::regprocedure),
+  ('cut.verify_mark', 'fn_iu_job_verify_mark(jsonb)'::regprocedure),
   ('cut.cut', 'fn_iu_job_cut(jsonb)'::regprocedure),
   ('cut.verify_cut', 'fn_iu_job_verify_cut(jsonb)'::regprocedure),
   ('cut.cleanup', 'fn_iu_job_cleanup(jsonb)'::regprocedure),
   ('iu.auto_instantiate', 'fn_iu_job_auto_instantiate(jsonb)'::regprocedure)
 on conflict (job_kind) do update set handler = excluded.handler;
+
+-- The cut pipeline as a template: six steps and a gate.
+select fn_mot_template_put('{
+  "template_key": "cut_pipeline", "description": "A document from its original to verified pieces",
+  "params": {"type": "object", "required": ["document"], "additionalProperties": false,
+    "properties": {"document": {"type": "string", "minLength": 1, "maxLength": 512}}},
+  "nodes": [
+    {"key": "copy_to_staging", "job_kind": "cut.copy_to_staging", "source_ref": "{params.document}"},
+    {"key": "mark", "job_kind": "cut.mark"},
+    {"key": "verify_mark", "job_kind": "cut.verify_mark"},
+    {"key": "approval", "type": "approval"},
+    {"key": "cut", "job_kind": "cut.cut"},
+    {"key": "verify_cut", "job_kind": "cut.verify_cut"},
+    {"key": "cleanup", "job_kind": "cut.cleanup"}],
+  "edges": [
+    {"from": "copy_to_staging", "to": "mark"}, {"from": "mark", "to": "verify_mark"}, {"from": "verify_mark", "to": "approval"},
+    {"from": "approval", "to": "cut"}, {"from": "cut", "to": "verify_cut"}, {"from": "verify_cut", "to": "cleanup"}]}', 'pilot_host');
 
 -- Nobody calls these by default; operators call the aliases, executors the handlers.
 do $$
@@ -880,6 +970,8 @@ begin
   if exists (select from pg_roles where rolname = 'reveille_executor') then
     grant execute on function fn_iu_job_cut(jsonb), fn_iu_job_verify_cut(jsonb), fn_iu_job_cleanup(jsonb),
       fn_iu_job_auto_instantiate(jsonb) to reveille_executor;
+    grant execute on function fn_iu_job_copy_to_staging(jsonb), fn_iu_job_mark(jsonb), fn_iu_job_verify_mark(jsonb),
+      fn_iu_job_cut(jsonb), fn_iu_job_verify_cut(jsonb), fn_iu_job_cleanup(jsonb) to reveille_executor;
   end if;
 end
 $$;

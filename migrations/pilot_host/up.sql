@@ -92,6 +92,19 @@ create table iu_core.iu_staging_payload (
 comment on table iu_core.iu_staging_payload is
   'Pilot host: the bodies of staged documents, at most 10 MiB each; the only place beside the pieces that holds text';
 
+create table iu_core.iu_source (
+  source_ref text primary key,
+  body text not null
+);
+comment on table iu_core.iu_source is 'Pilot host: documents as their authors keep them';
+create table iu_core.iu_source_copy (
+  workflow_ref text primary key,
+  source_ref text not null,
+  body text not null,
+  copied_at timestamptz not null default clock_timestamp()
+);
+comment on table iu_core.iu_source_copy is 'Pilot host: a document as it was when its workflow began';
+
 create table iu_core.iu_cut_run (
   run_id uuid primary key default gen_random_uuid(),
   staging_record_id uuid not null unique

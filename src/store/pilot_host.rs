@@ -77,6 +77,30 @@ pub async fn verify_mark(
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
 
+/// Keeps a document as its author does, where the first step of the cut pipeline finds it.
+pub async fn keep_source(client: &impl GenericClient, source_ref: &str, body: &str) -> Result<()> {
+    const SQL: &str = "
+        insert into iu_core.iu_source (source_ref, body) values ($1, $2)
+        on conflict (source_ref) do update set body = excluded.body";
+    rows(client, "keeping a document", SQL, &[&source_ref, &body]).await.map(drop)
+}
+
+/// Whether the pieces of a record are, in order and byte for byte, those that a workflow has cut.
+pub async fn has_same_pieces(
+    client: &impl GenericClient,
+    staging_record_id: Uuid,
+    workflow_id: Uuid,
+) -> Result<bool> {
+    const SQL: &str = "
+        select count(*) > 0 and bool_and(a.body is not distinct from b.body and a.heading_path is not distinct from b.heading_path) as same
+        from (select p.* from iu_core.iu_piece p where p.staging_record_id = $1) a
+        full join (
+          select p.* from iu_core.iu_piece p
+          join iu_core.iu_staging_record r on r.staging_record_id = p.staging_record_id
+          where r.workflow_ref = $2::uuid::text) b on b.piece_no = a.piece_no";
+    get(&row(client, "comparing pieces", SQL, &[&staging_record_id, &workflow_id]).await?, "same")
+}
+
 /// Where a staging record stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct Standing {
