@@ -164,19 +164,6 @@ table event_outbox
   CREATE TRIGGER reveille_event_arrival AFTER INSERT ON event_outbox REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION fn_event_arrival_record()
   -- table: Facts, append-only: one row for each thing that happened. Created by Reveille because the host had none.
 
-table event_subscription
-  recipient_ref text not null
-  event_domain text
-  event_type text
-  event_stream text
-  scope_subject_table text
-  scope_filter jsonb
-  mute boolean not null default false
-  -- table: Who is told of which events: null is any. Created by Reveille because the host had none.
-  -- recipient_ref: user:…, agency:…, role:… or agent:….
-  -- event_type: Without its domain, exact.
-  -- scope_filter: An object: what the payload contains. A text: a jsonpath predicate over {"event": …, "payload": …}, as the filters of consumers.
-  -- mute: true: this recipient is not told of these events, whatever its other rows say.
 table event_route
   route_code text not null
   actor text not null
@@ -226,6 +213,20 @@ table event_route_sample
   -- table: Append-only: what each statement would have emitted in a dry run. Old rows are added up into one.
   -- sample: The first events of the statement: subject and payload, nothing beyond the contract. Null in sums.
 
+table event_subscription
+  recipient_ref text not null
+  event_domain text
+  event_type text
+  event_stream text
+  scope_subject_table text
+  scope_filter jsonb
+  mute boolean not null default false
+  -- table: Who is told of which events: null is any. Created by Reveille because the host had none.
+  -- recipient_ref: user:…, agency:…, role:… or agent:….
+  -- event_type: Without its domain, exact.
+  -- scope_filter: An object: what the payload contains. A text: a jsonpath predicate over {"event": …, "payload": …}, as the filters of consumers.
+  -- mute: true: this recipient is not told of these events, whatever its other rows say.
+
 table event_type_registry
   event_domain text not null
   event_type text not null
@@ -254,21 +255,6 @@ table host_object
   -- table: Tables shared with the host: created here, or found and adopted as they were.
   -- created: true: created by Reveille and dropped by its down step; false: the host's own, never altered.
 
-table job_approval
-  approval_id bigint not null generated always as identity
-  job_id uuid not null
-  workflow_id uuid
-  decision text not null
-  effect_hash text
-  actor text not null
-  reason text
-  decided_by name not null default SESSION_USER
-  decided_at timestamp with time zone not null default clock_timestamp()
-  expires_at timestamp with time zone
-  job_approval_decision_check CHECK ((decision = ANY (ARRAY['approved'::text, 'rejected'::text])))
-  job_approval_pkey PRIMARY KEY (approval_id)
-  CREATE INDEX job_approval_job_idx ON job_approval USING btree (job_id)
-  -- table: Approvals and rejections, with who and why.
 table iu_sql_event_route
   route_code text not null
   source_object_kind text not null default 'table'::text
@@ -294,6 +280,22 @@ table iu_sql_event_route
   -- fail_closed: true: a write whose event cannot be emitted is refused. false: it passes, and event_route_fault tells.
   -- idempotency_policy: per_row: once ever for a row; per_transaction: once for a row in a transaction; per_change: each time.
   -- payload_contract: columns that may travel, templates subject_ref, canonical_address and correlation_id, when_changed.
+
+table job_approval
+  approval_id bigint not null generated always as identity
+  job_id uuid not null
+  workflow_id uuid
+  decision text not null
+  effect_hash text
+  actor text not null
+  reason text
+  decided_by name not null default SESSION_USER
+  decided_at timestamp with time zone not null default clock_timestamp()
+  expires_at timestamp with time zone
+  job_approval_decision_check CHECK ((decision = ANY (ARRAY['approved'::text, 'rejected'::text])))
+  job_approval_pkey PRIMARY KEY (approval_id)
+  CREATE INDEX job_approval_job_idx ON job_approval USING btree (job_id)
+  -- table: Approvals and rejections, with who and why.
 
 table job_archive
   job_id uuid not null
@@ -711,10 +713,11 @@ sequence dot_config_audit_audit_id_seq as bigint start 1
 
 sequence event_arrival_arrival_seq_seq as bigint start 1
 
-sequence job_approval_approval_id_seq as bigint start 1
 sequence event_route_fault_fault_id_seq as bigint start 1
 
 sequence event_route_sample_sample_id_seq as bigint start 1
+
+sequence job_approval_approval_id_seq as bigint start 1
 
 sequence queue_pause_pause_id_seq as bigint start 1
 
@@ -7218,10 +7221,6 @@ begin
 end
 $function$
 
--- A scope_filter as what the payload must contain or as a jsonpath, or what is wrong with it. Internal.
-CREATE OR REPLACE FUNCTION fn_scope_read(p_filter jsonb, OUT contains jsonb, OUT path jsonpath, OUT problem text)
- RETURNS record
- LANGUAGE plpgsql
 -- Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.
 CREATE OR REPLACE FUNCTION fn_route_disable(p_route_code text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -7758,48 +7757,6 @@ CREATE OR REPLACE FUNCTION fn_route_rows(p_route jsonb, p_relation oid, p_new te
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_text text := btrim(p_filter #>> '{}');
-begin
-  if p_filter is null or jsonb_typeof(p_filter) = 'null' or v_text = '' then
-    return;
-  elsif jsonb_typeof(p_filter) = 'object' then
-    contains := p_filter;
-    return;
-  elsif jsonb_typeof(p_filter) <> 'string' then
-    problem := format('scope_filter is %s; it is an object, or a text that is a jsonpath', jsonb_typeof(p_filter));
-    return;
-  end if;
-  begin
-    if left(v_text, 1) = '{' then
-      contains := v_text::jsonb;
-    else
-      path := v_text::jsonpath;
-    end if;
-  exception
-    when others then
-      problem := 'scope_filter: ' || sqlerrm;
-      return;
-  end;
-  if regexp_replace(path::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
-    path := null;
-    problem := 'scope_filter has a variable ($name); a filter has none, write the value itself';
-    return;
-  end if;
-  begin
-    perform jsonb_path_match_tz('{"event": {}, "payload": {}}', path, '{}', false);
-  exception
-    when singleton_sql_json_item_required then
-      path := null;
-      problem := 'scope_filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
-    when others then
-      null; -- strict paths may fail on the empty sample and work on real events
-  end;
-end
-$function$
-
--- Pairs of domain and stream with active types that resolve to nobody, or only by broadcast or within a scope. Called by v_subscription_gaps.
-CREATE OR REPLACE FUNCTION fn_subscription_gaps(p_recent integer DEFAULT 10000)
- RETURNS TABLE(event_domain text, event_stream text, caught_by text, event_types text[], recent_events bigint, last_event_at timestamp with time zone, hint text)
   v_contract jsonb := p_route -> 'payload_contract';
   v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
   v_keys text[];
@@ -7854,57 +7811,6 @@ CREATE OR REPLACE FUNCTION fn_route_seen(p_route_code text)
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
-#variable_conflict use_column
-begin
-  return query
-  with subscriptions as materialized (
-    select s.*, s.scope_subject_table is not null or s.scope_contains is not null or s.scope_path is not null as is_scoped
-    from fn_event_subscriptions() s
-    where s.problem is null
-  ),
-  types as materialized (
-    select t.event_domain::text as event_domain, t.event_type::text as event_type, t.event_stream::text as event_stream
-    from event_type_registry t
-    where t.active
-  ),
-  judged as materialized (
-    select t.event_domain, t.event_type, t.event_stream, case
-        when bool_or(not s.is_scoped and not s.is_broadcast) then null
-        when bool_or(s.is_broadcast) then 'broadcast'
-        when bool_or(s.is_scoped) then 'scope'
-        else 'nobody'
-      end as caught_by
-    from types t
-    left join subscriptions s on not s.mute
-      and (s.event_domain is null or s.event_domain = t.event_domain)
-      and (s.event_type is null or s.event_type = t.event_type)
-      and (s.event_stream is null or s.event_stream = t.event_stream)
-      and not exists (
-        select from subscriptions m
-        where m.mute and not m.is_scoped and m.recipient_ref = s.recipient_ref
-          and (m.event_domain is null or m.event_domain = t.event_domain)
-          and (m.event_type is null or m.event_type = t.event_type)
-          and (m.event_stream is null or m.event_stream = t.event_stream))
-    group by t.event_domain, t.event_type, t.event_stream
-  ),
-  recent as materialized (
-    select n.event_domain, n.event_type, count(*) as events, max(n.created_at) as last_at
-    from (
-      select o.event_domain::text as event_domain, o.event_type::text as event_type, o.created_at
-      from event_outbox o order by o.created_at desc limit p_recent) n
-    group by n.event_domain, n.event_type
-  )
-  select j.event_domain, j.event_stream, j.caught_by, array_agg(j.event_type order by j.event_type), coalesce(sum(r.events), 0)::bigint,
-    max(r.last_at), case j.caught_by
-      when 'nobody' then 'nobody is told: add a row of event_subscription that says who shall be'
-      when 'broadcast' then 'only a row of all events catches it: say whom it is for'
-      else 'only rows with a scope catch it: what is outside of them is for nobody'
-    end
-  from judged j
-  left join recent r on r.event_domain = j.event_domain and r.event_type = j.event_type
-  where j.caught_by is not null
-  group by j.event_domain, j.event_stream, j.caught_by
-  order by array_position(array['nobody', 'scope', 'broadcast'], j.caught_by), max(r.last_at) desc nulls last, j.event_domain, j.event_stream;
 begin
   return (
     select jsonb_build_object(
@@ -8016,6 +7922,114 @@ begin
     case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
       else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
     p_alias, p_column);
+end
+$function$
+
+-- A scope_filter as what the payload must contain or as a jsonpath, or what is wrong with it. Internal.
+CREATE OR REPLACE FUNCTION fn_scope_read(p_filter jsonb, OUT contains jsonb, OUT path jsonpath, OUT problem text)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_text text := btrim(p_filter #>> '{}');
+begin
+  if p_filter is null or jsonb_typeof(p_filter) = 'null' or v_text = '' then
+    return;
+  elsif jsonb_typeof(p_filter) = 'object' then
+    contains := p_filter;
+    return;
+  elsif jsonb_typeof(p_filter) <> 'string' then
+    problem := format('scope_filter is %s; it is an object, or a text that is a jsonpath', jsonb_typeof(p_filter));
+    return;
+  end if;
+  begin
+    if left(v_text, 1) = '{' then
+      contains := v_text::jsonb;
+    else
+      path := v_text::jsonpath;
+    end if;
+  exception
+    when others then
+      problem := 'scope_filter: ' || sqlerrm;
+      return;
+  end;
+  if regexp_replace(path::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+    path := null;
+    problem := 'scope_filter has a variable ($name); a filter has none, write the value itself';
+    return;
+  end if;
+  begin
+    perform jsonb_path_match_tz('{"event": {}, "payload": {}}', path, '{}', false);
+  exception
+    when singleton_sql_json_item_required then
+      path := null;
+      problem := 'scope_filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+    when others then
+      null; -- strict paths may fail on the empty sample and work on real events
+  end;
+end
+$function$
+
+-- Pairs of domain and stream with active types that resolve to nobody, or only by broadcast or within a scope. Called by v_subscription_gaps.
+CREATE OR REPLACE FUNCTION fn_subscription_gaps(p_recent integer DEFAULT 10000)
+ RETURNS TABLE(event_domain text, event_stream text, caught_by text, event_types text[], recent_events bigint, last_event_at timestamp with time zone, hint text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with subscriptions as materialized (
+    select s.*, s.scope_subject_table is not null or s.scope_contains is not null or s.scope_path is not null as is_scoped
+    from fn_event_subscriptions() s
+    where s.problem is null
+  ),
+  types as materialized (
+    select t.event_domain::text as event_domain, t.event_type::text as event_type, t.event_stream::text as event_stream
+    from event_type_registry t
+    where t.active
+  ),
+  judged as materialized (
+    select t.event_domain, t.event_type, t.event_stream, case
+        when bool_or(not s.is_scoped and not s.is_broadcast) then null
+        when bool_or(s.is_broadcast) then 'broadcast'
+        when bool_or(s.is_scoped) then 'scope'
+        else 'nobody'
+      end as caught_by
+    from types t
+    left join subscriptions s on not s.mute
+      and (s.event_domain is null or s.event_domain = t.event_domain)
+      and (s.event_type is null or s.event_type = t.event_type)
+      and (s.event_stream is null or s.event_stream = t.event_stream)
+      and not exists (
+        select from subscriptions m
+        where m.mute and not m.is_scoped and m.recipient_ref = s.recipient_ref
+          and (m.event_domain is null or m.event_domain = t.event_domain)
+          and (m.event_type is null or m.event_type = t.event_type)
+          and (m.event_stream is null or m.event_stream = t.event_stream))
+    group by t.event_domain, t.event_type, t.event_stream
+  ),
+  recent as materialized (
+    select n.event_domain, n.event_type, count(*) as events, max(n.created_at) as last_at
+    from (
+      select o.event_domain::text as event_domain, o.event_type::text as event_type, o.created_at
+      from event_outbox o order by o.created_at desc limit p_recent) n
+    group by n.event_domain, n.event_type
+  )
+  select j.event_domain, j.event_stream, j.caught_by, array_agg(j.event_type order by j.event_type), coalesce(sum(r.events), 0)::bigint,
+    max(r.last_at), case j.caught_by
+      when 'nobody' then 'nobody is told: add a row of event_subscription that says who shall be'
+      when 'broadcast' then 'only a row of all events catches it: say whom it is for'
+      else 'only rows with a scope catch it: what is outside of them is for nobody'
+    end
+  from judged j
+  left join recent r on r.event_domain = j.event_domain and r.event_type = j.event_type
+  where j.caught_by is not null
+  group by j.event_domain, j.event_stream, j.caught_by
+  order by array_position(array['nobody', 'scope', 'broadcast'], j.caught_by), max(r.last_at) desc nulls last, j.event_domain, j.event_stream;
 end
 $function$
 
@@ -8559,11 +8573,6 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
 
-grant EXECUTE on function fn_subscription_gaps(integer) to reveille_dispatcher
-
-grant EXECUTE on function fn_subscription_gaps(integer) to reveille_operator
-
-grant EXECUTE on function fn_subscription_gaps(integer) to reveille_reader
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_operator
@@ -8623,6 +8632,12 @@ grant EXECUTE on function fn_route_triggers(text) to reveille_reader
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_operator
 
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_reader
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_operator
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_reader
 
 grant EXECUTE on function fn_subscription_remove(text,text,text,text) to reveille_operator
 
@@ -8698,9 +8713,6 @@ grant SELECT on table event_outbox to reveille_operator
 
 grant SELECT on table event_outbox to reveille_reader
 
-grant SELECT on table event_subscription to reveille_operator
-
-grant SELECT on table event_subscription to reveille_reader
 grant SELECT on table event_route to reveille_operator
 
 grant SELECT on table event_route to reveille_reader
@@ -8717,13 +8729,14 @@ grant SELECT on table event_route_sample to reveille_operator
 
 grant SELECT on table event_route_sample to reveille_reader
 
+grant SELECT on table event_subscription to reveille_operator
+
+grant SELECT on table event_subscription to reveille_reader
+
 grant SELECT on table event_type_registry to reveille_operator
 
 grant SELECT on table event_type_registry to reveille_reader
 
-grant SELECT on table job_approval to reveille_operator
-
-grant SELECT on table job_approval to reveille_reader
 grant SELECT on table host_constraint to reveille_operator
 
 grant SELECT on table host_constraint to reveille_reader
@@ -8731,6 +8744,10 @@ grant SELECT on table host_constraint to reveille_reader
 grant SELECT on table iu_sql_event_route to reveille_operator
 
 grant SELECT on table iu_sql_event_route to reveille_reader
+
+grant SELECT on table job_approval to reveille_operator
+
+grant SELECT on table job_approval to reveille_reader
 
 grant SELECT on table job_archive to reveille_operator
 
