@@ -143,7 +143,7 @@ begin
     if p_value <> all (array['constant', 'linear', 'exponential']) then
       raise exception '% must be constant, linear or exponential, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
-  elsif p_key ~ '([._]enabled|dry_run_only|emit_events)$' then
+  elsif p_key ~ '([._]enabled|dry_run_only|emit_events|[.]reversible)$' then
     if p_value <> all (array['true', 'false']) then
       raise exception '% must be true or false, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;

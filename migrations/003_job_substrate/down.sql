@@ -83,6 +83,8 @@ drop table job_order_pending, job_rate, job_subscription, queue_pause;
 drop type job_lane;
 drop table job_attempt;
 drop function fn_job_attempt_refuse();
+drop table job_gate;
+drop table job_workflow;
 drop table job_queue;
 drop domain signal, job_actor, job_key, job_limit, job_count, job_priority, job_kind, executor_kind, job_status;
 drop function fn_job_move_refuse();

@@ -193,7 +193,7 @@ begin
     return; -- nothing to tell, or somebody looks by himself, or fn_wake would not tell it
   end if;
   if p_jobs < 32
-    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
+    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = quote_ident(current_schema())::regnamespace)
   then
     v_names := array(
       select h.executor_name
@@ -235,7 +235,7 @@ create or replace function fn_job_by_key(p_job_kind text, p_key text, out job_id
 language plpgsql stable set search_path from current set enable_seqscan = off
 as $$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
   else
     select f.job_id, f.status into job_id, status
@@ -257,7 +257,7 @@ create or replace function fn_job_archived(p_job_id uuid) returns jsonb
 language plpgsql stable set search_path from current set enable_seqscan = off
 as $$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return null;
   end if;
   return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
@@ -290,7 +290,7 @@ declare
   v_mine tid[];
   v_repeated uuid[];
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return 0; -- before phase 008
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     with mine as (
@@ -323,7 +323,7 @@ create or replace function fn_job_may_be_archived(p_job_kind text, p_key text) r
 language plpgsql volatile set search_path from current set enable_seqscan = off
 as $$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return false; -- before phase 008
   end if;
   return current_setting('transaction_isolation') in ('repeatable read', 'serializable')
@@ -1536,9 +1536,12 @@ begin
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     and fn_lease_is_ours(j.lease_owner)
-  returning j.ordering_key, j.limit_slot, j.executor, j.job_kind into v_job;
+  returning j.ordering_key, j.limit_slot, j.executor, j.job_kind, j.workflow_id into v_job;
   if found then
     perform fn_job_tell(array[p_job_id], 'job_succeeded');
+    if v_job.workflow_id is not null then
+      perform fn_job_unblock(array[p_job_id], 'success');
+    end if;
     perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor, v_job.job_kind);
   elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
@@ -1567,7 +1570,7 @@ begin
     where j.job_id = any (p_job_ids)
       and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress')
       and (j.lease_until > clock_timestamp()) is true -- or it would be read by the index of the leases
-    returning j.job_id, j.lease_owner, j.ordering_key, case when j.limit_slot is not null then j.executor end as limited
+    returning j.job_id, j.lease_owner, j.ordering_key, j.workflow_id, case when j.limit_slot is not null then j.executor end as limited
   )
   select d.*,
     exists ( -- as fn_lease_is_ours
@@ -1578,12 +1581,13 @@ begin
   from (
     select array_agg(d.job_id) as jobs, array_agg(d.lease_owner) as owners, count(*) as number,
       array_agg(d.ordering_key) filter (where d.ordering_key is not null) as keys,
+      array_agg(d.job_id) filter (where d.workflow_id is not null) as steps,
       array_agg(d.limited::text) filter (where d.limited is not null) as limited
     from done d) d;
   -- what is plain ends here, at the cost of one expression
   if v_done.number = cardinality(p_job_ids) and v_done.number = cardinality(p_lease_tokens)
     and coalesce(v_done.number = cardinality(p_result_refs), true)
-    and v_done.keys is null and v_done.limited is null and not v_done.is_foreign and not v_done.is_told
+    and v_done.keys is null and v_done.limited is null and v_done.steps is null and not v_done.is_foreign and not v_done.is_told
   then
     return jsonb_build_object('refused', false, 'succeeded', v_done.number, 'lease_lost', '[]'::jsonb);
   end if;
@@ -1599,14 +1603,17 @@ begin
   if v_done.is_told and v_done.number > 0 then
     perform fn_job_tell(v_done.jobs, 'job_succeeded');
   end if;
+  if v_done.steps is not null then
+    perform fn_job_unblock(v_done.steps, 'success');
+  end if;
   if v_done.keys is not null then
     perform fn_job_promote(v_done.keys);
   end if;
   perform fn_job_wake(e, p_jobs => v_done.number) from (select distinct l from unnest(v_done.limited) l) u (e);
-  v_lost := (
+  v_lost := case when v_done.number = cardinality(p_job_ids) then '[]' else (
     select coalesce(jsonb_agg(u.job_id), '[]')
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
-    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token));
+    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token)) end;
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
 end
 $$;
@@ -1656,6 +1663,9 @@ begin
   where j.job_id = (p_job).job_id;
   perform fn_job_make_room(case when (p_job).ordering_slot > 0 then (p_job).ordering_key end,
     case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor, (p_job).job_kind);
+  if (p_job).workflow_id is not null then
+    perform fn_job_unblock(array[(p_job).job_id], 'cancelled');
+  end if;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $$;
@@ -1936,6 +1946,6 @@ begin
     'fn_executor_is_subscribed(text, text[])'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
-  call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate, job_workflow, job_gate', array['reveille_operator', 'reveille_reader']);
 end
 $$;

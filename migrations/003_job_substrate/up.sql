@@ -210,3 +210,52 @@ create table job_handler (
 );
 comment on table job_handler is 'SQL functions that run jobs: one a kind, signature (p_job jsonb) returns jsonb.';
 comment on column job_handler.handler is 'schema.function(jsonb), checked and qualified when written. Text, as pg_upgrade refuses regprocedure columns.';
+
+-- Jobs that belong together. What makes them is in phase 009; the tables are here, because dispatch, the end of a job and the
+-- archive ask them.
+create table job_workflow (
+  workflow_id uuid primary key default fn_uuid_v7(),
+  template_key text not null,
+  template_version int not null,
+  status text not null default 'active'
+    constraint job_workflow_status_check check (status in ('active', 'succeeded', 'failed', 'partially_failed', 'cancelled')),
+  params signal not null default '{}',
+  correlation_id text not null constraint job_workflow_correlation_check check (length(correlation_id) between 1 and 512),
+  actor job_actor not null,
+  causation_event_id uuid,
+  consumer_key text,
+  jobs int not null,
+  outcome jsonb,
+  cancel_reason text,
+  created_at timestamptz not null default clock_timestamp(),
+  finished_at timestamptz,
+  updated_at timestamptz not null default clock_timestamp(),
+  constraint job_workflow_correlation_unique unique (template_key, correlation_id),
+  constraint job_workflow_finished_check check ((status = 'active') = (finished_at is null))
+) with (fillfactor = 80);
+create index job_workflow_active_idx on job_workflow (updated_at) where status = 'active';
+comment on table job_workflow is 'One run of a template; its jobs are the rows of job_queue with its workflow_id.';
+comment on column job_workflow.correlation_id is 'A second emit of the same template with the same one answers the first workflow.';
+comment on column job_workflow.outcome is 'How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.';
+create index job_queue_workflow_idx on job_queue (workflow_id) where workflow_id is not null;
+
+-- What a node waits for that is no job of an executor: somebody''s approval, or a fact.
+create table job_gate (
+  job_id uuid primary key,
+  workflow_id uuid not null,
+  kind text not null constraint job_gate_kind_check check (kind in ('approval', 'event')),
+  event_domain text,
+  event_type text,
+  filter jsonpath,
+  correlation_id text,
+  event_id uuid,
+  effect_hash text,
+  expires_at timestamptz,
+  created_at timestamptz not null default clock_timestamp(),
+  constraint job_gate_event_check check ((kind = 'event') = (event_domain is not null and event_type is not null))
+);
+create index job_gate_workflow_idx on job_gate (workflow_id);
+create index job_gate_event_idx on job_gate (event_domain, event_type) where kind = 'event' and event_id is null;
+comment on table job_gate is 'Nodes that wait for an approval or for an event: jobs that no executor claims.';
+comment on column job_gate.event_id is 'The first event since the workflow began that fits.';
+comment on column job_gate.effect_hash is 'What was approved: the hash of what the jobs before it have given.';

@@ -114,6 +114,9 @@ begin
   else
     perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
+  if v_job.workflow_id is not null and v_job.status <> 'retry_waiting' then
+    perform fn_job_unblock(array[v_job.job_id], 'failure');
+  end if;
   -- a retry and a dead letter keep their turn: what is behind them waits until somebody has decided
   perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor, v_job.job_kind);
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
@@ -359,6 +362,8 @@ begin
     set triage_status = 'closed', replayed_at = clock_timestamp(), replayed_by = session_user, authorization_source = p_authorization_source
     where d.dead_letter_id = p_dead_letter_id;
     perform fn_job_wake(v_job.executor, array[v_job.job_kind]);
+    update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp()
+    where w.workflow_id = v_job.workflow_id and w.status in ('failed', 'partially_failed');
   end if;
   return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'dead_letter_id', p_dead_letter_id, 'job_id', v_job.job_id,
     'job_kind', v_job.job_kind, 'was_attempts', v_job.attempts, 'error_count', v_job.error_count);
@@ -448,7 +453,7 @@ as $$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
   then
     return;
   end if;

@@ -19,7 +19,7 @@ as $$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
   then
     return;
   end if;

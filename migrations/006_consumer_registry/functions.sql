@@ -109,7 +109,10 @@ begin
     for v_variable in select m[1] from regexp_matches(v_template.template, '\{([^{}]*)\}', 'g') as m loop
       if v_variable not in ('consumer_key', 'event_id', 'event_domain', 'event_type', 'event_stream', 'event_severity', 'event_subject_table',
           'event_subject_ref', 'canonical_address', 'actor_ref', 'source_system', 'correlation_id')
-        and v_variable !~ '^payload\..+$' then
+        and v_variable !~ '^payload\..+$' and (v_variable <> 'recipient' or (p_consumer).fan_out is null) then
+        if v_variable = 'recipient' then
+          return format('%s has {recipient}, which only a consumer with fan_out = recipients has', v_template.name);
+        end if;
         return format('%s has an unknown variable {%s}; known are {consumer_key} {event_id} {event_domain} {event_type} {event_stream} '
           '{event_severity} {event_subject_table} {event_subject_ref} {canonical_address} {actor_ref} {source_system} {correlation_id} {payload.KEY}',
           v_template.name, v_variable);
@@ -123,6 +126,18 @@ begin
   end if;
   if btrim(coalesce((p_consumer).idempotency_key, '')) = '' then
     return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
+  end if;
+  if (p_consumer).fan_out <> 'recipients' then
+    return format('fan_out %s is not known; it is recipients, or left out', quote_literal((p_consumer).fan_out));
+  elsif (p_consumer).fan_out is not null and (p_consumer).job_kind is null then
+    return 'fan_out makes one job a recipient, and a terminal consumer makes none: name a job_kind or leave fan_out out';
+  elsif (p_consumer).fan_out is not null and strpos((p_consumer).idempotency_key, '{recipient}') = 0 then
+    return 'idempotency_key lacks {recipient}: two recipients of one event would share one job; '
+      'leave it out for the default {consumer_key}:{event_id}:{recipient}';
+  elsif (p_consumer).fan_out is not null and not exists (
+    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = quote_ident(current_schema())::regnamespace)
+  then
+    return 'fan_out needs what resolves recipients: run `reveille migrate up` first';
   end if;
   if (p_consumer).filter is not null then
     -- asked of the text, as the sample may never reach it; names stand between double quotes, a quote within escaped
@@ -147,8 +162,16 @@ create or replace function fn_consumer_registry_check() returns trigger
 language plpgsql set search_path from current
 as $$
 declare
-  v_problem text := fn_consumer_problem(new);
+  v_problem text;
 begin
+  if new.fan_out is not null and new.idempotency_key = '{consumer_key}:{event_id}' then
+    new.idempotency_key := '{consumer_key}:{event_id}:{recipient}'; -- the default of such a row
+  end if;
+  v_problem := fn_consumer_problem(new);
+  -- a pass reads both sorts of consumers one after the other: a row that changes sides between would be missed, or served twice
+  if v_problem is null and tg_op = 'UPDATE' and new.fan_out is distinct from old.fan_out then
+    v_problem := 'fan_out is fixed when the row is made: write a consumer of another name, or remove this one first';
+  end if;
   if v_problem is not null then
     raise exception 'consumer %: %', new.consumer_key, v_problem using errcode = '23514';
   end if;
@@ -209,6 +232,7 @@ begin atomic
     from consumer_registry c
     where c.enabled
       and c.job_kind is not null
+      and c.fan_out is null
       and (p_consumer_key is null or c.consumer_key = p_consumer_key)
       and (p_event_domain is null or c.event_domain = p_event_domain)
   )
@@ -239,7 +263,7 @@ begin atomic
     row(e.*)::event_outbox, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter)
   where coalesce(k.consumer_key, '') <> '';
 end;
-comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.';
+comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events; those that fan out are read by fn_dispatch_fan_out. Internal.';
 
 -- The quick way: one bare INSERT, so that all of it sees the same consumers. It makes all jobs and answers how many,
 -- or raises: a duplicate, a key without a value or an illegal column sends the caller to fn_dispatch_events. ON CONFLICT
@@ -252,7 +276,7 @@ language plpgsql volatile set search_path from current
 as $$
 declare
   v_first uuid := fn_uuid_v7();
-  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = current_schema()::regnamespace);
+  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = quote_ident(current_schema())::regnamespace);
   v_kinds text[];
   v_bound timestamptz;
   v_ask boolean := false;
@@ -262,7 +286,7 @@ begin
     select array_agg(c.job_kind), max(b.newest_event) into v_kinds, v_bound
     from consumer_registry c
     left join job_archive_bound b on b.job_kind = c.job_kind
-    where c.event_domain = p_event_domain;
+    where c.event_domain = p_event_domain and c.fan_out is null;
     v_ask := p_ask or coalesce(v_bound = 'infinity', false);
   end if;
   if v_ask or v_bound is null then
@@ -283,7 +307,8 @@ begin
     v_ask := exists (
       select from job_archive_bound b
       where b.newest_event > v_bound
-        and b.job_kind = any (v_kinds || array(select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain)));
+        and b.job_kind = any (v_kinds || array(
+          select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain and c.fan_out is null)));
   end if;
   if v_ask and v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
     raise exception 'some of these jobs are archived' using errcode = '23505';
@@ -296,18 +321,21 @@ comment on function fn_dispatch_events_plain(uuid[], text, boolean) is 'Makes th
 -- The careful way, in one statement: duplicates are counted, dry runs only counted, and a key that has no value
 -- goes to dispatch_error; anything worse raises and the caller takes events one by one. The plan is fixed, as it is
 -- in fn_consumer_dispatch_batch.
+drop function if exists fn_dispatch_events(uuid[], text, text); -- it had no no_recipient
 create or replace function fn_dispatch_events(
   p_event_ids uuid[],
   p_consumer_key text default null,
   p_event_domain text default null,
-  out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
+  out jobs int, out duplicates int, out dry int, out errors int, out no_recipient int, out executors text[])
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_first uuid := fn_uuid_v7();
   v_repeated int;
+  v_fanned record;
 begin
+  no_recipient := 0;
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
     from fn_dispatch_rows(p_event_ids, p_consumer_key, p_event_domain) r
@@ -350,14 +378,28 @@ begin
     jobs := jobs - v_repeated;
     duplicates := duplicates + v_repeated;
   end if;
+  if exists (
+    select from consumer_registry c
+    where c.enabled and c.fan_out is not null and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+      and (p_event_domain is null or c.event_domain = p_event_domain))
+  then
+    select * into v_fanned from fn_dispatch_fan_out(p_event_ids, p_consumer_key, p_event_domain);
+    jobs := jobs + v_fanned.jobs;
+    duplicates := duplicates + v_fanned.duplicates;
+    dry := dry + v_fanned.dry;
+    errors := errors + v_fanned.errors;
+    no_recipient := v_fanned.no_recipient;
+    executors := executors || v_fanned.executors;
+  end if;
 end
 $$;
-comment on function fn_dispatch_events(uuid[], text, text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.';
+comment on function fn_dispatch_events(uuid[], text, text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, no_recipient, executors. Internal.';
 
 -- The same, event by event and consumer by consumer: what cannot be digested goes to dispatch_error, alone.
+drop function if exists fn_dispatch_events_singly(uuid[]); -- it had no no_recipient
 create or replace function fn_dispatch_events_singly(
   p_event_ids uuid[],
-  out jobs int, out duplicates int, out dry int, out errors int, out executors text[])
+  out jobs int, out duplicates int, out dry int, out errors int, out no_recipient int, out executors text[])
 language plpgsql volatile set search_path from current
 as $$
 declare
@@ -366,7 +408,7 @@ declare
   v_state text;
   v_message text;
 begin
-  jobs := 0; duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  jobs := 0; duplicates := 0; dry := 0; errors := 0; no_recipient := 0; executors := '{}';
   for v_pair in
     select e.id, e.event_domain, c.consumer_key
     from unnest(p_event_ids) with ordinality as u (id, n)
@@ -380,6 +422,7 @@ begin
       duplicates := duplicates + v_one.duplicates;
       dry := dry + v_one.dry;
       errors := errors + v_one.errors;
+      no_recipient := no_recipient + v_one.no_recipient;
       executors := executors || coalesce(v_one.executors, '{}');
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
@@ -436,10 +479,13 @@ declare
   v_executors text[];
   v_kinds text[];
   v_plain boolean;
+  v_fans boolean;
+  v_fanned record;
   v_jobs int;
   v_duplicates int := 0;
   v_dry int := 0;
   v_errors int := 0;
+  v_no_recipient int := 0;
   v_count int;
   v_limit int;
   v_way text;
@@ -516,26 +562,38 @@ begin
   end if;
   v_more := v_count >= v_limit;
 
-  -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
+  -- Plain: no consumer that only counts, and keys of which no two can be the same; those that fan out are served beside it. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
   select count(*), array_agg(distinct c.executor::text), array_agg(distinct c.job_kind::text), coalesce(bool_and(
-    not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_consumers, v_executors, v_kinds, v_plain
+    c.fan_out is not null or (
+      not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0)), true),
+    coalesce(bool_or(c.fan_out is not null), false)
+  into v_consumers, v_executors, v_kinds, v_plain, v_fans
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   v_way := case when v_plain then 'plain' else 'careful' end;
   -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
   v_singly := greatest(1, 58 / greatest(1, v_consumers));
   loop
     if v_way = 'singly' then
-      select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+      select d.jobs, d.duplicates, d.dry, d.errors, d.no_recipient, d.executors
+      into v_jobs, v_duplicates, v_dry, v_errors, v_no_recipient, v_executors
       from fn_dispatch_events_singly(v_ids[1:v_count]) d;
       exit;
     end if;
     begin
       if v_way in ('plain', 'asking') then
         v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain, v_way = 'asking');
+        if v_fans then
+          select * into v_fanned from fn_dispatch_fan_out(v_ids, p_event_domain => p_event_domain);
+          v_jobs := v_jobs + v_fanned.jobs;
+          v_duplicates := v_fanned.duplicates;
+          v_dry := v_fanned.dry;
+          v_errors := v_fanned.errors;
+          v_no_recipient := v_fanned.no_recipient;
+        end if;
       else
-        select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+        select d.jobs, d.duplicates, d.dry, d.errors, d.no_recipient, d.executors
+        into v_jobs, v_duplicates, v_dry, v_errors, v_no_recipient, v_executors
         from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
       end if;
       exit;
@@ -554,6 +612,12 @@ begin
     end;
   end loop;
   v_more := v_more or v_count < cardinality(v_ids);
+  if exists (select from job_gate g where g.kind = 'event' and g.event_id is null and g.event_domain = p_event_domain) then
+    perform fn_job_gate_events(v_ids[1:v_count]);
+  end if;
+  if v_jobs > 0 and exists (select from unnest(v_kinds) k where k like 'workflow:%') then
+    perform fn_mot_start();
+  end if;
 
   insert into dispatch_pass (
     event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
@@ -566,12 +630,12 @@ begin
     end loop;
   end if;
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
-    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors,
+    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors, 'no_recipient', v_no_recipient,
     'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
 end
 $$;
 comment on function fn_consumer_dispatch_batch(text, int, text)
-  is 'One pass of one domain: {events, jobs, duplicates, dry, errors, more}; busy when another sidecar holds the domain.';
+  is 'One pass of one domain: {events, jobs, duplicates, dry, errors, no_recipient, more}; busy when another sidecar holds the domain.';
 
 -- One event, again or for the first time: makes what is missing and answers a decision per consumer. Idempotent.
 -- Called by operators and after a dispatch_error was mended; does not move any position.
@@ -595,6 +659,9 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause, 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
+  if v_counts.jobs > 0 and exists (select from consumer_registry c where c.enabled and c.job_kind like 'workflow:%') then
+    perform fn_mot_start();
+  end if;
   -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it
   delete from dispatch_error d
   where d.event_id = p_event_id
@@ -615,21 +682,27 @@ begin
   join consumer_registry c on c.event_domain = e.event_domain
   left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
   left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
-  where e.id = p_event_id;
+  where e.id = p_event_id and c.fan_out is null;
+  if exists (
+    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
+  then
+    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
+  end if;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
-    'errors', v_counts.errors, 'decisions', v_decisions);
+    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', v_decisions);
 end
 $$;
 comment on function fn_consumer_dispatch(uuid) is 'Dispatches one event to every consumer that wants it; answers {jobs, duplicates, errors, decisions}.';
 
 -- What a consumer would do with the newest events since a moment. Reads only; same verdict and templates as the pass.
+drop function if exists fn_route_consumer_dry_run(jsonb, timestamptz, int); -- it had no recipient
 create or replace function fn_route_consumer_dry_run(
   p_consumer jsonb,
   p_since timestamptz default null,
   p_limit int default 1000
 ) returns table (
   event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text,
-  ordering_key text, idempotency_key text, event_type text, created_at timestamptz)
+  ordering_key text, idempotency_key text, event_type text, created_at timestamptz, recipient text)
 language plpgsql stable security definer set search_path from current
 as $$
 #variable_conflict use_column
@@ -640,12 +713,17 @@ begin
   v_consumer := jsonb_populate_record(
     jsonb_populate_record(null::consumer_registry, jsonb_build_object(
       'event_type', '*', 'executor', 'PG_worker', 'priority', 100, 'delay', '0', 'source_ref', '{event_subject_ref}',
-      'idempotency_key', '{consumer_key}:{event_id}', 'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
+      'idempotency_key', '{consumer_key}:{event_id}' || case when p_consumer ->> 'fan_out' is null then '' else ':{recipient}' end,
+      'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
     p_consumer);
   v_consumer.event_type_like := replace(replace(v_consumer.event_type, '_', '\_'), '*', '%');
   v_problem := fn_consumer_problem(v_consumer);
   if v_problem is not null then
     raise exception 'consumer %: %', v_consumer.consumer_key, v_problem using errcode = '23514';
+  end if;
+  if v_consumer.fan_out is not null then
+    return query select * from fn_fan_out_dry_run(v_consumer, p_since, p_limit);
+    return;
   end if;
   return query
   select
@@ -660,7 +738,8 @@ begin
     case when r.reason = 'match' then fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_job_key(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, r.e)) end,
     r.event_type,
-    r.created_at
+    r.created_at,
+    null::text
   from (
     select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
@@ -681,13 +760,14 @@ $$;
 comment on function fn_route_consumer_dry_run(jsonb, timestamptz, int)
   is 'What a consumer that need not be stored would do with the newest p_limit events of its domain.';
 
+drop function if exists fn_route_consumer_dry_run(text, timestamptz, int); -- it had no recipient
 create or replace function fn_route_consumer_dry_run(
   p_consumer_key text,
   p_since timestamptz default null,
   p_limit int default 1000
 ) returns table (
   event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text,
-  ordering_key text, idempotency_key text, event_type text, created_at timestamptz)
+  ordering_key text, idempotency_key text, event_type text, created_at timestamptz, recipient text)
 language plpgsql stable security definer set search_path from current
 as $$
 declare
@@ -723,8 +803,8 @@ begin
   select c.* into v_row from consumer_registry c where c.consumer_key = v_key for update;
   if not found then
     v_created := true;
-    insert into consumer_registry (consumer_key, event_domain, source, actor)
-    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor)
+    insert into consumer_registry (consumer_key, event_domain, source, actor, job_kind, fan_out)
+    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor, p_consumer ->> 'job_kind', p_consumer ->> 'fan_out')
     returning * into v_row;
   elsif v_row.source <> p_source then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', v_key, 'source', v_row.source);
@@ -735,7 +815,7 @@ begin
       job_kind = v_row.job_kind, executor = v_row.executor, priority = v_row.priority, max_attempts = v_row.max_attempts,
       delay = v_row.delay, source_ref = v_row.source_ref, target_ref = v_row.target_ref, payload_ref = v_row.payload_ref,
       ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
-      starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
+      fan_out = v_row.fan_out, starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
   where c.consumer_key = v_key;
   return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
 end

@@ -21,6 +21,8 @@ create table consumer_registry (
   idempotency_key text not null default '{consumer_key}:{event_id}',
   enabled boolean not null default false,
   dry_run boolean not null default false,
+  fan_out text
+    constraint consumer_registry_fan_out_check check (fan_out = 'recipients'),
   starts_at timestamptz not null default clock_timestamp(),
   description text,
   source text not null default 'sql'
@@ -38,5 +40,6 @@ comment on column consumer_registry.delay is 'The job is not claimed before this
 comment on column consumer_registry.source_ref is 'Template; variables {event_id} {event_type} {event_subject_table} {event_subject_ref} {canonical_address} {correlation_id} {consumer_key} {payload.KEY}.';
 comment on column consumer_registry.idempotency_key is 'Template. A variable without a value makes the event undigestible for this row (dispatch_error); in a ref it gives null.';
 comment on column consumer_registry.dry_run is 'Match and count, enqueue nothing.';
+comment on column consumer_registry.fan_out is 'recipients: one job for each recipient of the event (fn_event_recipients), named {recipient} in templates; none, no job. Null: one job. Fixed when the row is made.';
 comment on column consumer_registry.starts_at is 'Events created before do not flow; the default is now.';
 comment on column consumer_registry.source is 'file: kept by `reveille consumers sync`; sql: written by somebody else and never touched by it.';

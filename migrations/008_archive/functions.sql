@@ -8,7 +8,7 @@ declare
   v_from timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := to_char(v_from, '"job_archive_"YYYY_MM');
 begin
-  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = current_schema()::regnamespace) then
+  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return;
   end if;
   execute format('create table %I (like job_archive including defaults including indexes)', v_name);
@@ -76,7 +76,9 @@ begin
     select j.job_id, j.status, j.finished_at, j.finished_at <= v_cutoff and (j.status <> 'dead_letter' or not exists (
         select from job_dead_letter d
         where d.job_id = j.job_id and d.replayed_at is null
-          and (d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff))) as is_due
+          and (d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff)))
+        and (j.workflow_id is null or not exists (
+        select from job_workflow w where w.workflow_id = j.workflow_id and w.status not in ('succeeded', 'cancelled'))) as is_due
     from job_queue j
     where j.job_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000') and j.job_id < fn_uuid_v7_floor(v_cutoff)
     order by j.job_id
@@ -104,6 +106,8 @@ begin
         select from job_dead_letter d
         where d.job_id = j.job_id and d.replayed_at is null and (d.dead_letter_id <> all (v_letters)
           or d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff)))
+      and (j.workflow_id is null or not exists (
+        select from job_workflow w where w.workflow_id = j.workflow_id and w.status not in ('succeeded', 'cancelled')))
     order by j.job_id
     for update of j skip locked) l;
   with gone as (

@@ -25,7 +25,8 @@ $$;
 comment on function iu_core.fn_iu_accept(jsonb, boolean) is
   'Pilot host: the answer that says yes; idempotent_replay when it had been done before';
 
--- The fact and the change it tells of commit together. References and counts only, never text.
+-- The fact and the change it tells of commit together. References and counts only, never text. The collection of a
+-- document is the folder that it came from.
 create or replace function iu_core.fn_iu_staging_emit(
   p_event_type text, p_staging_record_id uuid, p_actor text, p_safe_payload jsonb
 ) returns void
@@ -35,7 +36,11 @@ begin
     p_event_domain => 'staging',
     p_event_type => p_event_type,
     p_event_subject_ref => p_staging_record_id::text,
-    p_safe_payload => p_safe_payload,
+    p_safe_payload => p_safe_payload || coalesce((
+      select jsonb_strip_nulls(jsonb_build_object(
+          'workflow_ref', r.workflow_ref, 'collection', substring(r.source_ref from '^(.+)/[^/]*$')))
+        from iu_core.iu_staging_record r
+       where r.staging_record_id = p_staging_record_id), '{}'),
     p_event_subject_table => 'iu_core.iu_staging_record',
     p_actor_ref => p_actor,
     p_correlation_id => p_staging_record_id::text);
@@ -686,10 +691,11 @@ language plpgsql set search_path from current as $$
 begin
   if (p_answer ->> 'refused')::boolean then
     raise exception '% refused: %', p_what, p_answer ->> 'reason'
-      using errcode = case when p_answer ->> 'reason' like 'gate_closed:%' then '55000' else '22023' end,
+      using errcode = case when p_answer ->> 'reason' ~ '^gate_closed:|_gate_closed$' then '55000' else '22023' end,
             detail = p_answer::text;
   end if;
-  return p_answer || jsonb_build_object('result_ref', coalesce(p_answer ->> 'run_id', p_answer ->> 'staging_record_id'));
+  return p_answer || jsonb_build_object('result_ref', coalesce(
+    p_answer ->> 'run_id', p_answer ->> 'staging_record_id', p_answer ->> 'instance_collection_id'));
 end
 $$;
 comment on function iu_core.fn_iu_job_result(text, jsonb) is 'Pilot host: passes an answer on with its result_ref, or raises when it is a refusal';
@@ -700,24 +706,93 @@ language sql immutable set search_path from current as $$
 $$;
 comment on function iu_core.fn_iu_job_actor(jsonb) is 'Pilot host: who acts for a job, its executor if it has one';
 
-create or replace function fn_iu_job_cut(p_job jsonb) returns jsonb
-language sql security definer set search_path from current as $$
-  select iu_core.fn_iu_job_result('fn_iu_op_cut', fn_iu_op_cut(
-    p_staging_record_id => (p_job ->> 'source_ref')::uuid,
-    p_apply => true,
-    p_actor => iu_core.fn_iu_job_actor(p_job)))
+-- Which record a job is about: the one that its workflow has marked, else its source_ref.
+create or replace function iu_core.fn_iu_job_record(p_job jsonb) returns uuid
+language sql stable set search_path from current as $$
+  select coalesce(
+    (select r.staging_record_id from iu_core.iu_staging_record r where r.workflow_ref = p_job ->> 'workflow_id'),
+    (p_job ->> 'source_ref')::uuid)
 $$;
-comment on function fn_iu_job_cut(jsonb) is 'Pilot host: handler of cut.cut; source_ref is the staging record';
+comment on function iu_core.fn_iu_job_record(jsonb) is 'Pilot host: the staging record that a job is about';
+
+-- The first step of the pipeline: the document as it is now, so that what happens to the original meanwhile does not matter.
+create or replace function fn_iu_job_copy_to_staging(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_copy iu_core.iu_source_copy;
+begin
+  insert into iu_core.iu_source_copy (workflow_ref, source_ref, body)
+  select p_job ->> 'workflow_id', s.source_ref, s.body from iu_core.iu_source s where s.source_ref = p_job ->> 'source_ref'
+  on conflict (workflow_ref) do nothing;
+  select * into v_copy from iu_core.iu_source_copy c where c.workflow_ref = p_job ->> 'workflow_id';
+  if not found then
+    raise exception 'there is no document %', p_job ->> 'source_ref' using errcode = '22023';
+  end if;
+  return jsonb_build_object('result_ref', 'sha256:' || encode(sha256(convert_to(v_copy.body, 'UTF8')), 'hex'));
+end
+$$;
+comment on function fn_iu_job_copy_to_staging(jsonb) is 'Pilot host: handler of cut.copy_to_staging; source_ref is the document';
+
+create or replace function fn_iu_job_mark(p_job jsonb) returns jsonb
+language sql security definer set search_path from current as $$
+  select iu_core.fn_iu_job_result('fn_iu_op_mark_file', fn_iu_op_mark_file(
+    p_source_text => c.body, p_source_ref => c.source_ref, p_actor => iu_core.fn_iu_job_actor(p_job),
+    p_idempotency_key => 'workflow:' || c.workflow_ref, p_workflow_ref => c.workflow_ref))
+  from iu_core.iu_source_copy c where c.workflow_ref = p_job ->> 'workflow_id'
+$$;
+comment on function fn_iu_job_mark(jsonb) is 'Pilot host: handler of cut.mark; marks the copy of its workflow';
+
+-- What an approver has to know: the pieces cover the document. The digest is the result, so that it is what is approved.
+create or replace function fn_iu_job_verify_mark(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_record iu_core.iu_staging_record;
+  v_problem text;
+begin
+  select * into strict v_record from iu_core.iu_staging_record r where r.staging_record_id = iu_core.fn_iu_job_record(p_job);
+  v_problem := iu_core.fn_iu_staged_problem(v_record);
+  if v_problem is not null then
+    raise exception 'the marks do not hold: %', v_problem using errcode = '22023';
+  end if;
+  return iu_core.fn_iu_record_brief(v_record) || jsonb_build_object('result_ref', v_record.manifest_digest);
+end
+$$;
+comment on function fn_iu_job_verify_mark(jsonb) is 'Pilot host: handler of cut.verify_mark; looks whether the pieces cover the document';
+
+-- In a workflow the gate before this step has approved the marks; that approval is the record's.
+create or replace function fn_iu_job_cut(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_record constant uuid := iu_core.fn_iu_job_record(p_job);
+  v_approval job_approval;
+begin
+  select a.* into v_approval from job_approval a
+  where a.workflow_id = (p_job ->> 'workflow_id')::uuid and a.decision = 'approved'
+  order by a.approval_id desc limit 1;
+  if found then
+    perform iu_core.fn_iu_job_result('fn_iu_op_verify_mark', fn_iu_op_verify_mark(
+      v_record, true, 'approval:' || v_approval.approval_id, v_approval.actor, iu_core.fn_iu_job_actor(p_job)));
+  end if;
+  return iu_core.fn_iu_job_result('fn_iu_op_cut', fn_iu_op_cut(
+    p_staging_record_id => v_record, p_apply => true, p_actor => iu_core.fn_iu_job_actor(p_job)));
+end
+$$;
+comment on function fn_iu_job_cut(jsonb) is 'Pilot host: handler of cut.cut; source_ref is the staging record, or it is that of the workflow';
 
 -- Verified pieces make the staged body superfluous: clean-up is enqueued for the day its retention ends.
 create or replace function fn_iu_job_verify_cut(p_job jsonb) returns jsonb
 language plpgsql security definer set search_path from current as $$
 declare
   v_answer constant jsonb := iu_core.fn_iu_job_result('fn_iu_op_verify_cut',
-    fn_iu_op_verify_cut((p_job ->> 'target_ref')::uuid, iu_core.fn_iu_job_actor(p_job)));
+    fn_iu_op_verify_cut(coalesce(
+      (select c.run_id from iu_core.iu_cut_run c where p_job ->> 'workflow_id' is not null and c.staging_record_id = iu_core.fn_iu_job_record(p_job)),
+      (p_job ->> 'target_ref')::uuid), iu_core.fn_iu_job_actor(p_job)));
   v_record constant text := v_answer ->> 'staging_record_id';
   v_next jsonb;
 begin
+  if p_job ->> 'workflow_id' is not null then
+    return v_answer; -- the next step of the workflow cleans up
+  end if;
   v_next := fn_job_enqueue(
     p_job_kind => 'cut.cleanup',
     p_actor => iu_core.fn_iu_job_actor(p_job),
@@ -739,7 +814,7 @@ comment on function fn_iu_job_verify_cut(jsonb) is
 create or replace function fn_iu_job_cleanup(p_job jsonb) returns jsonb
 language plpgsql security definer set search_path from current as $$
 declare
-  v_record constant uuid := p_job ->> 'source_ref';
+  v_record constant uuid := iu_core.fn_iu_job_record(p_job);
   v_days constant integer := iu_core.fn_iu_retention_days();
   v_actor constant text := iu_core.fn_iu_job_actor(p_job);
   v_preview jsonb;
@@ -781,12 +856,113 @@ language sql stable set search_path from current as $$
 $$;
 comment on function iu_core.fn_iu_retention_days() is 'Pilot host: days that a staged body is kept after CUT';
 
+--------------------------------------------------------------------------------------- auto instantiation
+
+-- Composes an instance of a template because of an event: a collection with the template's items, and a row of the log. Once
+-- for each event, template and suffix. The caller passes the event in. `live` needs the gate of its own, `dry_run` marks an
+-- instance that was made as a rehearsal; both need the composer.
+create or replace function fn_iu_auto_instantiate_from_event(
+  p_event_id uuid, p_event_type text, p_template_collection_id uuid, p_instance_key_suffix text,
+  p_emit_mode text default 'live', p_actor text default session_user, p_note text default null
+) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_key constant text := md5(concat_ws('|', p_event_id, p_template_collection_id, p_instance_key_suffix));
+  v_template iu_core.iu_collection;
+  v_instance uuid;
+begin
+  if p_event_id is null or coalesce(btrim(p_event_type), '') = '' or p_template_collection_id is null
+    or coalesce(btrim(p_instance_key_suffix), '') = '' or coalesce(btrim(p_actor), '') = ''
+  then
+    return iu_core.fn_iu_refuse('invalid_input', '{"result_code": "invalid_input"}');
+  elsif coalesce(p_emit_mode, '') not in ('dry_run', 'live') then
+    return iu_core.fn_iu_refuse('invalid_emit_mode', '{"result_code": "invalid_emit_mode"}');
+  elsif p_emit_mode = 'live' and not fn_gate_is_open('iu_core.auto_instantiate_enabled') then
+    return iu_core.fn_iu_refuse('live_gate_closed', '{"result_code": "live_gate_closed"}');
+  elsif not fn_gate_is_open('iu_core.composer_enabled') then
+    return iu_core.fn_iu_refuse('composer_gate_closed', '{"result_code": "composer_gate_closed"}');
+  end if;
+  -- two callers with one template stand in line, so that the second sees what the first has made
+  select * into v_template from iu_core.iu_collection c where c.collection_id = p_template_collection_id for update;
+  if not found then
+    return iu_core.fn_iu_refuse('template_collection_not_found', '{"result_code": "template_collection_not_found"}');
+  elsif not v_template.is_template then
+    return iu_core.fn_iu_refuse('template_not_marked', '{"result_code": "template_not_marked"}');
+  end if;
+  select l.instance_collection_id into v_instance from iu_auto_instantiate_event_log l where l.idempotency_key = v_key;
+  if found then
+    return iu_core.fn_iu_accept(
+      jsonb_build_object('result_code', 'idempotent_replay', 'instance_collection_id', v_instance), p_replay => true);
+  end if;
+  insert into iu_core.iu_collection (collection_key, title, note, created_by)
+  values (v_template.collection_key || ':' || p_instance_key_suffix, v_template.title, p_note, p_actor)
+  on conflict (collection_key) do nothing
+  returning collection_id into v_instance;
+  if not found then -- another event has made an instance of that name
+    return iu_core.fn_iu_refuse('invalid_input', '{"result_code": "invalid_input", "problem": "instance_key_taken"}');
+  end if;
+  insert into iu_core.iu_collection_item (collection_id, item_no, piece_ref)
+  select v_instance, i.item_no, i.piece_ref from iu_core.iu_collection_item i where i.collection_id = p_template_collection_id;
+  insert into iu_auto_instantiate_event_log
+    (instance_collection_id, template_collection_id, event_id, event_type, idempotency_key, emit_mode, triggered_by)
+  values (v_instance, p_template_collection_id, p_event_id, p_event_type, v_key, p_emit_mode, p_actor);
+  return iu_core.fn_iu_accept(jsonb_build_object('result_code', 'ok', 'instance_collection_id', v_instance));
+end
+$$;
+comment on function fn_iu_auto_instantiate_from_event(uuid, text, uuid, text, text, text, text) is
+  'Pilot host: composes an instance of a template because of an event, once; result_code says what happened';
+
+-- The event is read again: the job is the signal, the outbox is the truth. Who caused the event caused the instance, not
+-- the executor that happened to run the job.
+create or replace function fn_iu_job_auto_instantiate(p_job jsonb) returns jsonb
+language plpgsql security definer set search_path from current as $$
+declare
+  v_event event_outbox;
+begin
+  select * into v_event from event_outbox e where e.id = (p_job ->> 'causation_event_id')::uuid;
+  if not found then
+    raise exception 'the event % of this job is gone', p_job ->> 'causation_event_id' using errcode = '22023';
+  end if;
+  return iu_core.fn_iu_job_result('fn_iu_auto_instantiate_from_event', fn_iu_auto_instantiate_from_event(
+    p_event_id => v_event.id,
+    p_event_type => v_event.event_domain || '.' || v_event.event_type,
+    p_template_collection_id => (v_event.safe_payload ->> 'template_collection_id')::uuid,
+    p_instance_key_suffix => v_event.safe_payload ->> 'instance_key_suffix',
+    p_emit_mode => coalesce(v_event.safe_payload ->> 'emit_mode', 'live'),
+    p_actor => v_event.actor_ref,
+    p_note => v_event.safe_payload ->> 'note'));
+end
+$$;
+comment on function fn_iu_job_auto_instantiate(jsonb) is
+  'Pilot host: handler of iu.auto_instantiate; its arguments are in the payload of the event that made the job';
+
 insert into job_handler (job_kind, handler) values
+  ('cut.copy_to_staging', 'fn_iu_job_copy_to_staging(jsonb)'::regprocedure),
+  ('cut.mark', 'fn_iu_job_mark(jsonb)'::regprocedure),
+  ('cut.verify_mark', 'fn_iu_job_verify_mark(jsonb)'::regprocedure),
   ('cut.cut', 'fn_iu_job_cut(jsonb)'::regprocedure),
   ('cut.verify_cut', 'fn_iu_job_verify_cut(jsonb)'::regprocedure),
   ('cut.cleanup', 'fn_iu_job_cleanup(jsonb)'::regprocedure),
+  ('iu.auto_instantiate', 'fn_iu_job_auto_instantiate(jsonb)'::regprocedure),
   ('staging_cleanup_sweep', 'fn_iu_job_cleanup_sweep(jsonb)'::regprocedure)
 on conflict (job_kind) do update set handler = excluded.handler;
+
+-- The cut pipeline as a template: six steps and a gate.
+select fn_mot_template_put('{
+  "template_key": "cut_pipeline", "description": "A document from its original to verified pieces",
+  "params": {"type": "object", "required": ["document"], "additionalProperties": false,
+    "properties": {"document": {"type": "string", "minLength": 1, "maxLength": 512}}},
+  "nodes": [
+    {"key": "copy_to_staging", "job_kind": "cut.copy_to_staging", "source_ref": "{params.document}"},
+    {"key": "mark", "job_kind": "cut.mark"},
+    {"key": "verify_mark", "job_kind": "cut.verify_mark"},
+    {"key": "approval", "type": "approval"},
+    {"key": "cut", "job_kind": "cut.cut"},
+    {"key": "verify_cut", "job_kind": "cut.verify_cut"},
+    {"key": "cleanup", "job_kind": "cut.cleanup"}],
+  "edges": [
+    {"from": "copy_to_staging", "to": "mark"}, {"from": "mark", "to": "verify_mark"}, {"from": "verify_mark", "to": "approval"},
+    {"from": "approval", "to": "cut"}, {"from": "cut", "to": "verify_cut"}, {"from": "verify_cut", "to": "cleanup"}]}', 'pilot_host');
 
 -- Nobody calls these by default; operators call the aliases, executors the handlers.
 do $$
@@ -805,12 +981,14 @@ begin
       fn_iu_op_verify_mark(uuid, boolean, text, text, text),
       fn_iu_op_cut(uuid, boolean, text, boolean),
       fn_iu_op_verify_cut(uuid, text),
-      fn_iu_op_cleanup_dry_run(integer, text)
+      fn_iu_op_cleanup_dry_run(integer, text),
+      fn_iu_auto_instantiate_from_event(uuid, text, uuid, text, text, text, text)
     to reveille_operator;
   end if;
   if exists (select from pg_roles where rolname = 'reveille_executor') then
-    grant execute on function fn_iu_job_cut(jsonb), fn_iu_job_verify_cut(jsonb), fn_iu_job_cleanup(jsonb),
-      fn_iu_job_cleanup_sweep(jsonb)
+    grant execute on function
+      fn_iu_job_copy_to_staging(jsonb), fn_iu_job_mark(jsonb), fn_iu_job_verify_mark(jsonb), fn_iu_job_cut(jsonb),
+      fn_iu_job_verify_cut(jsonb), fn_iu_job_cleanup(jsonb), fn_iu_job_auto_instantiate(jsonb), fn_iu_job_cleanup_sweep(jsonb)
     to reveille_executor;
   end if;
 end

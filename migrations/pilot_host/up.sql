@@ -92,6 +92,19 @@ create table iu_core.iu_staging_payload (
 comment on table iu_core.iu_staging_payload is
   'Pilot host: the bodies of staged documents, at most 10 MiB each; the only place beside the pieces that holds text';
 
+create table iu_core.iu_source (
+  source_ref text primary key,
+  body text not null
+);
+comment on table iu_core.iu_source is 'Pilot host: documents as their authors keep them';
+create table iu_core.iu_source_copy (
+  workflow_ref text primary key,
+  source_ref text not null,
+  body text not null,
+  copied_at timestamptz not null default clock_timestamp()
+);
+comment on table iu_core.iu_source_copy is 'Pilot host: a document as it was when its workflow began';
+
 create table iu_core.iu_cut_run (
   run_id uuid primary key default gen_random_uuid(),
   staging_record_id uuid not null unique
@@ -127,6 +140,51 @@ comment on table iu_core.iu_piece is
   'Pilot host: contiguous pieces of a document; in order they are the document, byte for byte';
 comment on column iu_core.iu_piece.heading_path is 'the headings above the piece, outermost first';
 
+-- Collections: templates, and the instances that are composed of them.
+create table iu_core.iu_collection (
+  collection_id uuid primary key default gen_random_uuid(),
+  collection_key text not null unique,
+  title text not null,
+  is_template boolean not null default false,
+  note text,
+  created_by text not null,
+  created_at timestamptz not null default clock_timestamp()
+);
+comment on table iu_core.iu_collection is 'Pilot host: collections of pieces; a template is one that is marked as such';
+
+create table iu_core.iu_collection_item (
+  collection_id uuid not null references iu_core.iu_collection on delete cascade,
+  item_no integer not null check (item_no >= 1),
+  piece_ref text not null,
+  primary key (collection_id, item_no)
+);
+comment on table iu_core.iu_collection_item is 'Pilot host: what a collection holds, in order; references only';
+
+create table iu_auto_instantiate_event_log (
+  instance_collection_id uuid primary key references iu_core.iu_collection on delete cascade,
+  template_collection_id uuid not null,
+  event_id uuid not null,
+  event_type text not null,
+  idempotency_key text not null unique,
+  emit_mode text not null check (emit_mode in ('dry_run', 'live')),
+  triggered_by text not null,
+  created_at timestamptz not null default clock_timestamp()
+);
+comment on table iu_auto_instantiate_event_log is 'Pilot host: which event made which instance; the key is md5 over event, template and suffix';
+
+-- These two gates of the host live in dot_config, and begin closed.
+insert into dot_config (key, value)
+select k, 'false' from unnest(array['iu_core.auto_instantiate_enabled', 'iu_core.composer_enabled']) k
+ where not exists (select from dot_config c where c.key = k);
+
+create table entity_species (
+  species_code text primary key,
+  display_name text not null,
+  management_mode text not null default 'managed',
+  created_at timestamptz not null default clock_timestamp()
+);
+comment on table entity_species is 'Pilot host: species of entities; a route can make birth_registry.entity_born of each insert (docs/trigger-in.md)';
+
 -- Registered before anything emits them: one birth, four updates, all on the delayed lane.
 insert into event_type_registry
   (event_domain, event_type, event_stream, delivery_lane, default_severity, description, active)
@@ -135,5 +193,7 @@ values
   ('staging', 'record_approved', 'update', 'delayed', 'info', 'A marked document was approved for CUT', true),
   ('staging', 'record_rejected', 'update', 'delayed', 'info', 'A marked document was rejected', true),
   ('staging', 'record_consumed', 'update', 'delayed', 'info', 'A staged document was cut into pieces', true),
-  ('staging', 'record_cleaned', 'update', 'delayed', 'info', 'The bodies of a staged document were removed', true)
+  ('staging', 'record_cleaned', 'update', 'delayed', 'info', 'The bodies of a staged document were removed', true),
+  ('iu', 'template.instance_auto_composed', 'update', 'delayed', 'info', 'An instance of a template shall be composed', true),
+  ('birth_registry', 'entity_born', 'birth', 'delayed', 'info', 'An entity was born', true)
 on conflict (event_domain, event_type) do nothing;

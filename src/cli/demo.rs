@@ -9,6 +9,7 @@ use super::signals::Signals;
 use crate::config::Flag;
 use crate::demo::{self, Report, Step};
 use crate::error::Result;
+use crate::model::workflow::drawing;
 use crate::shutdown::Shutdown;
 
 /// Show the main job end to end, on a document of yours and a throw-away Postgres
@@ -17,10 +18,14 @@ use crate::shutdown::Shutdown;
   reveille demo letter.txt
 
 Stages the document, marks and approves it; the committed fact makes a job that cuts it into pieces,
-the next one a job that verifies them, and clean-up follows. Nothing outside is touched.")]
+the next one a job that verifies them, and clean-up follows. Nothing outside is touched.
+With --workflow the same happens again from a template, beside it.")]
 pub(super) struct Args {
     /// A text, up to 10 MiB
     document: PathBuf,
+    /// Then cut it once more as a workflow of six steps and a gate, and compare the pieces
+    #[arg(long)]
+    workflow: bool,
 }
 
 impl Args {
@@ -36,7 +41,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     let mut first = None;
     let out = context.out;
     let mut tell = move |step: Step| out.line(&line(&step, &mut first));
-    let mut playing = Box::pin(demo::run(&args.document, &shutdown, &mut tell));
+    let mut playing = Box::pin(demo::run(&args.document, args.workflow, &shutdown, &mut tell));
     let report = tokio::select! {
         report = &mut playing => report,
         () = signals.two_steps(&shutdown, context.settings.shutdown.deadline) => playing.await,
@@ -92,6 +97,11 @@ fn as_text(report: &Report) -> String {
     });
     let found: Vec<String> = report.found_by.iter().map(|(by, count)| format!("{count} by {by}")).collect();
     let record = &report.record;
+    let workflow = report.workflow.as_ref().map_or_else(String::new, |pipeline| {
+        let same = if pipeline.identical { "the same pieces" } else { "OTHER PIECES" };
+        let (template, status) = (&pipeline.workflow.template, &pipeline.workflow.status);
+        format!("\n\nthe workflow {template} {status}, with {same}:\n{}", drawing(&pipeline.steps))
+    });
     format!(
         "\n{}\n\n{}\n\nthe document: {} bytes in {} pieces, {}, {}; events found: {}",
         table(&["event", "became"], events),
@@ -105,5 +115,5 @@ fn as_text(report: &Report) -> String {
         }),
         record.lifecycle_status,
         found.join(", ")
-    )
+    ) + &workflow
 }

@@ -9,6 +9,7 @@ use super::payload;
 use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::events::{self, NewEvent};
+use crate::store::recipients;
 
 /// Emit a fact, or show one and what became of it
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,13 @@ enum Action {
     /// Show one fact, the jobs it made and the consumers that could not digest it
     #[command(after_help = "Example:\n  reveille events show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
     Show {
+        /// The fact's id
+        id: Uuid,
+    },
+    /// Show whom one fact is for: the recipients that `event_subscription` gives it, and who is muted
+    #[command(after_help = "What executors may claim is something else: `reveille executors subscribe`.\n\n\
+                      Example:\n  reveille events recipients 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
+    Recipients {
         /// The fact's id
         id: Uuid,
     },
@@ -69,6 +77,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
         Action::Emit(args) => emit(args, context).await,
         Action::Show { id } => show(id, context).await,
+        Action::Recipients { id } => recipients(id, context).await,
         Action::Dispatch { id } => dispatch(id, context).await,
     }
 }
@@ -123,6 +132,16 @@ async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+async fn recipients(id: Uuid, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    if events::show(&client, id).await?.is_none() {
+        return Err(Error::new(Kind::Database, format!("there is no event {id}")));
+    }
+    let all = recipients::of_event(&client, id).await?;
+    context.out.answer(&all, || super::subscriptions::recipients(&all))?;
+    Ok(Outcome::Done)
+}
+
 async fn dispatch(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let answer = crate::store::dispatch::event(&client, id).await?;
@@ -133,13 +152,14 @@ fn decisions(answer: &Value) -> String {
     let rows = answer["decisions"].as_array().map_or(&[][..], Vec::as_slice);
     let word = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
     let row = |decision: &Value| {
-        ["consumer_key", "decision", "job_id", "status", "error"].map(|name| word(decision, name))
+        ["consumer_key", "decision", "recipient", "job_id", "status", "error"]
+            .map(|name| word(decision, name))
     };
     format!(
         "{} made now, {} there already\n{}",
         answer["jobs"],
         answer["duplicates"],
-        table(&["consumer", "decision", "job", "status", "error"], rows.iter().map(row))
+        table(&["consumer", "decision", "recipient", "job", "status", "error"], rows.iter().map(row))
     )
 }
 

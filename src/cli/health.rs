@@ -6,10 +6,13 @@ use super::context::{Context, Outcome};
 use super::output::{printable, seconds, table};
 use super::pause::subject;
 use crate::error::Result;
+use crate::model::finding::Finding;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
 use crate::store::schedules;
+use crate::store::recipients::{self, Standing};
+use crate::store::routes;
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
@@ -23,6 +26,8 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
     // a kind of which nobody is alive is a backlog of the view
     components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
     components.extend(schedules::ill(&client).await?);
+    components.extend(recipients::standing(&client).await?.and_then(|standing| told(&standing)));
+    components.extend(routes::check(&client).await?.iter().map(broken));
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
@@ -41,6 +46,31 @@ fn component(unclaimed: &Unclaimed) -> Component {
     }
 }
 
+/// Pairs of domain and stream without a recipient, and subscriptions that nobody can read: a warning, as nothing stops.
+fn told(standing: &Standing) -> Option<Component> {
+    let value = standing.nobody + standing.others + standing.malformed;
+    (value > 0).then(|| Component {
+        component: "subscription".to_owned(),
+        name: "recipients".to_owned(),
+        status_hint: "warning".to_owned(),
+        age_seconds: None,
+        value: Some(f64::from(value)),
+        detail: serde_json::to_value(standing).ok(),
+    })
+}
+
+/// What is wrong with a route, as a component that is ill when something does not work.
+fn broken(finding: &Finding) -> Component {
+    Component {
+        component: "route".to_owned(),
+        name: finding.subject.trim_start_matches("route ").to_owned(),
+        status_hint: if finding.severity == "error" { "stale" } else { "warning" }.to_owned(),
+        age_seconds: None,
+        value: None,
+        detail: serde_json::to_value(finding).ok(),
+    }
+}
+
 fn as_text(components: &[Component], gates: &[Gate]) -> String {
     let mut text = String::new();
     for ill in components.iter().filter(|component| component.is_ill()) {
@@ -52,8 +82,22 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     for gate in gates.iter().filter(|gate| gate.lets_through.is_some() && !gate.open) {
         let _ = writeln!(text, "gate closed: {}", gate.key);
     }
+    for finding in components.iter().filter(|one| one.component == "route" && !one.is_ill()) {
+        let _ = writeln!(text, "{}", complaint(finding));
+    }
     for pause in components.iter().filter(|component| component.component == "pause") {
         let _ = writeln!(text, "{}", paused(pause));
+    }
+    for gaps in components.iter().filter(|component| component.component == "subscription") {
+        let count = |name: &str| gaps.detail.as_ref().map_or(0, |detail| detail[name].as_i64().unwrap_or(0));
+        let _ = writeln!(
+            text,
+            "recipients: {} pairs of domain and stream are for nobody, {} only in part or by broadcast; {} malformed rows: \
+             `reveille subscriptions gaps`",
+            count("nobody"),
+            count("others"),
+            count("malformed")
+        );
     }
     let row = |component: &Component| {
         [
@@ -103,6 +147,11 @@ fn complaint(ill: &Component) -> String {
             Some(trouble) => format!("schedule {name} makes no jobs: {}", printable(trouble)),
             None => format!("schedule {name} is overdue for {age}: is `reveille run` up?"),
         },
+        ("route", _) => {
+            let told = |key: &str| ill.detail.as_ref().and_then(|detail| detail[key].as_str());
+            let (what, mend) = (told("what").unwrap_or_default(), told("mend").unwrap_or_default());
+            printable(&format!("route {name}: {what}: {mend}")).replace('\n', " ")
+        }
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
     }
 }

@@ -11,6 +11,7 @@ mod consumers;
 pub mod context;
 mod demo;
 mod dlq;
+mod doctor;
 mod events;
 mod executors;
 mod gate;
@@ -22,11 +23,14 @@ pub mod output;
 mod pause;
 mod payload;
 mod resume;
+mod routes;
 mod run;
 mod schedules;
 mod signals;
+mod subscriptions;
 mod tick;
 mod work;
+mod workflows;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -71,15 +75,19 @@ enum Command {
     Work(work::Args),
     Migrate(migrate::Args),
     Events(events::Args),
+    Routes(routes::Args),
     Consumers(consumers::Args),
+    Subscriptions(subscriptions::Args),
     Jobs(jobs::Args),
     Schedules(schedules::Args),
     Dlq(dlq::Args),
+    Workflows(workflows::Args),
     Executors(executors::Args),
     Gate(gate::Args),
     Pause(pause::Args),
     Resume(resume::Args),
     Health(health::Args),
+    Doctor(doctor::Args),
     Bench(bench::Args),
     Completions(completions::Args),
 }
@@ -94,15 +102,19 @@ impl Command {
             Self::Tick(_)
             | Self::Migrate(_)
             | Self::Events(_)
+            | Self::Routes(_)
             | Self::Consumers(_)
+            | Self::Subscriptions(_)
             | Self::Jobs(_)
             | Self::Schedules(_)
             | Self::Dlq(_)
+            | Self::Workflows(_)
             | Self::Executors(_)
             | Self::Gate(_)
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::Health(_)
+            | Self::Doctor(_)
             | Self::Bench(_)
             | Self::Completions(_) => Vec::new(),
         }
@@ -116,15 +128,19 @@ impl Command {
             Self::Work(args) => work::run(args, context).await,
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
+            Self::Routes(args) => routes::run(args, context).await,
             Self::Consumers(args) => consumers::run(args, context).await,
+            Self::Subscriptions(args) => subscriptions::run(args, context).await,
             Self::Jobs(args) => jobs::run(args, context).await,
             Self::Schedules(args) => schedules::run(args, context).await,
             Self::Dlq(args) => dlq::run(args, context).await,
+            Self::Workflows(args) => workflows::run(args, context).await,
             Self::Executors(args) => executors::run(args, context).await,
             Self::Gate(args) => gate::run(args, context).await,
             Self::Pause(args) => pause::run(args, context).await,
             Self::Resume(args) => resume::run(args, context).await,
             Self::Health(args) => health::run(args, context).await,
+            Self::Doctor(args) => doctor::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),
         }

@@ -167,7 +167,9 @@ fn refuse(refusal: &Refusal, json: bool) {
         let _ = Output::new(true).answer(&refusal.answer, String::new);
         return;
     }
-    say("refused", &refusal.reason, hint);
+    let errors = refusal.answer["errors"].as_array().into_iter().flatten().filter_map(|error| error.as_str());
+    let lines: Vec<String> = errors.map(|error| format!("\n  {}", printable(error))).collect();
+    say("refused", &format!("{}{}", refusal.reason, lines.concat()), hint);
 }
 
 /// Prints an error and gives its exit code.

@@ -52,6 +52,7 @@ fn as_text(tick: &Tick) -> String {
         ("jobs made", number(tick.pass.jobs)),
         ("jobs that existed", number(tick.pass.duplicates)),
         ("seen by dry runs", number(tick.pass.dry)),
+        ("for nobody", (tick.pass.no_recipient > 0).then(|| tick.pass.no_recipient.to_string())),
         ("undigestible", number(tick.pass.errors)),
         ("repaired by the sweep", number(tick.swept)),
         ("made by schedules", number(tick.scheduled.jobs)),

@@ -2,6 +2,7 @@
 //! each the real one. The operator marks and approves; everything after that happens by itself.
 
 mod document;
+mod pipeline;
 mod watch;
 
 use std::path::Path;
@@ -27,6 +28,7 @@ use crate::store::{gates, timeline};
 use crate::work::{Handlers, Worker};
 
 pub use document::Document;
+pub use pipeline::Pipeline;
 pub use watch::Step;
 
 /// Is told every step as it happens.
@@ -53,6 +55,9 @@ pub struct Report {
     pub record: Standing,
     /// Events by what made the dispatcher look.
     pub found_by: Vec<(String, i64)>,
+    /// The same as a workflow, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<Pipeline>,
 }
 
 impl Report {
@@ -61,11 +66,13 @@ impl Report {
         self.record.lifecycle_status == "cleaned"
             && self.record.verdict.as_deref() == Some("verified")
             && self.jobs.iter().all(|job| job.status == "succeeded")
+            && self.workflow.as_ref().is_none_or(Pipeline::is_good)
     }
 }
 
 /// Runs the demo on a file and a throw-away Postgres, of which nothing is left at the end or when told to stop.
-pub async fn run(path: &Path, shutdown: &Shutdown, tell: Tell<'_>) -> Result<Report> {
+/// With `workflow` the document is cut once more, by a workflow.
+pub async fn run(path: &Path, workflow: bool, shutdown: &Shutdown, tell: Tell<'_>) -> Result<Report> {
     let document = unless_stopped(shutdown, Document::read(path)).await?;
     tell(Step::note("starting", "a throw-away Postgres (durable: every commit waits for the disk)"))?;
     // not given up half-way: it sees the request itself, and takes away what it has begun
@@ -74,7 +81,7 @@ pub async fn run(path: &Path, shutdown: &Shutdown, tell: Tell<'_>) -> Result<Rep
         .await
         .map_err(|error| if shutdown.is_requested() { stopped().because(error) } else { error })?;
     tell(Step::note("started", postgres.binaries().version.to_string()))?;
-    let report = play(&settings(&postgres), &document, shutdown, tell).await;
+    let report = play(&settings(&postgres), &document, workflow, shutdown, tell).await;
     let ended = postgres.stop().await;
     let report = report?; // what went wrong first
     ended.map(|()| report)
@@ -95,6 +102,7 @@ fn settings(postgres: &Throwaway) -> Settings {
 pub async fn play(
     settings: &Settings,
     document: &Document,
+    workflow: bool,
     shutdown: &Shutdown,
     tell: Tell<'_>,
 ) -> Result<Report> {
@@ -106,7 +114,9 @@ pub async fn play(
         let record = mark_and_approve(&client, document, tell).await?;
         let watched = tokio::time::timeout(PATIENCE, watch::until_done(&client, record, tell)).await;
         watched.unwrap_or_else(|_| Err(Error::new(Kind::Timeout, "the demo did not end in time")))?;
-        Ok(record)
+        let pipeline =
+            if workflow { Some(pipeline::run(&client, document, record, tell).await?) } else { None };
+        Ok((record, pipeline))
     };
     let told = tokio::select! {
         told = unless_stopped(shutdown, story) => told,
@@ -119,7 +129,8 @@ pub async fn play(
         () = tokio::time::sleep(STOP) => parts.cut(),
         () = shutdown.was_cut() => parts.cut(),
     }
-    unless_stopped(shutdown, report(&client, told?)).await
+    let (record, pipeline) = told?;
+    unless_stopped(shutdown, report(&client, record, pipeline)).await
 }
 
 /// The outcome of the work, which is dropped when the request to stop comes first.
@@ -204,12 +215,13 @@ async fn mark_and_approve(client: &Object, document: &Document, tell: Tell<'_>) 
     Ok(record)
 }
 
-async fn report(client: &Object, record: Uuid) -> Result<Report> {
+async fn report(client: &Object, record: Uuid, workflow: Option<Pipeline>) -> Result<Report> {
     let record = pilot_host::standing(client, record).await?;
     Ok(Report {
         events: timeline::events(client, "staging").await?,
         jobs: timeline::jobs(client).await?,
         record: record.ok_or_else(|| Error::new(Kind::Database, "the record is gone"))?,
         found_by: timeline::found_by(client).await?,
+        workflow,
     })
 }

@@ -90,7 +90,16 @@ impl Plan {
     }
 }
 
+/// The database refuses it; told before anything is asked.
+const FAN_OUT_IS_FIXED: &str =
+    "fan_out is fixed when the row is made: give the file another name, or remove the row first";
+
 impl Entry {
+    /// Whether applying it would change this column of a row.
+    fn changes(&self, name: &str) -> bool {
+        matches!(&self.action, Action::Change { columns } if columns.iter().any(|change| change.column == name))
+    }
+
     /// Whether applying it would do anything.
     pub fn changes_anything(&self) -> bool {
         matches!(self.action, Action::Add | Action::Change { .. } | Action::Remove)
@@ -151,12 +160,13 @@ pub fn read_folder(folder: &Path) -> Result<Vec<ConsumerFile>> {
     if problems.is_empty() { Ok(files) } else { Err(Problems(problems).into()) }
 }
 
-/// The consumers of the MARK/CUT pilot, as they stand in `consumers/`; for the demo, which runs in any folder.
+/// The consumers of the pilot host, as they stand in `consumers/`; for the demo, which runs in any folder.
 ///
 /// # Errors
 /// Kind Usage, never in a build whose tests passed.
 pub fn of_the_pilot() -> Result<Vec<ConsumerFile>> {
-    const FILES: [(&str, &str); 3] = [
+    const FILES: [(&str, &str); 4] = [
+        ("iu.auto_instantiate", include_str!("../../consumers/iu.auto_instantiate.toml")),
         ("mark_cut.cleaned", include_str!("../../consumers/mark_cut.cleaned.toml")),
         ("mark_cut.cut", include_str!("../../consumers/mark_cut.cut.toml")),
         ("mark_cut.verify_cut", include_str!("../../consumers/mark_cut.verify_cut.toml")),
@@ -196,7 +206,11 @@ pub async fn plan(client: &impl GenericClient, files: &[ConsumerFile], options: 
             Ok(columns) => {
                 let row = rows.iter().position(|row| word(row, "consumer_key") == Some(key));
                 let row = row.map(|place| rows.swap_remove(place));
-                entries.push(compare(file, columns, row.as_ref(), options));
+                let entry = compare(file, columns, row.as_ref(), options);
+                if entry.changes("fan_out") {
+                    problems.push(file.problem(FAN_OUT_IS_FIXED));
+                }
+                entries.push(entry);
             }
             Err(sentence) => problems.push(file.problem(sentence)),
         }

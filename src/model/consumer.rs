@@ -13,6 +13,12 @@ pub const STREAMS: [&str; 7] = ["comment", "review", "update", "birth", "task", 
 /// The key that a consumer's jobs get when it names none.
 pub const DEFAULT_IDEMPOTENCY_KEY: &str = "{consumer_key}:{event_id}";
 
+/// The same for a consumer that fans out.
+pub const FAN_OUT_IDEMPOTENCY_KEY: &str = "{consumer_key}:{event_id}:{recipient}";
+
+/// What `fan_out` can say: one job for each recipient of the event.
+pub const RECIPIENTS: &str = "recipients";
+
 /// The source that a consumer's jobs get when it names none.
 pub const DEFAULT_SOURCE_REF: &str = "{event_subject_ref}";
 
@@ -53,6 +59,8 @@ pub struct Consumer {
     pub enabled: bool,
     /// Match and count, make nothing.
     pub dry_run: bool,
+    /// [`RECIPIENTS`]: one job for each recipient of the event; none for one job.
+    pub fan_out: Option<String>,
     /// Events created before do not flow; none begins when the row is first written.
     pub starts_at: Option<Timestamp>,
     /// What it is for.
@@ -80,6 +88,7 @@ impl Consumer {
             idempotency_key: DEFAULT_IDEMPOTENCY_KEY.to_owned(),
             enabled: false,
             dry_run: false,
+            fan_out: None,
             starts_at: None,
             description: None,
         }
@@ -105,6 +114,7 @@ impl Consumer {
             ("idempotency_key", json!(self.idempotency_key)),
             ("enabled", json!(self.enabled)),
             ("dry_run", json!(self.dry_run)),
+            ("fan_out", json!(self.fan_out)),
             ("description", json!(self.description)),
         ];
         let mut columns: Map<String, Value> =

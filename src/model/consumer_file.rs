@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use toml::de::DeTable;
 
-use super::consumer::{Consumer, STREAMS};
+use super::consumer::{Consumer, FAN_OUT_IDEMPOTENCY_KEY, RECIPIENTS, STREAMS};
 use super::executor::ExecutorKind;
 use super::spelling::guess;
 use super::toml_reader::{Reader, line_of};
@@ -132,6 +132,11 @@ impl Reader<'_> {
         }
         it.max_attempts = self.number("max_attempts", 1..=1_000_000).and_then(|n| u32::try_from(n).ok());
         it.delay = self.duration("delay");
+        it.fan_out = self.text("fan_out");
+        if let Some(word) = it.fan_out.as_deref().filter(|word| *word != RECIPIENTS) {
+            let rule = format!("fan_out is \"{RECIPIENTS}\" or left out, not `{word}`");
+            self.fault("fan_out", &rule, guess(word, [RECIPIENTS]));
+        }
     }
 
     /// An empty `source_ref` leaves the jobs without one; the others are empty unless they are given.
@@ -142,6 +147,9 @@ impl Reader<'_> {
         it.target_ref = self.text("target_ref").filter(|text| !text.is_empty());
         it.payload_ref = self.text("payload_ref").filter(|text| !text.is_empty());
         it.ordering_key = self.text("ordering_key").filter(|text| !text.is_empty());
+        if it.fan_out.is_some() {
+            FAN_OUT_IDEMPOTENCY_KEY.clone_into(&mut it.idempotency_key);
+        }
         if let Some(template) = self.text("idempotency_key") {
             it.idempotency_key = template;
         }

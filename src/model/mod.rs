@@ -3,9 +3,11 @@
 pub mod consumer;
 pub mod consumer_file;
 pub mod executor;
+pub mod finding;
 pub mod job;
 pub mod pass;
 pub mod refusal;
 pub mod schedule;
 pub mod spelling;
 mod toml_reader;
+pub mod workflow;

@@ -50,6 +50,8 @@ pub struct Pass {
     pub dry: u64,
     /// (event, consumer) pairs that went to `dispatch_error`.
     pub errors: u64,
+    /// (event, consumer) pairs without a recipient, of consumers that make one job for each.
+    pub no_recipient: u64,
     /// Whether the pass ended because its batch was full.
     #[serde(skip)]
     pub more: bool,
@@ -69,6 +71,7 @@ impl Pass {
             duplicates: count("duplicates"),
             dry: count("dry"),
             errors: count("errors"),
+            no_recipient: count("no_recipient"),
             more: flag("more"),
             busy: flag("busy"),
         }
@@ -81,6 +84,7 @@ impl Pass {
         self.duplicates += other.duplicates;
         self.dry += other.dry;
         self.errors += other.errors;
+        self.no_recipient += other.no_recipient;
         self.more = other.more;
         self.busy = other.busy;
     }

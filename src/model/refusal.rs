@@ -85,6 +85,11 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "not_authorized" => "your role has no row for this domain in dead_letter_authority",
         "illegal_transition" => "the job's status does not allow it: `reveille jobs show ID`",
         "not_found" => "there is none with this id",
+        "unknown_template" => {
+            "`reveille workflows templates` lists them, `reveille workflows put FILE` writes one"
+        }
+        "approval_expired" => "nobody may approve it any more; retry the workflow to ask again",
+        "effect_changed" => "look again at what there is to approve, and approve that",
         "not_owner" => "this executor name belongs to another database role; choose another name",
         _ => return None,
     })

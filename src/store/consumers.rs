@@ -101,6 +101,8 @@ pub struct Decision {
     pub payload_ref: Option<String>,
     pub ordering_key: Option<String>,
     pub idempotency_key: Option<String>,
+    /// Whom the job is for, when the consumer fans out.
+    pub recipient: Option<String>,
 }
 
 /// A consumer to be previewed: one that is stored, or columns that need not be.
@@ -180,6 +182,7 @@ fn decision(row: &tokio_postgres::Row) -> Result<Decision> {
         payload_ref: get(row, "payload_ref")?,
         ordering_key: get(row, "ordering_key")?,
         idempotency_key: get(row, "idempotency_key")?,
+        recipient: get(row, "recipient")?,
     })
 }
 

@@ -70,12 +70,12 @@ pub async fn sweep(client: &impl GenericClient, margin: Duration) -> Result<Valu
 }
 
 /// Removes read arrivals, old passes, and what counts towards no rate any more; the answer counts them. Places jobs of
-/// ordering keys, too, which claims do where there are any.
+/// ordering keys, too, which claims do where there are any, looks after active workflows, and keeps small what routes note.
 pub async fn prune(client: &impl GenericClient, keep_passes_for: Duration) -> Result<Value> {
     const SQL: &str = "
         select fn_dispatch_prune(p_keep_passes => make_interval(secs => $1))
             || jsonb_build_object('rates', fn_job_rate_prune()) as answer,
-          fn_job_order_sweep()";
+          fn_job_order_sweep(), fn_job_workflow_refresh(p_limit => 100), fn_route_prune()";
     get(&row(client, "pruning arrivals", SQL, &[&keep_passes_for.as_secs_f64()]).await?, "answer")
 }
 

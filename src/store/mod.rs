@@ -6,6 +6,7 @@
 pub mod archive;
 pub mod backlog;
 pub mod bench;
+pub mod bridge;
 pub mod claims;
 pub mod consumers;
 pub mod dead_letters;
@@ -16,13 +17,17 @@ pub mod health;
 pub mod heartbeats;
 pub mod jobs;
 pub mod pauses;
+pub mod pilot;
 pub mod pilot_host;
 pub mod reaper;
 pub mod schedules;
+pub mod recipients;
+pub mod routes;
 pub mod subscriptions;
 pub mod timeline;
 pub mod wakes;
 pub mod work;
+pub mod workflows;
 
 use deadpool_postgres::GenericClient;
 use tokio_postgres::Row;

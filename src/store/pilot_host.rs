@@ -30,7 +30,7 @@ pub async fn install(client: &impl GenericClient) -> Result<()> {
 /// Removes it.
 ///
 /// # Errors
-/// SQLSTATE 55000 while it holds documents or pieces.
+/// SQLSTATE 55000 while it holds documents, pieces or collections.
 pub async fn remove(client: &impl GenericClient) -> Result<()> {
     client.batch_execute(DOWN).await.map_err(|error| Error::postgres("removing the pilot host", error))
 }
@@ -75,6 +75,30 @@ pub async fn verify_mark(
     let parameters: super::Parameters<'_> = &[&staging_record_id, &approve, &approval_doc_id, &approver];
     let answer = row(client, "approving a document", SQL, parameters).await?;
     Ok(Answer::from_json(get(&answer, "answer")?))
+}
+
+/// Keeps a document as its author does, where the first step of the cut pipeline finds it.
+pub async fn keep_source(client: &impl GenericClient, source_ref: &str, body: &str) -> Result<()> {
+    const SQL: &str = "
+        insert into iu_core.iu_source (source_ref, body) values ($1, $2)
+        on conflict (source_ref) do update set body = excluded.body";
+    rows(client, "keeping a document", SQL, &[&source_ref, &body]).await.map(drop)
+}
+
+/// Whether the pieces of a record are, in order and byte for byte, those that a workflow has cut.
+pub async fn has_same_pieces(
+    client: &impl GenericClient,
+    staging_record_id: Uuid,
+    workflow_id: Uuid,
+) -> Result<bool> {
+    const SQL: &str = "
+        select count(*) > 0 and bool_and(a.body is not distinct from b.body and a.heading_path is not distinct from b.heading_path) as same
+        from (select p.* from iu_core.iu_piece p where p.staging_record_id = $1) a
+        full join (
+          select p.* from iu_core.iu_piece p
+          join iu_core.iu_staging_record r on r.staging_record_id = p.staging_record_id
+          where r.workflow_ref = $2::uuid::text) b on b.piece_no = a.piece_no";
+    get(&row(client, "comparing pieces", SQL, &[&staging_record_id, &workflow_id]).await?, "same")
 }
 
 /// Where a staging record stands.

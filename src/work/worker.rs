@@ -33,7 +33,7 @@ const RESERVE: Duration = Duration::from_secs(4);
 /// Between two looks for cancellations; a notification tells sooner.
 const LOOK: Duration = Duration::from_secs(10);
 /// How long a hard stop may take to give jobs back.
-const CUT: Duration = Duration::from_millis(500);
+const CUT: Duration = Duration::from_secs(2);
 
 /// Claims jobs under one executor's name and runs them by its handlers.
 ///

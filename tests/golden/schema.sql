@@ -16,6 +16,7 @@ table consumer_registry
   idempotency_key text not null default '{consumer_key}:{event_id}'::text
   enabled boolean not null default false
   dry_run boolean not null default false
+  fan_out text
   starts_at timestamp with time zone not null default clock_timestamp()
   description text
   source text not null default 'sql'::text
@@ -25,6 +26,7 @@ table consumer_registry
   event_type_like text generated always as (replace(replace(event_type, '_'::text, '\_'::text), '*'::text, '%'::text)) stored
   consumer_registry_delay_check CHECK (((delay >= '00:00:00'::interval) AND (delay <= '100 years'::interval)))
   consumer_registry_event_type_check CHECK ((event_type ~ '^[a-z0-9_.*]{1,200}$'::text))
+  consumer_registry_fan_out_check CHECK ((fan_out = 'recipients'::text))
   consumer_registry_key_check CHECK ((consumer_key ~ '^[a-z0-9][a-z0-9_.-]{0,119}$'::text))
   consumer_registry_pkey PRIMARY KEY (consumer_key)
   consumer_registry_source_check CHECK ((source = ANY (ARRAY['sql'::text, 'file'::text])))
@@ -38,6 +40,7 @@ table consumer_registry
   -- source_ref: Template; variables {event_id} {event_type} {event_subject_table} {event_subject_ref} {canonical_address} {correlation_id} {consumer_key} {payload.KEY}.
   -- idempotency_key: Template. A variable without a value makes the event undigestible for this row (dispatch_error); in a ref it gives null.
   -- dry_run: Match and count, enqueue nothing.
+  -- fan_out: recipients: one job for each recipient of the event (fn_event_recipients), named {recipient} in templates; none, no job. Null: one job. Fixed when the row is made.
   -- starts_at: Events created before do not flow; the default is now.
   -- source: file: kept by `reveille consumers sync`; sql: written by somebody else and never touched by it.
 
@@ -161,6 +164,69 @@ table event_outbox
   CREATE TRIGGER reveille_event_arrival AFTER INSERT ON event_outbox REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION fn_event_arrival_record()
   -- table: Facts, append-only: one row for each thing that happened. Created by Reveille because the host had none.
 
+table event_route
+  route_code text not null
+  actor text not null
+  written_by name not null default SESSION_USER
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  event_route_pkey PRIMARY KEY (route_code)
+  -- table: Which rows of iu_sql_event_route are ours, and who wrote them last. Others are the host's, and left alone.
+
+table event_route_fault
+  fault_id bigint not null generated always as identity
+  route_code text not null
+  noted_at timestamp with time zone not null default clock_timestamp()
+  sqlstate text not null
+  message text not null
+  changes bigint
+  dry_run boolean not null
+  written_by name not null default SESSION_USER
+  event_route_fault_pkey PRIMARY KEY (fault_id)
+  CREATE INDEX event_route_fault_route_idx ON event_route_fault USING btree (route_code, fault_id)
+  -- table: Append-only: writes that passed without their events, because the route is not fail_closed or in its dry run.
+  -- changes: How many changes got no event; null: all of the statement.
+
+table event_route_key
+  route_code text not null
+  row_key text not null
+  tx_id xid8
+  noted_at timestamp with time zone not null default clock_timestamp()
+  event_route_key_pkey PRIMARY KEY (route_code, row_key)
+  CREATE INDEX event_route_key_noted_at_idx ON event_route_key USING btree (noted_at) WHERE (tx_id IS NOT NULL)
+  -- table: What routes with the policy per_row or per_transaction have told already.
+  -- row_key: The source, the statement's kind and the primary key as JSON; its SHA-256 when that is long.
+  -- tx_id: The transaction, for per_transaction; such rows are removed after a day.
+
+table event_route_sample
+  sample_id bigint not null generated always as identity
+  route_code text not null
+  noted_at timestamp with time zone not null default clock_timestamp()
+  statements bigint not null
+  changes bigint not null
+  events bigint not null
+  duplicates bigint not null
+  unfit bigint not null
+  sample jsonb
+  event_route_sample_pkey PRIMARY KEY (sample_id)
+  CREATE INDEX event_route_sample_route_idx ON event_route_sample USING btree (route_code, sample_id)
+  -- table: Append-only: what each statement would have emitted in a dry run. Old rows are added up into one.
+  -- sample: The first events of the statement: subject and payload, nothing beyond the contract. Null in sums.
+
+table event_subscription
+  recipient_ref text not null
+  event_domain text
+  event_type text
+  event_stream text
+  scope_subject_table text
+  scope_filter jsonb
+  mute boolean not null default false
+  -- table: Who is told of which events: null is any. Created by Reveille because the host had none.
+  -- recipient_ref: user:…, agency:…, role:… or agent:….
+  -- event_type: Without its domain, exact.
+  -- scope_filter: An object: what the payload contains. A text: a jsonpath predicate over {"event": …, "payload": …}, as the filters of consumers.
+  -- mute: true: this recipient is not told of these events, whatever its other rows say.
+
 table event_type_registry
   event_domain text not null
   event_type text not null
@@ -173,6 +239,14 @@ table event_type_registry
   event_type_registry_event_domain_event_type_key UNIQUE (event_domain, event_type)
   -- table: Event types that may be emitted, with their stream, lane and severity.
 
+table host_constraint
+  table_name text not null
+  constraint_name text not null
+  definition text not null
+  noted_at timestamp with time zone not null default clock_timestamp()
+  host_constraint_pkey PRIMARY KEY (table_name, constraint_name)
+  -- table: Constraints of the host that were widened here, as they were; the down step puts them back.
+
 table host_object
   object_name text not null
   created boolean not null
@@ -180,6 +254,48 @@ table host_object
   host_object_pkey PRIMARY KEY (object_name)
   -- table: Tables shared with the host: created here, or found and adopted as they were.
   -- created: true: created by Reveille and dropped by its down step; false: the host's own, never altered.
+
+table iu_sql_event_route
+  route_code text not null
+  source_object_kind text not null default 'table'::text
+  source_schema text not null
+  source_table text not null
+  sql_event text not null
+  target_event_domain text not null
+  target_event_type text not null
+  target_event_stream text
+  enabled boolean not null default false
+  dry_run boolean not null default true
+  fail_closed boolean not null default false
+  idempotency_policy text not null default 'per_change'::text
+  payload_contract jsonb not null default '{}'::jsonb
+  created_at timestamp with time zone not null default clock_timestamp()
+  updated_at timestamp with time zone not null default clock_timestamp()
+  iu_sql_event_route_pkey PRIMARY KEY (route_code)
+  iu_sql_event_route_sql_event_check CHECK ((sql_event = ANY (ARRAY['insert'::text, 'update'::text, 'delete'::text])))
+  iu_sql_event_route_target_event_domain_check CHECK ((target_event_domain = ANY (ARRAY['iu'::text, 'iu_sql'::text, 'piece'::text, 'staging'::text, 'birth_registry'::text, 'governance'::text, 'tac'::text, 'kg'::text, 'system'::text, 'dot'::text, 'health'::text])))
+  -- table: Routes: which insert, update or delete of which table becomes which event. Written by fn_route_put.
+  -- target_event_stream: The stream of the type when the route was written; the event gets the registry's.
+  -- dry_run: Count and keep samples, emit nothing.
+  -- fail_closed: true: a write whose event cannot be emitted is refused. false: it passes, and event_route_fault tells.
+  -- idempotency_policy: per_row: once ever for a row; per_transaction: once for a row in a transaction; per_change: each time.
+  -- payload_contract: columns that may travel, templates subject_ref, canonical_address and correlation_id, when_changed.
+
+table job_approval
+  approval_id bigint not null generated always as identity
+  job_id uuid not null
+  workflow_id uuid
+  decision text not null
+  effect_hash text
+  actor text not null
+  reason text
+  decided_by name not null default SESSION_USER
+  decided_at timestamp with time zone not null default clock_timestamp()
+  expires_at timestamp with time zone
+  job_approval_decision_check CHECK ((decision = ANY (ARRAY['approved'::text, 'rejected'::text])))
+  job_approval_pkey PRIMARY KEY (approval_id)
+  CREATE INDEX job_approval_job_idx ON job_approval USING btree (job_id)
+  -- table: Approvals and rejections, with who and why.
 
 table job_archive
   job_id uuid not null
@@ -292,6 +408,41 @@ table job_dead_letter
   -- previous_dead_letter_id: The dead letter that was replayed and failed again.
   -- authorization_source: Where it stands that the replay was allowed: a ticket, a decision, a person.
 
+table job_dependency with (fillfactor=80)
+  job_id uuid not null
+  needs_job_id uuid not null
+  on_outcome text not null default 'success'::text
+  otherwise text not null default 'fail'::text
+  state text
+  job_dependency_on_check CHECK ((on_outcome = ANY (ARRAY['success'::text, 'failure'::text, 'always'::text])))
+  job_dependency_otherwise_check CHECK ((otherwise = ANY (ARRAY['fail'::text, 'skip'::text, 'continue'::text])))
+  job_dependency_pkey PRIMARY KEY (needs_job_id, job_id)
+  job_dependency_state_check CHECK ((state = ANY (ARRAY['met'::text, 'skipped'::text, 'failed'::text])))
+  CREATE INDEX job_dependency_job_idx ON job_dependency USING btree (job_id)
+  -- table: Edges between the jobs of a workflow.
+  -- state: null: the needed job has not ended. met: no hindrance. skipped: the job does not run. failed: the job waits until the needed one is retried.
+
+table job_gate
+  job_id uuid not null
+  workflow_id uuid not null
+  kind text not null
+  event_domain text
+  event_type text
+  filter jsonpath
+  correlation_id text
+  event_id uuid
+  effect_hash text
+  expires_at timestamp with time zone
+  created_at timestamp with time zone not null default clock_timestamp()
+  job_gate_event_check CHECK (((kind = 'event'::text) = ((event_domain IS NOT NULL) AND (event_type IS NOT NULL))))
+  job_gate_kind_check CHECK ((kind = ANY (ARRAY['approval'::text, 'event'::text])))
+  job_gate_pkey PRIMARY KEY (job_id)
+  CREATE INDEX job_gate_event_idx ON job_gate USING btree (event_domain, event_type) WHERE ((kind = 'event'::text) AND (event_id IS NULL))
+  CREATE INDEX job_gate_workflow_idx ON job_gate USING btree (workflow_id)
+  -- table: Nodes that wait for an approval or for an event: jobs that no executor claims.
+  -- event_id: The first event since the workflow began that fits.
+  -- effect_hash: What was approved: the hash of what the jobs before it have given.
+
 table job_handler
   job_kind text not null
   handler text not null
@@ -360,6 +511,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
   CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, lane, priority, scheduled_at, job_id) WHERE claimable
   CREATE INDEX job_queue_unplaced_idx ON job_queue USING btree (created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (ordering_slot IS NULL) AND ((status)::text = 'queued'::text))
+  CREATE INDEX job_queue_workflow_idx ON job_queue USING btree (workflow_id) WHERE (workflow_id IS NOT NULL)
   CREATE UNIQUE INDEX job_queue_limit_idx ON job_queue USING btree (job_kind, limit_slot) WHERE ((limit_slot IS NOT NULL) AND (lease_until IS NOT NULL))
   CREATE UNIQUE INDEX job_queue_turn_idx ON job_queue USING btree (ordering_key, ordering_slot) WHERE ((ordering_slot > 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])))
   CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN (((new.status)::text <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
@@ -469,6 +621,53 @@ table job_subscription
   -- priority_floor: The last priority that it may claim; null is all.
   -- share: Weight among lanes that are equally urgent.
 
+table job_workflow with (fillfactor=80)
+  workflow_id uuid not null default fn_uuid_v7()
+  template_key text not null
+  template_version integer not null
+  status text not null default 'active'::text
+  params signal not null default '{}'::jsonb
+  correlation_id text not null
+  actor job_actor not null
+  causation_event_id uuid
+  consumer_key text
+  jobs integer not null
+  outcome jsonb
+  cancel_reason text
+  created_at timestamp with time zone not null default clock_timestamp()
+  finished_at timestamp with time zone
+  updated_at timestamp with time zone not null default clock_timestamp()
+  job_workflow_correlation_check CHECK (((length(correlation_id) >= 1) AND (length(correlation_id) <= 512)))
+  job_workflow_correlation_unique UNIQUE (template_key, correlation_id)
+  job_workflow_finished_check CHECK (((status = 'active'::text) = (finished_at IS NULL)))
+  job_workflow_pkey PRIMARY KEY (workflow_id)
+  job_workflow_status_check CHECK ((status = ANY (ARRAY['active'::text, 'succeeded'::text, 'failed'::text, 'partially_failed'::text, 'cancelled'::text])))
+  CREATE INDEX job_workflow_active_idx ON job_workflow USING btree (updated_at) WHERE (status = 'active'::text)
+  -- table: One run of a template; its jobs are the rows of job_queue with its workflow_id.
+  -- correlation_id: A second emit of the same template with the same one answers the first workflow.
+  -- outcome: How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.
+
+table mot_template
+  template_key text not null
+  version integer not null
+  description text not null default ''::text
+  params jsonb not null default '{"type": "object"}'::jsonb
+  nodes jsonb not null
+  edges jsonb not null default '[]'::jsonb
+  actor text not null
+  written_by name not null default SESSION_USER
+  created_at timestamp with time zone not null default clock_timestamp()
+  used_at timestamp with time zone
+  mot_template_key_check CHECK ((template_key ~ '^[a-z][a-z0-9_.-]{0,79}$'::text))
+  mot_template_pkey PRIMARY KEY (template_key, version)
+  mot_template_version_check CHECK ((version >= 1))
+  CREATE TRIGGER mot_template_refuse BEFORE DELETE OR UPDATE ON mot_template FOR EACH ROW EXECUTE FUNCTION fn_mot_template_refuse()
+  -- table: Graphs of jobs, by version; one that was used is never changed.
+  -- params: JSON schema of the parameters: type, properties, required, additionalProperties, items, enum, minimum, maximum, minLength, maxLength, pattern, minItems, maxItems.
+  -- nodes: Array of nodes, each after those that it needs: key, type (job, approval, event, graph) and what that asks for.
+  -- edges: Array of {from, to, on: success | failure | always, otherwise: fail | skip | continue, each}.
+  -- used_at: When the first workflow was made from it.
+
 table queue_heartbeat with (fillfactor=10)
   executor_name text not null
   executor_kind executor_kind not null
@@ -573,6 +772,12 @@ sequence dot_config_audit_audit_id_seq as bigint start 1
 
 sequence event_arrival_arrival_seq_seq as bigint start 1
 
+sequence event_route_fault_fault_id_seq as bigint start 1
+
+sequence event_route_sample_sample_id_seq as bigint start 1
+
+sequence job_approval_approval_id_seq as bigint start 1
+
 sequence queue_pause_pause_id_seq as bigint start 1
 
 view v_dead_letter_all
@@ -650,6 +855,31 @@ view v_job_schedule
            FROM job_archive a
           WHERE a.job_id = s.last_job_id
  LIMIT 1) j ON true;
+view v_job_workflow_health
+  -- Workflows: how many of their jobs stand where, and which gates they wait for.
+ SELECT w.workflow_id, (w.template_key || '@'::text) || w.template_version AS template, w.status,
+    w.correlation_id, w.actor, w.jobs,
+    COALESCE(c.succeeded, (w.outcome ->> 'succeeded'::text)::integer, 0) AS succeeded,
+    COALESCE(c.failed, (w.outcome ->> 'failed'::text)::integer, 0) AS failed,
+    COALESCE(c.skipped, (w.outcome ->> 'skipped'::text)::integer, 0) AS skipped,
+    COALESCE(c.cancelled, (w.outcome ->> 'cancelled'::text)::integer, 0) AS cancelled,
+    COALESCE(c.blocked, (w.outcome ->> 'blocked'::text)::integer, 0) AS blocked,
+    COALESCE(c.ready, 0) AS ready, COALESCE(c.running, 0) AS running,
+    COALESCE(c.waiting_for, '{}'::text[]) AS waiting_for, w.created_at, w.finished_at,
+    round(EXTRACT(epoch FROM COALESCE(w.finished_at, clock_timestamp()) - w.created_at), 3) AS age_seconds,
+    w.cancel_reason, w.causation_event_id, w.consumer_key
+   FROM job_workflow w
+     LEFT JOIN LATERAL ( SELECT count(*) FILTER (WHERE j.status::text = ANY (ARRAY['succeeded'::text, 'cleaned'::text]))::integer AS succeeded,
+            count(*) FILTER (WHERE j.status::text = ANY (ARRAY['failed'::text, 'dead_letter'::text]))::integer AS failed,
+            count(*) FILTER (WHERE j.status::text = 'cancelled'::text AND j.cancel_reason ~~ 'skipped: %'::text)::integer AS skipped,
+            count(*) FILTER (WHERE j.status::text = 'cancelled'::text AND COALESCE(j.cancel_reason, ''::text) !~~ 'skipped: %'::text)::integer AS cancelled,
+            count(*) FILTER (WHERE j.status::text = 'queued'::text AND j.blocked_by::integer > 0)::integer AS blocked,
+            count(*) FILTER (WHERE (j.status::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND j.blocked_by::integer = 0)::integer AS ready,
+            count(*) FILTER (WHERE j.status::text = ANY (ARRAY['leased'::text, 'in_progress'::text]))::integer AS running,
+            array_agg((g.kind || ' '::text) || substr(j.idempotency_key::text, 38) ORDER BY j.job_id) FILTER (WHERE g.job_id IS NOT NULL AND j.status::text = 'queued'::text AND j.blocked_by::integer = 1) AS waiting_for
+           FROM job_queue j
+             LEFT JOIN job_gate g ON g.job_id = j.job_id
+          WHERE j.workflow_id = w.workflow_id) c ON w.outcome IS NULL;
 
 view v_ordering_blocked
   -- Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).
@@ -839,6 +1069,12 @@ UNION ALL
    FROM queue_pause q
   WHERE q.resumed_at IS NULL;
 
+view v_subscription_gaps
+  -- Pairs of domain and stream whose active event types resolve to nobody, or only by a row of all events or within a scope: warnings, nothing is stopped.
+ SELECT g.event_domain, g.event_stream, g.caught_by, g.event_types, g.recent_events, g.last_event_at,
+    g.hint
+   FROM fn_subscription_gaps() g(event_domain, event_stream, caught_by, event_types, recent_events, last_event_at, hint);
+
 -- Half-open stretches (low, high) of (tx_id, arrival_seq) to read between two snapshots, after a place.
 CREATE OR REPLACE FUNCTION fn_arrival_ranges(p_old pg_snapshot, p_new pg_snapshot, p_place_tx xid8, p_place_seq bigint)
  RETURNS TABLE(low_tx xid8, low_seq bigint, high_tx xid8, high_seq bigint)
@@ -973,6 +1209,9 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause, 'event_id', p_event_id);
   end if;
   select * into v_counts from fn_dispatch_events_singly(array[p_event_id]);
+  if v_counts.jobs > 0 and exists (select from consumer_registry c where c.enabled and c.job_kind like 'workflow:%') then
+    perform fn_mot_start();
+  end if;
   -- what did not fail again is mended, or not wanted any more; who is disabled or only counts has made no job of it
   delete from dispatch_error d
   where d.event_id = p_event_id
@@ -993,13 +1232,18 @@ begin
   join consumer_registry c on c.event_domain = e.event_domain
   left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
   left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
-  where e.id = p_event_id;
+  where e.id = p_event_id and c.fan_out is null;
+  if exists (
+    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
+  then
+    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
+  end if;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
-    'errors', v_counts.errors, 'decisions', v_decisions);
+    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', v_decisions);
 end
 $function$
 
--- One pass of one domain: {events, jobs, duplicates, dry, errors, more}; busy when another sidecar holds the domain.
+-- One pass of one domain: {events, jobs, duplicates, dry, errors, no_recipient, more}; busy when another sidecar holds the domain.
 CREATE OR REPLACE FUNCTION fn_consumer_dispatch_batch(p_event_domain text, p_limit integer DEFAULT 1000, p_found_by text DEFAULT 'sql'::text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1028,10 +1272,13 @@ declare
   v_executors text[];
   v_kinds text[];
   v_plain boolean;
+  v_fans boolean;
+  v_fanned record;
   v_jobs int;
   v_duplicates int := 0;
   v_dry int := 0;
   v_errors int := 0;
+  v_no_recipient int := 0;
   v_count int;
   v_limit int;
   v_way text;
@@ -1108,26 +1355,38 @@ begin
   end if;
   v_more := v_count >= v_limit;
 
-  -- Plain: no consumer that only counts, and keys of which no two can be the same. Whom to wake is read from the
+  -- Plain: no consumer that only counts, and keys of which no two can be the same; those that fan out are served beside it. Whom to wake is read from the
   -- consumers: at worst somebody looks in vain, or at his next poll.
   select count(*), array_agg(distinct c.executor::text), array_agg(distinct c.job_kind::text), coalesce(bool_and(
-    not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0), true)
-  into v_consumers, v_executors, v_kinds, v_plain
+    c.fan_out is not null or (
+      not c.dry_run and strpos(c.idempotency_key, '{event_id}') > 0 and strpos(c.idempotency_key, '{consumer_key}') > 0)), true),
+    coalesce(bool_or(c.fan_out is not null), false)
+  into v_consumers, v_executors, v_kinds, v_plain, v_fans
   from consumer_registry c where c.enabled and c.event_domain = p_event_domain and c.job_kind is not null;
   v_way := case when v_plain then 'plain' else 'careful' end;
   -- fewer than 64 savepoints a transaction (trap 19): the rest comes with the next passes
   v_singly := greatest(1, 58 / greatest(1, v_consumers));
   loop
     if v_way = 'singly' then
-      select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+      select d.jobs, d.duplicates, d.dry, d.errors, d.no_recipient, d.executors
+      into v_jobs, v_duplicates, v_dry, v_errors, v_no_recipient, v_executors
       from fn_dispatch_events_singly(v_ids[1:v_count]) d;
       exit;
     end if;
     begin
       if v_way in ('plain', 'asking') then
         v_jobs := fn_dispatch_events_plain(v_ids, p_event_domain, v_way = 'asking');
+        if v_fans then
+          select * into v_fanned from fn_dispatch_fan_out(v_ids, p_event_domain => p_event_domain);
+          v_jobs := v_jobs + v_fanned.jobs;
+          v_duplicates := v_fanned.duplicates;
+          v_dry := v_fanned.dry;
+          v_errors := v_fanned.errors;
+          v_no_recipient := v_fanned.no_recipient;
+        end if;
       else
-        select d.jobs, d.duplicates, d.dry, d.errors, d.executors into v_jobs, v_duplicates, v_dry, v_errors, v_executors
+        select d.jobs, d.duplicates, d.dry, d.errors, d.no_recipient, d.executors
+        into v_jobs, v_duplicates, v_dry, v_errors, v_no_recipient, v_executors
         from fn_dispatch_events(v_ids[1:v_count], p_event_domain => p_event_domain) d;
       end if;
       exit;
@@ -1146,6 +1405,12 @@ begin
     end;
   end loop;
   v_more := v_more or v_count < cardinality(v_ids);
+  if exists (select from job_gate g where g.kind = 'event' and g.event_id is null and g.event_domain = p_event_domain) then
+    perform fn_job_gate_events(v_ids[1:v_count]);
+  end if;
+  if v_jobs > 0 and exists (select from unnest(v_kinds) k where k like 'workflow:%') then
+    perform fn_mot_start();
+  end if;
 
   insert into dispatch_pass (
     event_domain, snapshot_old, snapshot_new, place_tx, place_seq, events, jobs, duplicates, errors, found_by, took)
@@ -1158,8 +1423,119 @@ begin
     end loop;
   end if;
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
-    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors,
+    'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors, 'no_recipient', v_no_recipient,
     'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
+end
+$function$
+
+-- Collections by how well they suit a pilot: few events, few failures, much that can be undone; places added, the smallest sum first.
+CREATE OR REPLACE FUNCTION fn_consumer_pilot(p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 20, p_collection_key text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(place integer, collection text, grouped_by text, event_domains text[], events bigint, events_per_day numeric, jobs bigint, failed_attempts bigint, dead_letters bigint, dispatch_errors bigint, failures_per_event numeric, reversible numeric, irreversible_kinds text[], volume_place integer, failure_place integer, reversible_place integer, enough boolean)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_since timestamptz := coalesce(p_since, v_now - interval '30 days');
+  v_key text := coalesce(p_collection_key, fn_config('queue.pilot.collection_key', 'collection'));
+  v_least constant int := 5;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_consumer_pilot: p_limit must be at least 1, not %', coalesce(p_limit::text, 'null') using errcode = '22023';
+  end if;
+  return query
+  with facts as materialized (
+    select o.id, o.event_domain::text as event_domain, o.event_type::text as event_type,
+      left(coalesce(nullif(o.safe_payload ->> v_key, ''), a.address, nullif(o.event_subject_table, ''), o.event_domain), 200) as collection,
+      case when nullif(o.safe_payload ->> v_key, '') is not null then 'payload' when a.address is not null then 'address'
+        when nullif(o.event_subject_table, '') is not null then 'table' else 'domain' end as grouped_by
+    from event_outbox o
+    cross join lateral (select substring(o.canonical_address from '^[^/:#]+') as address) a
+    where o.created_at >= v_since and o.created_at <= v_now
+  ),
+  work as materialized (
+    select f.collection, f.grouped_by, f.event_domain, f.event_type, j.job_id, j.job_kind::text as job_kind, j.error_count
+    from facts f
+    join (
+      select q.job_id, q.job_kind, q.error_count, q.causation_event_id from job_queue q where q.causation_event_id is not null
+      union all
+      select x.job_id, x.job_kind, x.error_count, x.causation_event_id from job_archive x where x.causation_event_id is not null) j
+      on j.causation_event_id = f.id
+  ),
+  worked as (
+    select w.collection, w.grouped_by, count(*) as jobs, sum(w.error_count)::bigint as failed_attempts,
+      (select count(*) from job_dead_letter d where d.job_id = any (array_agg(w.job_id))) as dead_letters
+    from work w
+    group by w.collection, w.grouped_by
+  ),
+  undigested as (
+    select f.collection, f.grouped_by, count(*) as errors
+    from dispatch_error d
+    join facts f on f.id = d.event_id
+    group by f.collection, f.grouped_by
+  ),
+  types as materialized (
+    select f.collection, f.grouped_by, f.event_domain, f.event_type, count(*) as events
+    from facts f
+    group by f.collection, f.grouped_by, f.event_domain, f.event_type
+  ),
+  follows as materialized (
+    select t.collection, t.grouped_by, t.events, k.job_kind,
+      k.job_kind is null or coalesce(fn_gate_is_open('job.' || k.job_kind || '.reversible'), false) as is_reversible
+    from types t
+    cross join lateral (
+      select distinct c.job_kind::text as job_kind
+      from consumer_registry c where c.event_domain = t.event_domain and t.event_type like c.event_type_like
+      union
+      select distinct w.job_kind
+      from work w
+      where w.collection = t.collection and w.grouped_by = t.grouped_by and w.event_domain = t.event_domain and w.event_type = t.event_type
+        and not exists (
+          select from consumer_registry c where c.event_domain = t.event_domain and t.event_type like c.event_type_like)) k
+  ),
+  effects as (
+    select l.collection, l.grouped_by, round(sum(l.events) filter (where l.is_reversible) / sum(l.events), 3) as reversible,
+      array_agg(distinct l.job_kind order by l.job_kind) filter (where not l.is_reversible) as irreversible_kinds
+    from follows l
+    group by l.collection, l.grouped_by
+  ),
+  sums as (
+    select t.collection, t.grouped_by, array_agg(distinct t.event_domain order by t.event_domain) as event_domains,
+      sum(t.events)::bigint as events
+    from types t
+    group by t.collection, t.grouped_by
+  ),
+  measured as (
+    select s.collection, s.grouped_by, s.event_domains, s.events,
+      round(s.events / greatest(extract(epoch from v_now - v_since) / 86400, 0.0001)::numeric, 2) as events_per_day,
+      coalesce(w.jobs, 0) as jobs, coalesce(w.failed_attempts, 0) as failed_attempts, coalesce(w.dead_letters, 0) as dead_letters,
+      coalesce(u.errors, 0) as dispatch_errors,
+      round((coalesce(w.failed_attempts, 0) + coalesce(w.dead_letters, 0) + coalesce(u.errors, 0))::numeric / s.events, 4) as failures_per_event,
+      case when e.collection is not null then coalesce(e.reversible, 0) end as reversible,
+      coalesce(e.irreversible_kinds, '{}') as irreversible_kinds, s.events >= v_least as enough
+    from sums s
+    left join worked w on w.collection = s.collection and w.grouped_by = s.grouped_by
+    left join undigested u on u.collection = s.collection and u.grouped_by = s.grouped_by
+    left join effects e on e.collection = s.collection and e.grouped_by = s.grouped_by
+  ),
+  placed as (
+    select m.*,
+      dense_rank() over (partition by m.enough order by m.events)::int as by_volume,
+      dense_rank() over (partition by m.enough order by m.failures_per_event)::int as by_failure,
+      dense_rank() over (partition by m.enough order by coalesce(m.reversible, 0) desc)::int as by_reversible
+    from measured m
+  )
+  select
+    (row_number() over (order by p.enough desc, p.by_volume + p.by_failure + p.by_reversible, p.failures_per_event, p.by_reversible,
+      p.events, p.collection, p.grouped_by))::int,
+    p.collection, p.grouped_by, p.event_domains, p.events, p.events_per_day, p.jobs, p.failed_attempts, p.dead_letters, p.dispatch_errors,
+    p.failures_per_event, p.reversible, p.irreversible_kinds, p.by_volume, p.by_failure, p.by_reversible, p.enough
+  from placed p
+  order by 1
+  limit p_limit;
 end
 $function$
 
@@ -1190,7 +1566,10 @@ begin
     for v_variable in select m[1] from regexp_matches(v_template.template, '\{([^{}]*)\}', 'g') as m loop
       if v_variable not in ('consumer_key', 'event_id', 'event_domain', 'event_type', 'event_stream', 'event_severity', 'event_subject_table',
           'event_subject_ref', 'canonical_address', 'actor_ref', 'source_system', 'correlation_id')
-        and v_variable !~ '^payload\..+$' then
+        and v_variable !~ '^payload\..+$' and (v_variable <> 'recipient' or (p_consumer).fan_out is null) then
+        if v_variable = 'recipient' then
+          return format('%s has {recipient}, which only a consumer with fan_out = recipients has', v_template.name);
+        end if;
         return format('%s has an unknown variable {%s}; known are {consumer_key} {event_id} {event_domain} {event_type} {event_stream} '
           '{event_severity} {event_subject_table} {event_subject_ref} {canonical_address} {actor_ref} {source_system} {correlation_id} {payload.KEY}',
           v_template.name, v_variable);
@@ -1204,6 +1583,18 @@ begin
   end if;
   if btrim(coalesce((p_consumer).idempotency_key, '')) = '' then
     return 'idempotency_key is empty; leave it out for the default {consumer_key}:{event_id}';
+  end if;
+  if (p_consumer).fan_out <> 'recipients' then
+    return format('fan_out %s is not known; it is recipients, or left out', quote_literal((p_consumer).fan_out));
+  elsif (p_consumer).fan_out is not null and (p_consumer).job_kind is null then
+    return 'fan_out makes one job a recipient, and a terminal consumer makes none: name a job_kind or leave fan_out out';
+  elsif (p_consumer).fan_out is not null and strpos((p_consumer).idempotency_key, '{recipient}') = 0 then
+    return 'idempotency_key lacks {recipient}: two recipients of one event would share one job; '
+      'leave it out for the default {consumer_key}:{event_id}:{recipient}';
+  elsif (p_consumer).fan_out is not null and not exists (
+    select from pg_proc p where p.proname = 'fn_dispatch_fan_out' and p.pronamespace = quote_ident(current_schema())::regnamespace)
+  then
+    return 'fan_out needs what resolves recipients: run `reveille migrate up` first';
   end if;
   if (p_consumer).filter is not null then
     -- asked of the text, as the sample may never reach it; names stand between double quotes, a quote within escaped
@@ -1238,8 +1629,8 @@ begin
   select c.* into v_row from consumer_registry c where c.consumer_key = v_key for update;
   if not found then
     v_created := true;
-    insert into consumer_registry (consumer_key, event_domain, source, actor)
-    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor)
+    insert into consumer_registry (consumer_key, event_domain, source, actor, job_kind, fan_out)
+    values (v_key, p_consumer ->> 'event_domain', p_source, p_actor, p_consumer ->> 'job_kind', p_consumer ->> 'fan_out')
     returning * into v_row;
   elsif v_row.source <> p_source then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'consumer_key', v_key, 'source', v_row.source);
@@ -1250,7 +1641,7 @@ begin
       job_kind = v_row.job_kind, executor = v_row.executor, priority = v_row.priority, max_attempts = v_row.max_attempts,
       delay = v_row.delay, source_ref = v_row.source_ref, target_ref = v_row.target_ref, payload_ref = v_row.payload_ref,
       ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
-      starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
+      fan_out = v_row.fan_out, starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
   where c.consumer_key = v_key;
   return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
 end
@@ -1263,8 +1654,16 @@ CREATE OR REPLACE FUNCTION fn_consumer_registry_check()
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_problem text := fn_consumer_problem(new);
+  v_problem text;
 begin
+  if new.fan_out is not null and new.idempotency_key = '{consumer_key}:{event_id}' then
+    new.idempotency_key := '{consumer_key}:{event_id}:{recipient}'; -- the default of such a row
+  end if;
+  v_problem := fn_consumer_problem(new);
+  -- a pass reads both sorts of consumers one after the other: a row that changes sides between would be missed, or served twice
+  if v_problem is null and tg_op = 'UPDATE' and new.fan_out is distinct from old.fan_out then
+    v_problem := 'fan_out is fixed when the row is made: write a consumer of another name, or remove this one first';
+  end if;
   if v_problem is not null then
     raise exception 'consumer %: %', new.consumer_key, v_problem using errcode = '23514';
   end if;
@@ -1396,7 +1795,7 @@ AS $function$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_route_dead_letter' and c.relkind in ('r', 'p'))
   then
     return;
   end if;
@@ -1467,8 +1866,8 @@ begin
 end
 $function$
 
--- Makes the jobs of some events: jobs, duplicates, dry, errors, executors. Internal.
-CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+-- Makes the jobs of some events: jobs, duplicates, dry, errors, no_recipient, executors. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_events(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT no_recipient integer, OUT executors text[])
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -1481,7 +1880,9 @@ AS $function$
 declare
   v_first uuid := fn_uuid_v7();
   v_repeated int;
+  v_fanned record;
 begin
+  no_recipient := 0;
   with wanted as materialized (
     select r.*, coalesce(r.idempotency_key, '') <> '' and (not r.is_ordered or r.ordering_key is not null) as is_sound
     from fn_dispatch_rows(p_event_ids, p_consumer_key, p_event_domain) r
@@ -1524,6 +1925,19 @@ begin
     jobs := jobs - v_repeated;
     duplicates := duplicates + v_repeated;
   end if;
+  if exists (
+    select from consumer_registry c
+    where c.enabled and c.fan_out is not null and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+      and (p_event_domain is null or c.event_domain = p_event_domain))
+  then
+    select * into v_fanned from fn_dispatch_fan_out(p_event_ids, p_consumer_key, p_event_domain);
+    jobs := jobs + v_fanned.jobs;
+    duplicates := duplicates + v_fanned.duplicates;
+    dry := dry + v_fanned.dry;
+    errors := errors + v_fanned.errors;
+    no_recipient := v_fanned.no_recipient;
+    executors := executors || v_fanned.executors;
+  end if;
 end
 $function$
 
@@ -1535,7 +1949,7 @@ CREATE OR REPLACE FUNCTION fn_dispatch_events_plain(p_event_ids uuid[], p_event_
 AS $function$
 declare
   v_first uuid := fn_uuid_v7();
-  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = current_schema()::regnamespace);
+  v_has_archive boolean := exists (select from pg_class c where c.relname = 'job_archive_bound' and c.relnamespace = quote_ident(current_schema())::regnamespace);
   v_kinds text[];
   v_bound timestamptz;
   v_ask boolean := false;
@@ -1545,7 +1959,7 @@ begin
     select array_agg(c.job_kind), max(b.newest_event) into v_kinds, v_bound
     from consumer_registry c
     left join job_archive_bound b on b.job_kind = c.job_kind
-    where c.event_domain = p_event_domain;
+    where c.event_domain = p_event_domain and c.fan_out is null;
     v_ask := p_ask or coalesce(v_bound = 'infinity', false);
   end if;
   if v_ask or v_bound is null then
@@ -1566,7 +1980,8 @@ begin
     v_ask := exists (
       select from job_archive_bound b
       where b.newest_event > v_bound
-        and b.job_kind = any (v_kinds || array(select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain)));
+        and b.job_kind = any (v_kinds || array(
+          select c.job_kind::text from consumer_registry c where c.event_domain = p_event_domain and c.fan_out is null)));
   end if;
   if v_ask and v_jobs > 0 and fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647)) > 0 then
     raise exception 'some of these jobs are archived' using errcode = '23505';
@@ -1576,7 +1991,7 @@ end
 $function$
 
 -- Makes the jobs of some events one by one, when doing it at once failed. Internal.
-CREATE OR REPLACE FUNCTION fn_dispatch_events_singly(p_event_ids uuid[], OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT executors text[])
+CREATE OR REPLACE FUNCTION fn_dispatch_events_singly(p_event_ids uuid[], OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT no_recipient integer, OUT executors text[])
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -1587,7 +2002,7 @@ declare
   v_state text;
   v_message text;
 begin
-  jobs := 0; duplicates := 0; dry := 0; errors := 0; executors := '{}';
+  jobs := 0; duplicates := 0; dry := 0; errors := 0; no_recipient := 0; executors := '{}';
   for v_pair in
     select e.id, e.event_domain, c.consumer_key
     from unnest(p_event_ids) with ordinality as u (id, n)
@@ -1601,6 +2016,7 @@ begin
       duplicates := duplicates + v_one.duplicates;
       dry := dry + v_one.dry;
       errors := errors + v_one.errors;
+      no_recipient := no_recipient + v_one.no_recipient;
       executors := executors || coalesce(v_one.executors, '{}');
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
@@ -1613,6 +2029,101 @@ begin
         set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp();
     end;
   end loop;
+end
+$function$
+
+-- Makes one job for each recipient of some events: jobs, duplicates, dry, errors, no_recipient (pairs of event and consumer), executors. Internal.
+CREATE OR REPLACE FUNCTION fn_dispatch_fan_out(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text, OUT jobs integer, OUT duplicates integer, OUT dry integer, OUT errors integer, OUT no_recipient integer, OUT executors text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_first uuid := fn_uuid_v7();
+  v_repeated int;
+begin
+  with consumers as materialized (
+    select c.*, coalesce(c.max_attempts, fn_job_max_attempts(c.job_kind, c.event_domain)) as attempts
+    from consumer_registry c
+    where c.enabled
+      and c.job_kind is not null
+      and c.fan_out is not null
+      and (p_consumer_key is null or c.consumer_key = p_consumer_key)
+      and (p_event_domain is null or c.event_domain = p_event_domain)
+  ),
+  pairs as materialized (
+    select u.n, e.id as event_id, e.event_domain, e.safe_payload, e.correlation_id::text as correlation_id,
+      fn_event_document(row(e.*)::event_outbox) as document, k.consumer_key
+    from unnest(p_event_ids) with ordinality as u (id, n)
+    cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
+    join consumers k on 'match' = fn_event_verdict(
+      row(e.*)::event_outbox, k.event_domain, k.event_type_like, k.event_stream, k.starts_at, k.filter)
+  ),
+  addressed as materialized (
+    select distinct r.event_id, r.recipient_ref
+    from fn_event_recipient_rows(array(select distinct p.event_id from pairs p)) r
+    where r.muted_by is null
+  ),
+  named as materialized (
+    select (row_number() over (order by p.n, p.consumer_key, a.recipient_ref))::int as n, p.event_id, p.event_domain, p.safe_payload,
+      p.correlation_id, p.consumer_key, jsonb_set(p.document, '{event,recipient}', to_jsonb(a.recipient_ref)) as document
+    from pairs p
+    join addressed a on a.event_id = p.event_id
+  ),
+  wanted as materialized (
+    select m.n, m.event_id, m.event_domain, m.safe_payload, m.correlation_id, k.consumer_key, k.job_kind, k.executor, k.priority,
+      k.attempts, k.delay, k.dry_run, k.actor,
+      fn_recipient_template(k.source_ref, k.consumer_key, m.document) as source_ref,
+      fn_recipient_template(k.target_ref, k.consumer_key, m.document) as target_ref,
+      fn_recipient_template(k.payload_ref, k.consumer_key, m.document) as payload_ref,
+      x.ordering_key,
+      x.idempotency_key,
+      coalesce(x.idempotency_key, '') <> '' and (k.ordering_key is null or x.ordering_key is not null) as is_sound
+    from named m
+    join consumers k on k.consumer_key = m.consumer_key
+    cross join lateral (select
+      fn_recipient_template(k.ordering_key, k.consumer_key, m.document) as ordering_key,
+      fn_recipient_template(k.idempotency_key, k.consumer_key, m.document) as idempotency_key) x
+  ),
+  made as (
+    insert into job_queue (
+      job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    select
+      fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
+      w.safe_payload, w.priority, clock_timestamp() + w.delay, w.attempts, fn_job_key(w.idempotency_key), w.ordering_key, w.actor,
+      w.event_id, w.consumer_key, w.correlation_id
+    from wanted w
+    where not w.dry_run and w.is_sound
+    order by w.n
+    on conflict (job_kind, idempotency_key) do nothing
+    returning executor
+  ),
+  refused as (
+    insert into dispatch_error as d (event_id, consumer_key, event_domain, sqlstate, message)
+    select distinct on (w.event_id, w.consumer_key) w.event_id, w.consumer_key, w.event_domain, '22004',
+      'the template of ' || case when coalesce(w.idempotency_key, '') = '' then 'idempotency_key' else 'ordering_key' end
+        || ' has a variable without a value'
+    from wanted w
+    where not w.dry_run and not w.is_sound
+    order by w.event_id, w.consumer_key
+    on conflict (event_id, consumer_key) do update
+    set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp()
+    returning 1
+  )
+  select
+    (select count(*) from made),
+    (select count(*) from wanted w where not w.dry_run and w.is_sound) - (select count(*) from made),
+    (select count(*) from wanted w where w.dry_run),
+    (select count(*) from refused),
+    (select count(*) from pairs p where not exists (select from addressed a where a.event_id = p.event_id)),
+    (select array_agg(distinct m.executor::text) from made m)
+  into jobs, duplicates, dry, errors, no_recipient, executors;
+  if jobs > 0 then
+    v_repeated := fn_job_repeated(fn_uuid_v7_nth(v_first, 0), fn_uuid_v7_nth(v_first, 2147483647));
+    jobs := jobs - v_repeated;
+    duplicates := duplicates + v_repeated;
+  end if;
 end
 $function$
 
@@ -1724,7 +2235,7 @@ begin
 end
 $function$
 
--- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events. Internal.
+-- The jobs that events call for: every enabled consumer (or the named one, or those of one domain) against these events; those that fan out are read by fn_dispatch_fan_out. Internal.
 CREATE OR REPLACE FUNCTION fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text DEFAULT NULL::text, p_event_domain text DEFAULT NULL::text)
  RETURNS TABLE(n integer, event_id uuid, event_domain text, created_at timestamp with time zone, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind, executor executor_kind, priority job_priority, max_attempts job_limit, delay interval, dry_run boolean, actor job_actor, source_ref text, target_ref text, payload_ref text, is_ordered boolean, ordering_key text, idempotency_key text)
  LANGUAGE sql
@@ -1756,7 +2267,7 @@ BEGIN ATOMIC
              row_number() OVER (ORDER BY c.consumer_key) AS n,
              count(*) OVER () AS of
             FROM consumer_registry c
-           WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
+           WHERE (c.enabled AND (c.job_kind IS NOT NULL) AND (c.fan_out IS NULL) AND ((fn_dispatch_rows.p_consumer_key IS NULL) OR (c.consumer_key = fn_dispatch_rows.p_consumer_key)) AND ((fn_dispatch_rows.p_event_domain IS NULL) OR (c.event_domain = fn_dispatch_rows.p_event_domain)))
          )
   SELECT (((u.n * k.of) + k.n))::integer AS int4,
      e.id,
@@ -1961,6 +2472,108 @@ begin
     'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
     'created_at', now())) e;
   return v_id;
+end
+$function$
+
+-- Whom some events are for, by which subscription, and which mute row says otherwise. Internal.
+CREATE OR REPLACE FUNCTION fn_event_recipient_rows(p_event_ids uuid[])
+ RETURNS TABLE(event_id uuid, recipient_ref text, subscription jsonb, muted_by jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_hashjoin TO 'on'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with subscriptions as materialized (
+    select s.* from fn_event_subscriptions() s where s.problem is null
+  ),
+  events as materialized (
+    select o as event, o.id, o.event_domain::text as event_domain, o.event_type::text as event_type, o.event_stream::text as event_stream,
+      coalesce(o.event_subject_table, '') as subject_table
+    from unnest(p_event_ids) as u (id)
+    cross join lateral (select e.* from event_outbox e where e.id = u.id offset 0) o
+  ),
+  -- events of a pass are of few sorts: each sort is compared with all subscriptions, each event only with those of its sort
+  sorts as materialized (
+    select t.event_domain, t.event_type, t.event_stream, t.subject_table, s.recipient_ref, s.subscription, s.mute, s.scope_contains, s.scope_path
+    from (select distinct v.event_domain, v.event_type, v.event_stream, v.subject_table from events v) t
+    join subscriptions s on (s.event_domain is null or s.event_domain = t.event_domain)
+      and (s.event_type is null or s.event_type = t.event_type)
+      and (s.event_stream is null or s.event_stream = t.event_stream)
+      and (s.scope_subject_table is null or s.scope_subject_table = t.subject_table)
+  ),
+  hits as materialized (
+    select v.id, t.recipient_ref, t.subscription, t.mute
+    from events v
+    join sorts t on t.event_domain = v.event_domain and t.event_type = v.event_type and t.event_stream = v.event_stream
+      and t.subject_table = v.subject_table
+    where (t.scope_contains is null or (v.event).safe_payload @> t.scope_contains)
+      and (t.scope_path is null
+        or coalesce(jsonb_path_match_tz(fn_event_document(row((v.event).*)::event_outbox), t.scope_path, '{}', true), false))
+  ),
+  mutes as (
+    select distinct on (h.id, h.recipient_ref) h.id, h.recipient_ref, h.subscription
+    from hits h
+    where h.mute
+    order by h.id, h.recipient_ref, h.subscription
+  )
+  select h.id, h.recipient_ref, h.subscription, m.subscription
+  from hits h
+  left join mutes m on m.id = h.id and m.recipient_ref = h.recipient_ref
+  where not h.mute
+  order by h.id, m.subscription is not null, h.recipient_ref, h.subscription;
+end
+$function$
+
+-- Whom an event is for: recipient, the row of event_subscription, and the mute row that wins over it, if any.
+CREATE OR REPLACE FUNCTION fn_event_recipients(p_event_id uuid)
+ RETURNS TABLE(recipient_ref text, subscription jsonb, muted_by jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_event_id is null then
+    raise exception 'fn_event_recipients needs the id of an event' using errcode = '22023';
+  end if;
+  return query select r.recipient_ref, r.subscription, r.muted_by from fn_event_recipient_rows(array[p_event_id]) r;
+end
+$function$
+
+-- The rows of event_subscription as they are understood, each with what is wrong with it; null is any.
+CREATE OR REPLACE FUNCTION fn_event_subscriptions()
+ RETURNS TABLE(subscription jsonb, recipient_ref text, event_domain text, event_type text, event_stream text, scope_subject_table text, scope_contains jsonb, scope_path jsonpath, mute boolean, is_broadcast boolean, problem text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if not exists (
+    select from pg_class c
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'event_subscription' and c.relkind in ('r', 'p', 'v'))
+  then
+    return;
+  end if;
+  for subscription, recipient_ref, event_domain, event_type, event_stream, scope_subject_table, scope_contains, scope_path, mute,
+      is_broadcast, problem in execute format($q$
+    select d.doc, d.doc ->> 'recipient_ref', d.doc ->> 'event_domain', d.doc ->> 'event_type', d.doc ->> 'event_stream',
+      d.doc ->> 'scope_subject_table', f.contains, f.path,
+      coalesce(d.doc ->> 'mute' in ('true', 't', '1'), false),
+      not d.doc ?| array['event_domain', 'event_type', 'event_stream', 'scope_subject_table'] and f.contains is null and f.path is null,
+      case
+        when not fn_recipient_is_sound(d.doc ->> 'recipient_ref') then
+          format('recipient_ref %%s is not user:…, agency:…, role:… or agent:…', quote_nullable(d.doc ->> 'recipient_ref'))
+        when d.doc ->> 'event_stream' <> all (array['comment', 'review', 'update', 'birth', 'task', 'alert', 'health']) then
+          format('event_stream %%s is none of comment, review, update, birth, task, alert, health', quote_literal(d.doc ->> 'event_stream'))
+        else f.problem
+      end
+    from (select jsonb_strip_nulls(to_jsonb(s)) as doc from %I.event_subscription s) d
+    cross join lateral fn_scope_read(d.doc -> 'scope_filter') f $q$, current_schema())
+  loop
+    return next;
+  end loop;
 end
 $function$
 
@@ -2221,6 +2834,98 @@ begin
 end
 $function$
 
+-- The decisions of fn_consumer_dispatch about consumers that fan out, one a recipient. Internal.
+CREATE OR REPLACE FUNCTION fn_fan_out_decisions(p_event_id uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    with addressed as materialized (
+      select distinct r.recipient_ref from fn_event_recipient_rows(array[p_event_id]) r where r.muted_by is null
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
+        when not c.enabled then 'disabled'
+        when v.verdict <> 'match' then v.verdict
+        when a.recipient_ref is null then 'no_recipient'
+        when d.event_id is not null then 'error'
+        when c.dry_run then 'dry_run'
+        else 'job'
+      end, 'recipient', a.recipient_ref, 'job_id', j.job_id, 'status', j.status, 'error', d.message)
+      order by c.consumer_key, a.recipient_ref), '[]')
+    from event_outbox e
+    join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null
+    cross join lateral fn_consumer_verdict(c, e) as v (verdict)
+    left join addressed a on c.enabled and v.verdict = 'match'
+    left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
+    left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_recipient_template(c.idempotency_key, c.consumer_key,
+      jsonb_set(fn_event_document(e), '{event,recipient}', to_jsonb(a.recipient_ref))))) j on a.recipient_ref is not null
+    where e.id = p_event_id);
+end
+$function$
+
+-- fn_route_consumer_dry_run for a consumer that fans out. Internal.
+CREATE OR REPLACE FUNCTION fn_fan_out_dry_run(p_consumer consumer_registry, p_since timestamp with time zone, p_limit integer)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone, recipient text)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with judged as materialized (
+    select o.id, o.event_type::text as event_type, o.created_at, fn_consumer_verdict(p_consumer, o) as verdict,
+      fn_event_document(o) as document, fn_is_signal(o.safe_payload) as is_signal
+    from event_outbox o
+    where o.event_domain = (p_consumer).event_domain and (p_since is null or o.created_at >= p_since)
+    order by o.created_at desc, o.id desc
+    limit p_limit
+  ),
+  addressed as materialized (
+    select distinct r.event_id, r.recipient_ref
+    from fn_event_recipient_rows(array(select j.id from judged j where j.verdict = 'match')) r
+    where r.muted_by is null
+  ),
+  named as materialized (
+    select j.id, j.event_type, j.created_at, a.recipient_ref,
+      case when j.verdict = 'match' and a.recipient_ref is null then 'no_recipient' else j.verdict end as verdict,
+      j.is_signal,
+      case when a.recipient_ref is not null then jsonb_set(j.document, '{event,recipient}', to_jsonb(a.recipient_ref)) end as document
+    from judged j
+    left join addressed a on a.event_id = j.id
+  ),
+  filled as (
+    select m.*,
+      fn_recipient_template((p_consumer).source_ref, (p_consumer).consumer_key, m.document) as source_ref,
+      fn_recipient_template((p_consumer).target_ref, (p_consumer).consumer_key, m.document) as target_ref,
+      fn_recipient_template((p_consumer).payload_ref, (p_consumer).consumer_key, m.document) as payload_ref,
+      fn_recipient_template((p_consumer).ordering_key, (p_consumer).consumer_key, m.document) as ordering_key,
+      nullif(fn_recipient_template((p_consumer).idempotency_key, (p_consumer).consumer_key, m.document), '') as idempotency_key
+    from named m
+  ),
+  decided as (
+    select f.*, case
+        when f.verdict = 'match' and (f.idempotency_key is null or not f.is_signal
+          or ((p_consumer).ordering_key is not null and f.ordering_key is null)) then 'undigestible'
+        else f.verdict
+      end as reason
+    from filled f
+  )
+  select d.id, d.reason = 'match', d.reason, (p_consumer).job_kind::text, (p_consumer).executor::text,
+    case when d.reason = 'match' then d.source_ref end,
+    case when d.reason = 'match' then d.target_ref end,
+    case when d.reason = 'match' then d.payload_ref end,
+    case when d.reason = 'match' then d.ordering_key end,
+    case when d.reason = 'match' then fn_job_key(d.idempotency_key) end,
+    d.event_type, d.created_at, d.recipient_ref
+  from decided d
+  order by d.created_at, d.id, d.recipient_ref;
+end
+$function$
+
 -- true only when dot_config holds the text 'true' under the key.
 CREATE OR REPLACE FUNCTION fn_gate_is_open(p_key text)
  RETURNS boolean
@@ -2283,7 +2988,7 @@ begin
     if p_value <> all (array['constant', 'linear', 'exponential']) then
       raise exception '% must be constant, linear or exponential, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
-  elsif p_key ~ '([._]enabled|dry_run_only|emit_events)$' then
+  elsif p_key ~ '([._]enabled|dry_run_only|emit_events|[.]reversible)$' then
     if p_value <> all (array['true', 'false']) then
       raise exception '% must be true or false, not %', p_key, quote_literal(p_value) using errcode = '22023';
     end if;
@@ -2323,6 +3028,41 @@ CREATE OR REPLACE FUNCTION fn_is_signal(p_payload jsonb)
  LANGUAGE sql
  IMMUTABLE
 RETURN ((p_payload = '{}'::jsonb) OR ((jsonb_typeof(p_payload) = 'object'::text) AND (octet_length((p_payload)::text) <= 16384) AND ((p_payload)::text !~* '[{ ]"(body|content|raw|vector|embedding|secret|token|password|ssn|personal_data)": '::text)))
+
+-- Approves a waiting gate: {decision, effect_hash}. Refused not_found, illegal_transition, approval_expired or effect_changed.
+CREATE OR REPLACE FUNCTION fn_job_approve(p_job_id uuid, p_effect_hash text, p_actor text, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_job job_queue;
+  v_gate job_gate;
+  v_hash text;
+  v_reason text;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_effect_hash), '') = '' then
+    raise exception 'fn_job_approve needs an actor, and the hash of what is approved (fn_job_effect_hash)' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
+  select g.* into v_gate from job_gate g where g.job_id = p_job_id and g.kind = 'approval';
+  v_hash := fn_job_effect_hash(p_job_id);
+  v_reason := case
+    when v_job.job_id is null or v_gate.job_id is null then 'not_found'
+    when v_job.status <> 'queued' or v_job.blocked_by <> 1 then 'illegal_transition'
+    when v_gate.expires_at < clock_timestamp() or p_expires_at < clock_timestamp() then 'approval_expired'
+    when v_hash <> p_effect_hash then 'effect_changed' end;
+  if v_reason is not null then
+    return jsonb_build_object('refused', true, 'reason', v_reason, 'job_id', p_job_id, 'status', v_job.status, 'blocked_by', v_job.blocked_by, 'effect_hash', v_hash);
+  end if;
+  insert into job_approval (job_id, workflow_id, decision, effect_hash, actor, expires_at)
+  values (p_job_id, v_job.workflow_id, 'approved', v_hash, p_actor, p_expires_at);
+  update job_gate g set effect_hash = v_hash where g.job_id = p_job_id;
+  perform fn_job_gate_pass(p_job_id, 'success', p_actor);
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'workflow_id', v_job.workflow_id, 'decision', 'approved', 'effect_hash', v_hash);
+end
+$function$
 
 -- Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again}. Refused archive_disabled when told to apply behind a closed gate.
 CREATE OR REPLACE FUNCTION fn_job_archive(p_limit integer DEFAULT 1000, p_dry_run boolean DEFAULT true, p_after uuid DEFAULT NULL::uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
@@ -2371,7 +3111,9 @@ begin
     select j.job_id, j.status, j.finished_at, j.finished_at <= v_cutoff and (j.status <> 'dead_letter' or not exists (
         select from job_dead_letter d
         where d.job_id = j.job_id and d.replayed_at is null
-          and (d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff))) as is_due
+          and (d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff)))
+        and (j.workflow_id is null or not exists (
+        select from job_workflow w where w.workflow_id = j.workflow_id and w.status not in ('succeeded', 'cancelled'))) as is_due
     from job_queue j
     where j.job_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000') and j.job_id < fn_uuid_v7_floor(v_cutoff)
     order by j.job_id
@@ -2399,6 +3141,8 @@ begin
         select from job_dead_letter d
         where d.job_id = j.job_id and d.replayed_at is null and (d.dead_letter_id <> all (v_letters)
           or d.triage_status in ('open', 'investigating', 'manual_replay') or d.triaged_at > v_cutoff)))
+      and (j.workflow_id is null or not exists (
+        select from job_workflow w where w.workflow_id = j.workflow_id and w.status not in ('succeeded', 'cancelled')))
     order by j.job_id
     for update of j skip locked) l;
   with gone as (
@@ -2463,7 +3207,7 @@ declare
   v_from timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := to_char(v_from, '"job_archive_"YYYY_MM');
 begin
-  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = current_schema()::regnamespace) then
+  if exists (select from pg_class c where c.relname = v_name and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return;
   end if;
   execute format('create table %I (like job_archive including defaults including indexes)', v_name);
@@ -2482,7 +3226,7 @@ CREATE OR REPLACE FUNCTION fn_job_archived(p_job_id uuid)
  SET enable_seqscan TO 'off'
 AS $function$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return null;
   end if;
   return (select to_jsonb(a) from job_archive a where a.job_id = p_job_id);
@@ -2590,7 +3334,7 @@ CREATE OR REPLACE FUNCTION fn_job_by_key(p_job_kind text, p_key text, OUT job_id
  SET enable_seqscan TO 'off'
 AS $function$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     select j.job_id, j.status into job_id, status from job_queue j where j.job_kind = p_job_kind and j.idempotency_key = p_key;
   else
     select f.job_id, f.status into job_id, status
@@ -3055,6 +3799,8 @@ begin
     set triage_status = 'closed', replayed_at = clock_timestamp(), replayed_by = session_user, authorization_source = p_authorization_source
     where d.dead_letter_id = p_dead_letter_id;
     perform fn_job_wake(v_job.executor, array[v_job.job_kind]);
+    update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp()
+    where w.workflow_id = v_job.workflow_id and w.status in ('failed', 'partially_failed');
   end if;
   return jsonb_build_object('refused', false, 'dry_run', coalesce(p_dry_run, true), 'dead_letter_id', p_dead_letter_id, 'job_id', v_job.job_id,
     'job_kind', v_job.job_kind, 'was_attempts', v_job.attempts, 'error_count', v_job.error_count);
@@ -3155,6 +3901,20 @@ begin
 end
 $function$
 
+-- SHA-256 over the needed jobs: refs, payload, status and result. Called by whoever approves.
+CREATE OR REPLACE FUNCTION fn_job_effect_hash(p_job_id uuid)
+ RETURNS text
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  select encode(sha256(convert_to(coalesce(string_agg(concat_ws(E'\x1f', j.idempotency_key, j.status, j.result_ref, j.safe_payload::text, j.source_ref, j.target_ref, j.payload_ref), E'\x1e'
+    order by j.idempotency_key), ''), 'UTF8')), 'hex')
+  from job_dependency d
+  join job_queue j on j.job_id = d.needs_job_id
+  where d.job_id = p_job_id
+$function$
+
 -- Moves a locked job to cancelled, with its attempt. Internal.
 CREATE OR REPLACE FUNCTION fn_job_end_cancelled(p_job job_queue, p_error text DEFAULT NULL::text)
  RETURNS jsonb
@@ -3175,6 +3935,9 @@ begin
   where j.job_id = (p_job).job_id;
   perform fn_job_make_room(case when (p_job).ordering_slot > 0 then (p_job).ordering_key end,
     case when (p_job).lease_until is not null then (p_job).limit_slot end, (p_job).executor, (p_job).job_kind);
+  if (p_job).workflow_id is not null then
+    perform fn_job_unblock(array[(p_job).job_id], 'cancelled');
+  end if;
   return jsonb_build_object('refused', false, 'job_id', (p_job).job_id, 'status', 'cancelled');
 end
 $function$
@@ -3362,6 +4125,9 @@ begin
   else
     perform fn_job_tell(array[v_job.job_id], 'job_failed');
   end if;
+  if v_job.workflow_id is not null and v_job.status <> 'retry_waiting' then
+    perform fn_job_unblock(array[v_job.job_id], 'failure');
+  end if;
   -- a retry and a dead letter keep their turn: what is behind them waits until somebody has decided
   perform fn_job_make_room(case when p_outcome = 'rest' then v_job.ordering_key end, v_job.limit_slot, v_job.executor, v_job.job_kind);
   return jsonb_build_object('refused', false, 'job_id', v_job.job_id, 'status', v_job.status, 'retry_at', v_retry_at,
@@ -3400,6 +4166,70 @@ begin
     return fn_job_lease_lost(p_job_id, p_lease_token);
   end if;
   return fn_job_fail(v_job, 'transient', p_error);
+end
+$function$
+
+-- Opens the gates that wait for one of these events; answers how many. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_gates uuid[];
+begin
+  with found as (
+    select distinct on (g.job_id) g.job_id, e.id
+    from event_outbox e
+    join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
+    join job_workflow w on w.workflow_id = g.workflow_id and w.status = 'active'
+    where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
+      and (g.filter is null or jsonb_path_exists(
+        jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
+    order by g.job_id, e.created_at, e.id
+  ),
+  met as (
+    update job_gate g set event_id = f.id from found f where g.job_id = f.job_id and g.event_id is null
+    returning g.job_id
+  )
+  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
+  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  return coalesce(cardinality(v_gates), 0);
+end
+$function$
+
+-- Ends the job of an open gate, well or badly; false when it is not open. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_pass(p_job_id uuid, p_outcome text, p_actor text, p_error text DEFAULT NULL::text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job job_queue;
+begin
+  update job_queue j
+  set status = 'leased', blocked_by = 0, lease_owner = p_actor, lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+      picked_at = v_now, started_at = v_now, updated_at = v_now
+  where j.job_id = p_job_id and j.status = 'queued' and j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id)
+  returning j.* into v_job;
+  if not found then
+    return false;
+  end if;
+  if p_outcome = 'failure' then
+    perform fn_job_attempt_end(v_job, 'permanent', p_error);
+  end if;
+  update job_queue j
+  set status = case p_outcome when 'success' then 'succeeded' else 'failed' end, lease_until = null, finished_at = v_now, last_error = p_error
+  where j.job_id = p_job_id;
+  perform fn_job_unblock(array[p_job_id], p_outcome);
+  return true;
 end
 $function$
 
@@ -3888,7 +4718,7 @@ CREATE OR REPLACE FUNCTION fn_job_may_be_archived(p_job_kind text, p_key text)
  SET enable_seqscan TO 'off'
 AS $function$
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return false; -- before phase 008
   end if;
   return current_setting('transaction_isolation') in ('repeatable read', 'serializable')
@@ -4201,6 +5031,32 @@ begin
 end
 $function$
 
+-- Rejects a waiting gate, which fails. Refused not_found or illegal_transition.
+CREATE OR REPLACE FUNCTION fn_job_reject(p_job_id uuid, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_job job_queue;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_reject needs an actor and a reason' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j join job_gate g on g.job_id = j.job_id and g.kind = 'approval' where j.job_id = p_job_id for update of j;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+  elsif v_job.status <> 'queued' or v_job.blocked_by <> 1 then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status, 'blocked_by', v_job.blocked_by);
+  end if;
+  insert into job_approval (job_id, workflow_id, decision, effect_hash, actor, reason)
+  values (p_job_id, v_job.workflow_id, 'rejected', fn_job_effect_hash(p_job_id), p_actor, p_reason);
+  perform fn_job_gate_pass(p_job_id, 'failure', p_actor, format('rejected by %s: %s', p_actor, p_reason));
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'workflow_id', v_job.workflow_id, 'decision', 'rejected');
+end
+$function$
+
 -- Puts a leased job back to queued; attempts stay as they are.
 CREATE OR REPLACE FUNCTION fn_job_release(p_job_id uuid, p_lease_token bigint)
  RETURNS jsonb
@@ -4291,7 +5147,7 @@ declare
   v_mine tid[];
   v_repeated uuid[];
 begin
-  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = current_schema()::regnamespace) then
+  if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
     return 0; -- before phase 008
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     with mine as (
@@ -4505,9 +5361,12 @@ begin
       result_ref = coalesce(p_result_ref, j.result_ref), updated_at = v_now
   where j.job_id = p_job_id and j.lease_token = p_lease_token and j.status in ('leased', 'in_progress') and j.lease_until > v_now
     and fn_lease_is_ours(j.lease_owner)
-  returning j.ordering_key, j.limit_slot, j.executor, j.job_kind into v_job;
+  returning j.ordering_key, j.limit_slot, j.executor, j.job_kind, j.workflow_id into v_job;
   if found then
     perform fn_job_tell(array[p_job_id], 'job_succeeded');
+    if v_job.workflow_id is not null then
+      perform fn_job_unblock(array[p_job_id], 'success');
+    end if;
     perform fn_job_make_room(v_job.ordering_key, v_job.limit_slot, v_job.executor, v_job.job_kind);
   elsif not fn_job_has_succeeded(p_job_id, p_lease_token) then
     return fn_job_lease_lost(p_job_id, p_lease_token);
@@ -4540,7 +5399,7 @@ begin
     where j.job_id = any (p_job_ids)
       and j.job_id = u.job_id and j.lease_token = u.lease_token and j.status in ('leased', 'in_progress')
       and (j.lease_until > clock_timestamp()) is true -- or it would be read by the index of the leases
-    returning j.job_id, j.lease_owner, j.ordering_key, case when j.limit_slot is not null then j.executor end as limited
+    returning j.job_id, j.lease_owner, j.ordering_key, j.workflow_id, case when j.limit_slot is not null then j.executor end as limited
   )
   select d.*,
     exists ( -- as fn_lease_is_ours
@@ -4551,12 +5410,13 @@ begin
   from (
     select array_agg(d.job_id) as jobs, array_agg(d.lease_owner) as owners, count(*) as number,
       array_agg(d.ordering_key) filter (where d.ordering_key is not null) as keys,
+      array_agg(d.job_id) filter (where d.workflow_id is not null) as steps,
       array_agg(d.limited::text) filter (where d.limited is not null) as limited
     from done d) d;
   -- what is plain ends here, at the cost of one expression
   if v_done.number = cardinality(p_job_ids) and v_done.number = cardinality(p_lease_tokens)
     and coalesce(v_done.number = cardinality(p_result_refs), true)
-    and v_done.keys is null and v_done.limited is null and not v_done.is_foreign and not v_done.is_told
+    and v_done.keys is null and v_done.limited is null and v_done.steps is null and not v_done.is_foreign and not v_done.is_told
   then
     return jsonb_build_object('refused', false, 'succeeded', v_done.number, 'lease_lost', '[]'::jsonb);
   end if;
@@ -4572,14 +5432,17 @@ begin
   if v_done.is_told and v_done.number > 0 then
     perform fn_job_tell(v_done.jobs, 'job_succeeded');
   end if;
+  if v_done.steps is not null then
+    perform fn_job_unblock(v_done.steps, 'success');
+  end if;
   if v_done.keys is not null then
     perform fn_job_promote(v_done.keys);
   end if;
   perform fn_job_wake(e, p_jobs => v_done.number) from (select distinct l from unnest(v_done.limited) l) u (e);
-  v_lost := (
+  v_lost := case when v_done.number = cardinality(p_job_ids) then '[]' else (
     select coalesce(jsonb_agg(u.job_id), '[]')
     from unnest(p_job_ids, p_lease_tokens) as u (job_id, lease_token)
-    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token));
+    where u.job_id <> all (coalesce(v_done.jobs, '{}')) and not fn_job_has_succeeded(u.job_id, u.lease_token)) end;
   return jsonb_build_object('refused', false, 'succeeded', cardinality(p_job_ids) - jsonb_array_length(v_lost), 'lease_lost', v_lost);
 end
 $function$
@@ -4717,6 +5580,78 @@ begin
 end
 $function$
 
+-- Frees or skips what needs jobs that have ended. Internal.
+CREATE OR REPLACE FUNCTION fn_job_unblock(p_job_ids uuid[], p_outcome text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_ended uuid[] := p_job_ids;
+  v_all uuid[] := p_job_ids;
+  v_outcome text := p_outcome;
+  v_met uuid[];
+  v_skipped uuid[];
+  v_gates uuid[];
+  v_free record;
+begin
+  loop
+    with changed as (
+      update job_dependency d
+      set state = case
+        when d.on_outcome in ('always', v_outcome) or d.otherwise = 'continue' then 'met'
+        when d.otherwise = 'skip' then 'skipped' else 'failed' end
+      where d.needs_job_id = any (v_ended) and d.state is distinct from 'met'
+      returning d.job_id, d.state
+    )
+    select array_agg(c.job_id) filter (where c.state = 'met'), array_agg(distinct c.job_id) filter (where c.state = 'skipped')
+    into v_met, v_skipped from changed c;
+    if cardinality(v_met) + coalesce(cardinality(v_skipped), 0) > 1 then
+      perform from job_queue j where j.job_id = any (v_met || v_skipped) order by j.job_id for update;
+    end if;
+    if v_met is not null then
+      with freed as (
+        update job_queue j
+        set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp()
+        from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
+        where j.job_id = m.job_id and j.status = 'queued'
+        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at
+      )
+      select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
+        jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
+      into v_free from freed f;
+      if v_free.ready is not null then
+        perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
+        from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
+        group by r.executor;
+      end if;
+      if v_free.nearly is not null then
+        v_gates := v_gates || array(select g.job_id from job_gate g where g.job_id = any (v_free.nearly) and g.event_id is not null);
+      end if;
+    end if;
+    exit when v_skipped is null;
+    with ended as (
+      update job_queue j
+      set status = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
+          cancel_reason = 'skipped: a step that it needs did not end as it wants'
+      where j.job_id = any (v_skipped) and j.status in ('queued', 'retry_waiting') and j.workflow_id is not null
+      returning j.job_id
+    )
+    select array_agg(e.job_id) into v_ended from ended e;
+    exit when v_ended is null;
+    v_all := v_all || v_ended;
+    v_outcome := 'skipped';
+  end loop;
+  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  perform fn_job_workflow_settle(array(select distinct j.workflow_id from job_queue j where j.job_id = any (v_all) order by 1));
+end
+$function$
+
 -- Wakes as many executors as there are jobs to begin. Internal.
 CREATE OR REPLACE FUNCTION fn_job_wake(p_executor text, p_job_kinds text[] DEFAULT NULL::text[], p_jobs bigint DEFAULT 1, p_but text DEFAULT NULL::text)
  RETURNS void
@@ -4733,7 +5668,7 @@ begin
     return; -- nothing to tell, or somebody looks by himself, or fn_wake would not tell it
   end if;
   if p_jobs < 32
-    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = current_schema()::regnamespace)
+    and exists (select from pg_class c where c.relname = 'queue_heartbeat' and c.relnamespace = quote_ident(current_schema())::regnamespace)
   then
     v_names := array(
       select h.executor_name
@@ -4761,6 +5696,448 @@ begin
 end
 $function$
 
+-- Cancels a workflow: {status, cancelled, requested}. Refused not_found or illegal_transition.
+CREATE OR REPLACE FUNCTION fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_workflow job_workflow;
+  v_why text := left(p_actor || ': ' || p_reason, 2000);
+  v_asked int;
+  v_ended record;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
+  end if;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif v_workflow.status = 'cancelled' then
+    return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', 'cancelled', 'cancelled', 0, 'requested', 0);
+  elsif v_workflow.status = 'succeeded' then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
+  end if;
+  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them
+  update job_queue j
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_why), updated_at = clock_timestamp()
+  where j.job_id = any (array(
+    select r.job_id from job_queue r where r.workflow_id = p_workflow_id and r.status in ('leased', 'in_progress') order by r.job_id for update))
+    and j.status in ('leased', 'in_progress');
+  get diagnostics v_asked = row_count;
+  with ended as (
+    update job_queue j
+    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = v_why, updated_at = clock_timestamp()
+    where j.job_id = any (array(
+      select q.job_id from job_queue q where q.workflow_id = p_workflow_id and q.status in ('queued', 'retry_waiting') order by q.job_id for update))
+      and j.status in ('queued', 'retry_waiting')
+    returning j.ordering_key, j.ordering_slot
+  )
+  select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
+  if v_ended.keys is not null then
+    perform fn_job_promote(v_ended.keys);
+  end if;
+  update job_workflow w
+  set cancel_reason = v_why, status = case when v_asked = 0 then 'cancelled' else 'active' end,
+      finished_at = case when v_asked = 0 then clock_timestamp() end, updated_at = clock_timestamp()
+  where w.workflow_id = p_workflow_id;
+  perform pg_notify('queue_control', '') where v_asked > 0;
+  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', case when v_asked = 0 then 'cancelled' else 'active' end,
+    'cancelled', v_ended.jobs, 'requested', v_asked);
+end
+$function$
+
+-- Repairs and ends active workflows: {started, checked, repaired, expired, finished}.
+CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_workflow uuid;
+  v_started int;
+  v_checked int := 0;
+  v_repaired int := 0;
+  v_expired int := 0;
+  v_finished int := 0;
+  v_count int;
+  v_job record;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
+  end if;
+  v_started := fn_mot_start();
+  for v_workflow in
+    select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
+  loop
+    v_checked := v_checked + 1;
+    for v_job in
+      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
+      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
+    loop
+      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
+        else 'the event did not come in time' end)::int;
+    end loop;
+    for v_job in
+      select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
+        when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
+      from job_queue j
+      where j.workflow_id = v_workflow and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+        and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
+    loop
+      perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
+      v_repaired := v_repaired + 1;
+    end loop;
+    with counted as (
+      select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
+        + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
+      from job_queue j
+      where j.workflow_id = v_workflow and j.status = 'queued' and (j.blocked_by > 0
+        or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
+    )
+    update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
+    from counted c
+    where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
+    get diagnostics v_count = row_count;
+    if v_count > 0 then
+      v_repaired := v_repaired + v_count;
+      perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
+      from job_queue j where j.workflow_id = v_workflow and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+      group by j.executor;
+    end if;
+    perform fn_job_gate_pass(g.job_id, 'success', 'event')
+    from job_gate g join job_queue j on j.job_id = g.job_id
+    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
+    perform fn_job_workflow_settle(array[v_workflow]);
+    update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
+    v_finished := v_finished + (not found)::int;
+  end loop;
+  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+end
+$function$
+
+-- Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.
+CREATE OR REPLACE FUNCTION fn_job_workflow_retry(p_workflow_id uuid, p_actor text, p_reason text, p_dry_run boolean DEFAULT true)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_workflow job_workflow;
+  v_failed uuid[];
+  v_skipped uuid[];
+  v_job record;
+  v_answer jsonb;
+  v_new uuid;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_workflow_retry needs an actor and a reason' using errcode = '22023';
+  end if;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif v_workflow.status not in ('failed', 'partially_failed') then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
+  end if;
+  v_failed := array(select j.job_id from job_queue j where j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  -- skipped because of them, directly or by way of others that were
+  with recursive reached as (
+    select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
+    union
+    select d.job_id from reached r join job_dependency d on d.needs_job_id = r.job_id and d.state = 'skipped'
+  )
+  select coalesce(array_agg(r.job_id order by r.job_id), '{}') into v_skipped
+  from reached r join job_queue j on j.job_id = r.job_id where j.status = 'cancelled';
+  if coalesce(p_dry_run, true) then
+    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+  end if;
+  for v_job in
+    select j.*, d.dead_letter_id, exists (select from job_gate g where g.job_id = j.job_id) as is_gate
+    from job_queue j
+    left join job_dead_letter d on d.job_id = j.job_id and j.status = 'dead_letter' and d.replayed_at is null
+    where j.job_id = any (v_failed)
+    order by j.job_id
+  loop
+    if v_job.status = 'dead_letter' then
+      v_answer := fn_job_dead_letter_triage(v_job.dead_letter_id, 'manual_replay', p_actor, p_reason);
+      if not (v_answer ->> 'refused')::boolean then
+        v_answer := fn_job_dead_letter_replay(v_job.dead_letter_id, format('workflow retry by %s: %s', p_actor, p_reason), false);
+      end if;
+      if (v_answer ->> 'refused')::boolean then
+        raise exception '%', v_answer ->> 'reason' using errcode = 'RV001'; -- all or nothing
+      end if;
+    else
+      v_skipped := v_skipped || v_job.job_id; -- failed rests: a new job in its place
+    end if;
+  end loop;
+  foreach v_new in array v_skipped loop
+    declare
+      v_old uuid := v_new;
+    begin
+      v_new := fn_uuid_v7();
+      insert into job_queue (
+        job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
+        max_attempts, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+      select v_new, j.job_kind, p_actor, j.executor, j.event_domain, j.safe_payload, j.source_ref, j.target_ref, j.payload_ref,
+        fn_job_key(regexp_replace(j.idempotency_key, '~\d+$', '') || '~' || (coalesce(substring(j.idempotency_key from '~(\d+)$')::int, 1) + 1)),
+        j.ordering_key, j.priority, j.max_attempts, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
+      from job_queue j where j.job_id = v_old;
+      update job_queue j set workflow_id = null where j.job_id = v_old; -- its place is taken; parent_job_id leads back to it
+      update job_dependency d set job_id = v_new, state = case when d.state = 'met' then d.state end where d.job_id = v_old;
+      update job_dependency d set needs_job_id = v_new, state = case when d.state = 'met' then d.state end where d.needs_job_id = v_old;
+      update job_gate g set job_id = v_new, expires_at = clock_timestamp() + (g.expires_at - g.created_at), created_at = clock_timestamp() where g.job_id = v_old;
+    end;
+  end loop;
+  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = '-infinity' where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_refresh(1); -- the oldest look is this one's: counts what the new ones wait for, and frees them
+  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+exception when sqlstate 'RV001' then
+  return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
+end
+$function$
+
+-- Ends those of the workflows in which nothing moves any more; answers how many. Internal.
+CREATE OR REPLACE FUNCTION fn_job_workflow_settle(p_workflow_ids uuid[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_still uuid[] := array(
+    select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
+    where not exists ( -- free and not begun: it will end later, and settle then
+      select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  v_locked uuid[];
+  v_ended int := 0;
+begin
+  if cardinality(v_still) = 0 then
+    return 0;
+  end if;
+  v_locked := array(
+    select w.workflow_id from job_workflow w
+    where w.workflow_id = any (v_still) and w.status = 'active'
+    order by w.workflow_id
+    for update);
+  -- a statement of its own: it sees what others have ended before they let go of the workflow
+  update job_workflow w
+  set status = c.status, outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp()
+  from (
+    select s.workflow_id, s.outcome, case
+      when s.cancel_reason is not null then 'cancelled'
+      when s.bad = 0 then 'succeeded'
+      when s.good_ends > 0 then 'partially_failed'
+      else 'failed' end as status
+    from (
+      select j.workflow_id, x.cancel_reason,
+        count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
+          or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
+        count(*) filter (where j.status = 'succeeded' and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) as good_ends,
+        count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
+          j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
+        jsonb_build_object(
+          'succeeded', count(*) filter (where j.status in ('succeeded', 'cleaned')), 'failed', count(*) filter (where j.status in ('failed', 'dead_letter')),
+          'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
+          'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
+          'blocked', count(*) filter (where j.status = 'queued')) as outcome
+      from unnest(v_locked) l (workflow_id)
+      join job_workflow x on x.workflow_id = l.workflow_id
+      join job_queue j on j.workflow_id = l.workflow_id
+      group by j.workflow_id, x.cancel_reason) s
+    where s.moving = 0) c
+  where w.workflow_id = c.workflow_id;
+  get diagnostics v_ended = row_count;
+  return v_ended;
+end
+$function$
+
+-- The steps of a workflow, in the order of its template.
+CREATE OR REPLACE FUNCTION fn_job_workflow_steps(p_workflow_id uuid)
+ RETURNS TABLE(step text, job_id uuid, job_kind text, executor text, status text, gate text, blocked_by integer, needs jsonb, lease_owner text, attempts integer, scheduled_at timestamp with time zone, started_at timestamp with time zone, finished_at timestamp with time zone, last_error text, cancel_reason text, result_ref text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+BEGIN ATOMIC
+ SELECT substr((j.idempotency_key)::text, 38) AS substr,
+     j.job_id,
+     j.job_kind,
+     j.executor,
+     j.status,
+     g.kind,
+     j.blocked_by,
+     COALESCE(( SELECT jsonb_agg(jsonb_build_object('job_id', d.needs_job_id, 'on', d.on_outcome, 'otherwise', d.otherwise, 'state', d.state) ORDER BY d.needs_job_id) AS jsonb_agg
+            FROM job_dependency d
+           WHERE (d.job_id = j.job_id)), '[]'::jsonb) AS "coalesce",
+     j.lease_owner,
+     j.attempts,
+     j.scheduled_at,
+     j.started_at,
+     j.finished_at,
+     j.last_error,
+     j.cancel_reason,
+     j.result_ref
+    FROM (( SELECT q.idempotency_key,
+             q.job_id,
+             q.job_kind,
+             q.executor,
+             q.status,
+             q.blocked_by,
+             q.lease_owner,
+             q.attempts,
+             q.scheduled_at,
+             q.started_at,
+             q.finished_at,
+             q.last_error,
+             q.cancel_reason,
+             q.result_ref
+            FROM job_queue q
+           WHERE (q.workflow_id = fn_job_workflow_steps.p_workflow_id)
+         UNION ALL
+          SELECT a.idempotency_key,
+             a.job_id,
+             a.job_kind,
+             a.executor,
+             a.status,
+             a.blocked_by,
+             a.lease_owner,
+             a.attempts,
+             a.scheduled_at,
+             a.started_at,
+             a.finished_at,
+             a.last_error,
+             a.cancel_reason,
+             a.result_ref
+            FROM job_archive a
+           WHERE (a.workflow_id = fn_job_workflow_steps.p_workflow_id)) j
+      LEFT JOIN job_gate g ON ((g.job_id = j.job_id)))
+   ORDER BY j.job_id;
+END
+
+-- What is wrong with a value by a schema; empty when nothing is.
+CREATE OR REPLACE FUNCTION fn_json_schema_errors(p_schema jsonb, p_value jsonb, p_at text DEFAULT 'params'::text)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_type text := p_schema ->> 'type';
+  v_is text := jsonb_typeof(p_value);
+  v_errors text[] := '{}';
+  v_key text;
+  v_item jsonb;
+  v_n int := 0;
+begin
+  if v_type is not null and v_is <> (case v_type when 'integer' then 'number' else v_type end)
+    or (case when v_type = 'integer' and v_is = 'number' then (p_value #>> '{}')::numeric % 1 <> 0 end)
+  then
+    return array[format('%s must be %s, not %s', p_at, v_type, left(p_value::text, 80))];
+  end if;
+  if p_schema ? 'enum' and not p_schema -> 'enum' @> jsonb_build_array(p_value) then
+    v_errors := v_errors || format('%s must be one of %s', p_at, p_schema -> 'enum');
+  end if;
+  if (case when v_is = 'number' then
+    (p_value #>> '{}')::numeric < (p_schema ->> 'minimum')::numeric or (p_value #>> '{}')::numeric > (p_schema ->> 'maximum')::numeric end)
+  then
+    v_errors := v_errors || format('%s must be %s', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minimum'), 'at most ' || (p_schema ->> 'maximum')));
+  elsif v_is = 'string' then
+    if length(p_value #>> '{}') < (p_schema ->> 'minLength')::int or length(p_value #>> '{}') > (p_schema ->> 'maxLength')::int then
+      v_errors := v_errors || format('%s must have %s characters', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minLength'), 'at most ' || (p_schema ->> 'maxLength')));
+    end if;
+    if p_value #>> '{}' !~ (p_schema ->> 'pattern') then
+      v_errors := v_errors || format('%s must match %s', p_at, p_schema ->> 'pattern');
+    end if;
+  elsif v_is = 'array' then
+    if jsonb_array_length(p_value) < (p_schema ->> 'minItems')::int or jsonb_array_length(p_value) > (p_schema ->> 'maxItems')::int then
+      v_errors := v_errors || format('%s must have %s items', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minItems'), 'at most ' || (p_schema ->> 'maxItems')));
+    end if;
+    if p_schema ? 'items' then
+      for v_item in select e from jsonb_array_elements(p_value) e loop
+        v_errors := v_errors || fn_json_schema_errors(p_schema -> 'items', v_item, format('%s[%s]', p_at, v_n));
+        v_n := v_n + 1;
+        exit when cardinality(v_errors) >= 20;
+      end loop;
+    end if;
+  elsif v_is = 'object' then
+    for v_key in select r from jsonb_array_elements_text(coalesce(p_schema -> 'required', '[]')) r where not p_value ? r loop
+      v_errors := v_errors || format('%s.%s is missing', p_at, v_key);
+    end loop;
+    for v_key, v_item in select e.key, e.value from jsonb_each(p_value) e loop
+      if p_schema -> 'properties' ? v_key then
+        v_errors := v_errors || fn_json_schema_errors(p_schema -> 'properties' -> v_key, v_item, format('%s.%s', p_at, v_key));
+      elsif p_schema -> 'additionalProperties' = 'false' then
+        v_errors := v_errors || format('%s.%s is unknown', p_at, v_key);
+      end if;
+    end loop;
+  end if;
+  return v_errors;
+end
+$function$
+
+-- What a schema says that Reveille does not check; empty when nothing.
+CREATE OR REPLACE FUNCTION fn_json_schema_unknown(p_schema jsonb, p_at text DEFAULT 'params'::text)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_errors text[] := '{}';
+  v_key text;
+begin
+  if jsonb_typeof(p_schema) is distinct from 'object' then
+    return array[format('%s must be a schema, an object', p_at)];
+  end if;
+  select array_agg(format('%s: the keyword %s is not known', p_at, k)) into v_errors
+  from jsonb_object_keys(p_schema) k
+  where k <> all (array['type', 'properties', 'required', 'additionalProperties', 'items', 'enum', 'minimum', 'maximum', 'minLength',
+    'maxLength', 'pattern', 'minItems', 'maxItems', 'description', 'title', 'default', 'examples']);
+  v_errors := coalesce(v_errors, '{}');
+  if p_schema ? 'type' and not coalesce(p_schema ->> 'type' = any (array['object', 'array', 'string', 'number', 'integer', 'boolean', 'null']), false) then
+    v_errors := v_errors || format('%s: type %s is not known', p_at, p_schema -> 'type');
+  end if;
+  if p_schema ? 'pattern' then
+    begin
+      perform '' ~ (p_schema ->> 'pattern');
+    exception when others then
+      v_errors := v_errors || format('%s: pattern: %s', p_at, sqlerrm);
+    end;
+  end if;
+  if jsonb_typeof(p_schema -> 'properties') = 'object' then
+    for v_key in select k from jsonb_object_keys(p_schema -> 'properties') k loop
+      v_errors := v_errors || fn_json_schema_unknown(p_schema -> 'properties' -> v_key, p_at || '.' || v_key);
+    end loop;
+  elsif p_schema ? 'properties' then
+    v_errors := v_errors || format('%s: properties must be an object', p_at);
+  end if;
+  if p_schema ? 'items' then
+    v_errors := v_errors || fn_json_schema_unknown(p_schema -> 'items', p_at || '[]');
+  end if;
+  if p_schema ? 'required' and jsonb_typeof(p_schema -> 'required') <> 'array' then
+    v_errors := v_errors || format('%s: required must be an array', p_at);
+  end if;
+  return v_errors;
+end
+$function$
+
 -- Whether the session's role may report for the executor that holds a lease.
 CREATE OR REPLACE FUNCTION fn_lease_is_ours(p_lease_owner text)
  RETURNS boolean
@@ -4783,7 +6160,7 @@ AS $function$
 begin
   if not exists (
     select from pg_class c
-    where c.relnamespace = current_schema()::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
+    where c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_route_worker_cursor' and c.relkind in ('r', 'p'))
   then
     return;
   end if;
@@ -4874,6 +6251,568 @@ begin
     return jsonb_build_object('refused', false, 'skipped', v_answer -> 'reason', 'job_id', p_job -> 'job_id'); -- as the loop does
   end if;
   return v_answer;
+-- The steps of a graph and what each needs. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_expand(p_template mot_template, p_context jsonb, p_prefix text, p_depth integer, INOUT p_steps jsonb[], INOUT p_needs jsonb[], OUT entries integer[], OUT exits integer[])
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_node jsonb;
+  v_edge jsonb;
+  v_items jsonb;
+  v_item jsonb;
+  v_context jsonb;
+  v_inner mot_template;
+  v_ins jsonb := '[]';   -- the steps that nothing comes before
+  v_outs jsonb := '{}';  -- by node: the steps that end it
+  v_empty jsonb := '{}'; -- nodes without items: what they would have waited for
+  v_before jsonb := (select coalesce(jsonb_object_agg(e.key, e.edges), '{}') from (
+    select e ->> 'to' as key, jsonb_agg(e) as edges from jsonb_array_elements(p_template.edges) e group by 1) e);
+  v_after jsonb := (select coalesce(jsonb_object_agg(e ->> 'from', true), '{}') from jsonb_array_elements(p_template.edges) e);
+  v_in int[];
+  v_out int[];
+  v_part record;
+  v_key text;
+  v_from text;
+  v_number int;
+begin
+  if p_depth > 8 then
+    raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
+  end if;
+  for v_node in select n from jsonb_array_elements(p_template.nodes) n loop
+    v_key := v_node ->> 'key';
+    v_items := case when v_node ? 'for_each' then p_context #> string_to_array(v_node ->> 'for_each', '.') else '[null]' end;
+    if jsonb_typeof(v_items) is distinct from 'array' then
+      raise exception 'node %: % is no list', v_key, v_node ->> 'for_each' using errcode = '22023';
+    end if;
+    v_in := '{}';
+    v_out := '{}';
+    v_number := 0;
+    for v_item in select i.value from jsonb_array_elements(v_items) with ordinality i (value, n) order by i.n loop
+      v_number := v_number + 1;
+      v_context := p_context || jsonb_build_object('node', p_prefix || v_key)
+        || case when v_node ? 'for_each' then jsonb_build_object('item', v_item) else '{}' end;
+      if v_node ->> 'type' = 'graph' then
+        v_inner := fn_mot_template_of(v_node ->> 'template');
+        v_context := v_context || jsonb_build_object('params', fn_mot_fill(coalesce(v_node -> 'params', '{}'), v_context));
+        if cardinality(fn_json_schema_errors(v_inner.params, v_context -> 'params')) > 0 then
+          raise exception 'node %: %', v_key, array_to_string(fn_json_schema_errors(v_inner.params, v_context -> 'params'), '; ') using errcode = '22023';
+        end if;
+        select * into v_part from fn_mot_expand(v_inner, v_context,
+          p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end || '/', p_depth + 1, p_steps, p_needs) e;
+        p_steps := v_part.p_steps;
+        p_needs := v_part.p_needs;
+        v_in := v_in || v_part.entries;
+        v_out := v_out || v_part.exits;
+      else
+        p_steps := p_steps || (v_node || jsonb_build_object('context', v_context,
+          'step', p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end));
+        if cardinality(p_steps) > 20000 then
+          raise exception 'more than 20000 steps' using errcode = '22023';
+        end if;
+        v_in := v_in || cardinality(p_steps);
+        v_out := v_out || cardinality(p_steps);
+      end if;
+    end loop;
+    if not v_before ? v_key then
+      v_ins := v_ins || to_jsonb(v_in);
+    end if;
+    v_outs := v_outs || jsonb_build_object(v_key, to_jsonb(v_out));
+    for v_edge in select e from jsonb_array_elements(coalesce(v_before -> v_key, '[]')) e loop
+      v_from := v_edge ->> 'from';
+      if cardinality(v_in) = 0 then
+        -- nothing to run: what this would have waited for, what follows waits for
+        v_empty := v_empty || jsonb_build_object(v_key, coalesce(v_empty -> v_key, '[]') || (v_outs -> v_from) || coalesce(v_empty -> v_from, '[]'));
+      elsif v_edge -> 'each' = 'true' then
+        p_needs := p_needs || array(
+          select jsonb_build_object('from', (v_outs -> v_from ->> (u.n - 1)::int)::int, 'to', u.step) || (v_edge - array['from', 'to'])
+          from unnest(v_in) with ordinality u (step, n));
+      else
+        p_needs := p_needs || array(
+          select jsonb_build_object('from', f::int, 'to', t) || (v_edge - array['from', 'to'])
+          from (select distinct x as f from jsonb_array_elements_text((v_outs -> v_from) || coalesce(v_empty -> v_from, '[]')) x) f
+          cross join unnest(v_in) t);
+      end if;
+      if cardinality(p_needs) > 200000 then
+        raise exception 'more than 200000 edges between steps' using errcode = '22023';
+      end if;
+    end loop;
+  end loop;
+  entries := array(select i::int from jsonb_array_elements_text(v_ins) i);
+  exits := array(
+    select distinct o::int
+    from jsonb_array_elements(p_template.nodes) n
+    cross join jsonb_array_elements_text((v_outs -> (n ->> 'key')) || coalesce(v_empty -> (n ->> 'key'), '[]')) o
+    where not v_after ? (n ->> 'key'));
+end
+$function$
+
+-- A value of a template with its placeholders filled. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_fill(p_value jsonb, p_context jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_text text := p_value #>> '{}';
+  v_name text;
+  v_found jsonb;
+begin
+  case jsonb_typeof(p_value)
+    when 'object' then
+      return (select coalesce(jsonb_object_agg(e.key, fn_mot_fill(e.value, p_context)), '{}') from jsonb_each(p_value) e);
+    when 'array' then
+      return (select coalesce(jsonb_agg(fn_mot_fill(e.value, p_context) order by e.n), '[]')
+        from jsonb_array_elements(p_value) with ordinality e (value, n));
+    when 'string' then
+      if position('{' in v_text) = 0 then
+        return p_value;
+      end if;
+      for v_name in select distinct m[1] from regexp_matches(v_text, '\{([a-z_]+(?:\.[A-Za-z0-9_]+)*)\}', 'g') m loop
+        v_found := p_context #> string_to_array(v_name, '.');
+        if v_found is null then
+          raise exception 'the placeholder {%} stands for nothing here', v_name using errcode = '22023';
+        elsif v_text = '{' || v_name || '}' then
+          return v_found;
+        end if;
+        v_text := replace(v_text, '{' || v_name || '}', v_found #>> '{}');
+      end loop;
+      return to_jsonb(v_text);
+    else
+      return p_value;
+  end case;
+end
+$function$
+
+-- Makes a workflow and its jobs: {created, workflow_id, status, jobs}. Refused job_substrate_disabled, unknown_template, invalid_params.
+CREATE OR REPLACE FUNCTION fn_mot_graph_emit(p_template_id text, p_template_params jsonb DEFAULT '{}'::jsonb, p_correlation_id text DEFAULT NULL::text, p_actor text DEFAULT NULL::text, p_dry_run boolean DEFAULT false, p_causation_event_id uuid DEFAULT NULL::uuid, p_consumer_key text DEFAULT NULL::text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_template mot_template := fn_mot_template_of(p_template_id);
+  v_params jsonb := coalesce(p_template_params, '{}');
+  v_workflow_id uuid := fn_uuid_v7();
+  v_first uuid := fn_uuid_v7();
+  v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
+  v_now timestamptz := clock_timestamp();
+  v_errors text[];
+  v_known job_workflow;
+  v_parts record;
+  v_context jsonb;
+begin
+  if coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_mot_graph_emit needs an actor: who wants this' using errcode = '22023';
+  elsif not fn_gate_is_open('queue.job_substrate.enabled') and not p_dry_run then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  elsif v_template.template_key is null then
+    return jsonb_build_object('refused', true, 'reason', 'unknown_template', 'template', p_template_id);
+  end if;
+  select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
+  if found then
+    return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status,
+      'jobs', v_known.jobs, 'dry_run', p_dry_run);
+  end if;
+  v_errors := fn_json_schema_errors(v_template.params, v_params)
+    || case when jsonb_typeof(v_params) <> 'object' then array['params must be an object']
+      when not fn_is_signal(v_params) then array['params hold a denied key, or more than 16 kB: send references, not data'] else '{}' end;
+  if cardinality(v_errors) = 0 then
+    begin
+      v_context := jsonb_build_object('params', v_params, 'workflow_id', v_workflow_id, 'correlation_id', v_correlation);
+      select e.p_steps as steps, e.p_needs as needs into v_parts from fn_mot_expand(v_template, v_context, '', 0, '{}', '{}') e;
+    exception when sqlstate '22023' then
+      v_errors := v_errors || sqlerrm;
+    end;
+  end if;
+  if cardinality(v_errors) > 0 then
+    return jsonb_build_object('refused', true, 'reason', 'invalid_params', 'template', v_template.template_key || '@' || v_template.version,
+      'errors', to_jsonb(v_errors));
+  end if;
+  if p_dry_run then
+    return jsonb_build_object('refused', false, 'dry_run', true, 'created', false, 'template', v_template.template_key || '@' || v_template.version,
+      'jobs', cardinality(v_parts.steps),
+      'steps', (
+        select coalesce(jsonb_agg(jsonb_build_object('step', s.step ->> 'step', 'job_kind', s.step ->> 'job_kind',
+          'executor', coalesce(s.step ->> 'executor', 'PG_worker'), 'type', coalesce(s.step ->> 'type', 'job'),
+          'source_ref', fn_mot_fill(s.step -> 'source_ref', s.step -> 'context'), 'safe_payload', fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'),
+          'needs', (select coalesce(jsonb_agg(v_parts.steps[(d ->> 'from')::int] ->> 'step'), '[]') from unnest(v_parts.needs) d where (d ->> 'to')::int = s.n)) order by s.n), '[]')
+        from unnest(v_parts.steps) with ordinality s (step, n)));
+  end if;
+  insert into job_workflow (
+    workflow_id, template_key, template_version, params, correlation_id, actor, causation_event_id, consumer_key, jobs)
+  values (v_workflow_id, v_template.template_key, v_template.version, v_params, v_correlation, p_actor, p_causation_event_id, p_consumer_key,
+    cardinality(v_parts.steps))
+  on conflict (template_key, correlation_id) do nothing;
+  if not found then -- somebody was faster, and has committed
+    select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
+    return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status, 'jobs', v_known.jobs,
+      'dry_run', false);
+  end if;
+  insert into job_queue (
+    job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
+    scheduled_at, max_attempts, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+  select
+    fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
+    coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
+    s.step ->> 'event_domain', fn_mot_fill(coalesce(s.step -> 'safe_payload', '{}'), s.step -> 'context'),
+    fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
+    fn_mot_fill(s.step -> 'payload_ref', s.step -> 'context') #>> '{}', fn_job_key(v_workflow_id || '/' || (s.step ->> 'step')),
+    fn_mot_fill(s.step -> 'ordering_key', s.step -> 'context') #>> '{}', coalesce((s.step ->> 'priority')::int, 100),
+    v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
+    coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')), v_workflow_id,
+    coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
+  from unnest(v_parts.steps) with ordinality s (step, n)
+  left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
+  insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
+  select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
+  from unnest(v_parts.needs) d;
+  insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
+  select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
+    nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+  from unnest(v_parts.steps) with ordinality s (step, n)
+  where s.step ->> 'type' in ('approval', 'event');
+  update mot_template t set used_at = v_now where t.template_key = v_template.template_key and t.version = v_template.version and t.used_at is null;
+  perform fn_job_wake(w.executor, w.kinds, w.jobs)
+  from (
+    select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
+    from job_queue j
+    where j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    group by 1) w;
+  return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id, 'status', 'active', 'jobs', cardinality(v_parts.steps),
+    'template', v_template.template_key || '@' || v_template.version, 'dry_run', false);
+end
+$function$
+
+-- What is wrong with a graph; empty when it may be written.
+CREATE OR REPLACE FUNCTION fn_mot_graph_errors(p_template_key text, p_nodes jsonb, p_edges jsonb, p_params jsonb DEFAULT '{"type": "object"}'::jsonb)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_errors text[] := fn_json_schema_unknown(p_params);
+  v_node jsonb;
+  v_edge jsonb;
+  v_at text;
+  v_known text[];
+  v_keys text[] := '{}';
+  v_kinds text[] := fn_pause_names('job_kind') || array(select distinct k from queue_heartbeat h cross join unnest(h.wakes_for) k);
+  v_inner mot_template;
+begin
+  if jsonb_typeof(p_nodes) is distinct from 'array' or jsonb_array_length(p_nodes) = 0 then
+    return v_errors || 'nodes must be an array with at least one node'::text;
+  elsif jsonb_typeof(p_edges) is distinct from 'array' then
+    return v_errors || 'edges must be an array'::text;
+  elsif jsonb_array_length(p_nodes) > 5000 then
+    return v_errors || 'more than 5000 nodes'::text;
+  end if;
+  for v_node in select n from jsonb_array_elements(p_nodes) n loop
+    v_at := format('node %s', coalesce(v_node ->> 'key', left(v_node::text, 60)));
+    if jsonb_typeof(v_node) <> 'object' or coalesce(v_node ->> 'key', '') !~ '^[a-z][a-z0-9_]{0,59}$' then
+      v_errors := v_errors || format('%s: key must be a letter, then up to 59 letters, digits or _, all small', v_at);
+      continue;
+    elsif v_node ->> 'key' = any (v_keys) then
+      v_errors := v_errors || format('%s stands twice', v_at);
+    end if;
+    v_keys := v_keys || (v_node ->> 'key');
+    v_known := array['key', 'type', 'description'] || case coalesce(v_node ->> 'type', 'job')
+      when 'job' then array['job_kind', 'executor', 'event_domain', 'priority', 'max_attempts', 'source_ref', 'target_ref', 'payload_ref', 'ordering_key',
+        'safe_payload', 'for_each', 'delay_seconds']
+      when 'approval' then array['expires_seconds']
+      when 'event' then array['event_domain', 'event_type', 'filter', 'correlation_id', 'expires_seconds']
+      when 'graph' then array['template', 'params', 'for_each'] end;
+    if v_known is null then
+      v_errors := v_errors || format('%s: type must be job, approval, event or graph', v_at);
+      continue;
+    end if;
+    v_errors := v_errors || array(select format('%s: %s is not known', v_at, k) from jsonb_object_keys(v_node) k where k <> all (v_known));
+    if v_node ? 'for_each' and (jsonb_typeof(v_node -> 'for_each') <> 'string' or v_node ->> 'for_each' !~ '^params\.[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$') then
+      v_errors := v_errors || format('%s: for_each names a list among the parameters, as params.NAME', v_at);
+    end if;
+    if (v_node ->> 'delay_seconds') is not null and jsonb_typeof(v_node -> 'delay_seconds') <> 'number'
+      or (v_node ->> 'expires_seconds') is not null and jsonb_typeof(v_node -> 'expires_seconds') <> 'number'
+    then
+      v_errors := v_errors || format('%s: delay_seconds and expires_seconds are numbers', v_at);
+    end if;
+    case coalesce(v_node ->> 'type', 'job')
+      when 'job' then
+        if upper(v_node ->> 'executor') = 'MOT' then
+          v_errors := v_errors || format('%s: MOT draws graphs and runs nothing; name the executor that does', v_at);
+        elsif coalesce(v_node ->> 'executor', 'PG_worker') <> all (array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) then
+          v_errors := v_errors || format('%s: the executor %s is not known', v_at, v_node ->> 'executor');
+        end if;
+        if coalesce(v_node ->> 'job_kind', '') !~ '^[A-Za-z][A-Za-z0-9_.:-]*$' then
+          v_errors := v_errors || format('%s: job_kind is missing or no name of a kind', v_at);
+        elsif v_node ->> 'job_kind' <> all (v_kinds) then
+          v_errors := v_errors || format('%s: nobody knows jobs of kind %s; register a handler (job_handler), a consumer or an executor for it first', v_at, v_node ->> 'job_kind');
+        end if;
+        begin
+          perform (v_node ->> 'priority')::job_priority, (v_node ->> 'max_attempts')::job_limit;
+          if v_node ? 'safe_payload' and (jsonb_typeof(v_node -> 'safe_payload') <> 'object' or not fn_is_signal(v_node -> 'safe_payload')) then
+            v_errors := v_errors || format('%s: safe_payload must be an object of signals, without denied keys, at most 16 kB', v_at);
+          end if;
+        exception when others then
+          v_errors := v_errors || format('%s: %s', v_at, sqlerrm);
+        end;
+      when 'event' then
+        begin
+          perform (v_node ->> 'filter')::jsonpath;
+          if not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain' and r.event_type = v_node ->> 'event_type' and r.active) then
+            v_errors := v_errors || format('%s: the event %s.%s is not registered', v_at, v_node ->> 'event_domain', v_node ->> 'event_type');
+          end if;
+        exception when others then
+          v_errors := v_errors || format('%s: filter: %s', v_at, sqlerrm);
+        end;
+      when 'graph' then
+        v_inner := fn_mot_template_of(v_node ->> 'template');
+        if v_inner.template_key is null then
+          v_errors := v_errors || format('%s: there is no template %s', v_at, coalesce(v_node ->> 'template', '(none named)'));
+        end if;
+      else
+    end case;
+  end loop;
+  for v_edge in select e from jsonb_array_elements(p_edges) e loop
+    v_at := format('edge %s → %s', v_edge ->> 'from', v_edge ->> 'to');
+    if jsonb_typeof(v_edge) <> 'object' or v_edge - array['from', 'to', 'on', 'otherwise', 'each'] <> '{}' then
+      v_errors := v_errors || format('%s: an edge has from, to, on, otherwise, each', v_at);
+      continue;
+    end if;
+    v_errors := v_errors || array(
+      select format('%s: there is no node %s', v_at, coalesce(x, '(none named)')) from unnest(array[v_edge ->> 'from', v_edge ->> 'to']) x
+      where (x = any (v_keys)) is not true);
+    if coalesce(v_edge ->> 'on', 'success') <> all (array['success', 'failure', 'always'])
+      or coalesce(v_edge ->> 'otherwise', 'fail') <> all (array['fail', 'skip', 'continue'])
+    then
+      v_errors := v_errors || format('%s: on is success, failure or always, otherwise is fail, skip or continue', v_at);
+    end if;
+    if v_edge -> 'each' = 'true' and (
+      select count(distinct n ->> 'for_each') <> 1 or count(n ->> 'for_each') <> 2 from jsonb_array_elements(p_nodes) n where n ->> 'key' in (v_edge ->> 'from', v_edge ->> 'to')) then
+      v_errors := v_errors || format('%s: each joins two nodes with the same for_each, item by item', v_at);
+    end if;
+  end loop;
+  if exists (select from jsonb_array_elements(p_edges) e group by e ->> 'from', e ->> 'to' having count(*) > 1) then
+    v_errors := v_errors || 'two edges join the same nodes'::text;
+  end if;
+  if cardinality(v_errors) = 0 then
+    if cardinality(fn_mot_sorted(p_nodes, p_edges)) < jsonb_array_length(p_nodes) then
+      v_errors := v_errors || format('the edges go in a circle among %s', (
+        select string_agg(k, ', ') from unnest(v_keys) k where k <> all (fn_mot_sorted(p_nodes, p_edges))));
+    end if;
+    if p_template_key = any (fn_mot_reached(p_nodes)) then
+      v_errors := v_errors || format('the graph holds itself, %s', p_template_key);
+    end if;
+  end if;
+  return v_errors;
+end
+$function$
+
+-- Which templates a graph holds, at any depth. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_reached(p_nodes jsonb, p_depth integer DEFAULT 0)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_reached text[] := '{}';
+  v_name text;
+  v_inner mot_template;
+begin
+  if p_depth > 8 then
+    raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
+  end if;
+  for v_name in select n ->> 'template' from jsonb_array_elements(p_nodes) n where n ->> 'type' = 'graph' loop
+    v_inner := fn_mot_template_of(v_name);
+    if v_inner.template_key is not null then
+      v_reached := v_reached || (v_inner.template_key || '@' || v_inner.version) || v_inner.template_key || fn_mot_reached(v_inner.nodes, p_depth + 1);
+    end if;
+  end loop;
+  return v_reached;
+end
+$function$
+
+-- The nodes of a graph in an order in which they can run. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_sorted(p_nodes jsonb, p_edges jsonb)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_keys text[] := array(select n.node ->> 'key' from jsonb_array_elements(p_nodes) with ordinality n (node, nth) order by n.nth);
+  v_index jsonb := (select jsonb_object_agg(k, n) from unnest(v_keys) with ordinality u (k, n));
+  v_out jsonb := (
+    select jsonb_object_agg(f.key, f.follow)
+    from (select e ->> 'from' as key, jsonb_agg(v_index -> (e ->> 'to')) as follow from jsonb_array_elements(p_edges) e group by 1) f);
+  v_needs int[] := array(
+    select coalesce(c.count, 0)::int
+    from unnest(v_keys) with ordinality u (k, n)
+    left join (select e ->> 'to' as key, count(*) as count from jsonb_array_elements(p_edges) e group by 1) c on c.key = u.k
+    order by u.n);
+  v_ready int[] := array(select n::int from unnest(v_needs) with ordinality u (needs, n) where u.needs = 0 order by n);
+  v_sorted text[] := '{}';
+  v_at int := 1;
+  v_to int;
+begin
+  while v_at <= cardinality(v_ready) loop
+    v_sorted := v_sorted || v_keys[v_ready[v_at]];
+    for v_to in select f::int from jsonb_array_elements_text(coalesce(v_out -> v_keys[v_ready[v_at]], '[]')) f loop
+      v_needs[v_to] := v_needs[v_to] - 1;
+      if v_needs[v_to] = 0 then
+        v_ready := v_ready || v_to;
+      end if;
+    end loop;
+    v_at := v_at + 1;
+  end loop;
+  return v_sorted;
+end
+$function$
+
+-- Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_start()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_job job_queue;
+  v_now timestamptz;
+  v_event jsonb;
+  v_known jsonb;
+  v_template mot_template;
+  v_answer jsonb;
+  v_started int := 0;
+begin
+  for v_job in
+    select j.*
+    from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
+    cross join lateral fn_job_lanes(x.executor) l
+    join job_queue j on j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority
+      and j.scheduled_at <= clock_timestamp()
+    where l.job_kind like 'workflow:%'
+      and not exists (select from queue_pause p where p.resumed_at is null and (p.scope, p.name) in (
+        ('all', ''), ('job_kind', l.job_kind), ('domain', l.event_domain), ('consumer', l.consumer_key)))
+    limit 1000
+    for update of j skip locked
+  loop
+    v_now := clock_timestamp();
+    v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
+    select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
+    v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
+      || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
+    v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
+        select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
+      v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
+    continue when v_answer ->> 'reason' = 'job_substrate_disabled';
+    update job_queue j
+    set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+        picked_at = v_now, started_at = v_now, updated_at = v_now
+    where j.job_id = v_job.job_id
+    returning j.* into v_job;
+    if (v_answer ->> 'refused')::boolean then
+      perform fn_job_fail(v_job, 'permanent', format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
+    else
+      update job_queue j
+      set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
+      where j.job_id = v_job.job_id;
+      v_started := v_started + (v_answer ->> 'created')::boolean::int;
+    end if;
+  end loop;
+  return v_started;
+end
+$function$
+
+-- The template of that name, KEY or KEY@VERSION.
+CREATE OR REPLACE FUNCTION fn_mot_template_of(p_template_id text)
+ RETURNS mot_template
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  select t.* from mot_template t
+  where t.template_key = split_part(p_template_id, '@', 1)
+    and (position('@' in p_template_id) = 0 or t.version::text = split_part(p_template_id, '@', 2))
+  order by t.version desc limit 1
+$function$
+
+-- Writes a template: {template_key, version, changed}. Refused invalid_template with all errors.
+CREATE OR REPLACE FUNCTION fn_mot_template_put(p_template jsonb, p_actor text, p_dry_run boolean DEFAULT false)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_key text := p_template ->> 'template_key';
+  v_params jsonb := coalesce(p_template -> 'params', '{"type": "object"}');
+  v_nodes jsonb := p_template -> 'nodes';
+  v_edges jsonb := coalesce(p_template -> 'edges', '[]');
+  v_errors text[];
+  v_last mot_template;
+  v_version int;
+begin
+  if jsonb_typeof(p_template) is distinct from 'object' or coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_mot_template_put needs a template, an object, and an actor' using errcode = '22023';
+  end if;
+  v_errors := array(
+    select format('%s is not known; a template has template_key, description, params, nodes, edges', k)
+    from jsonb_object_keys(p_template) k where k <> all (array['template_key', 'description', 'params', 'nodes', 'edges']))
+    || case when coalesce(v_key, '') !~ '^[a-z][a-z0-9_.-]{0,79}$'
+      then array['template_key must be a small letter, then up to 79 small letters, digits or _ . -'] else '{}' end
+    || fn_mot_graph_errors(v_key, v_nodes, v_edges, v_params);
+  if cardinality(v_errors) > 0 then
+    return jsonb_build_object('refused', true, 'reason', 'invalid_template', 'template_key', v_key, 'errors', to_jsonb(v_errors));
+  end if;
+  v_nodes := (
+    select jsonb_agg(n.node order by array_position(v_sorted, n.node ->> 'key'))
+    from (select fn_mot_sorted(v_nodes, v_edges) as v_sorted offset 0) s
+    cross join jsonb_array_elements(v_nodes) n (node));
+  perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.mot_template:' || v_key, 0));
+  v_last := fn_mot_template_of(v_key);
+  v_version := case when v_last.template_key is null then 1 else v_last.version + (v_last.used_at is not null)::int end;
+  if v_last.nodes = v_nodes and v_last.edges = v_edges and v_last.params = v_params
+    and v_last.description = coalesce(p_template ->> 'description', '')
+  then
+    return jsonb_build_object('refused', false, 'template_key', v_key, 'version', v_last.version, 'changed', false, 'dry_run', p_dry_run);
+  end if;
+  if not p_dry_run then
+    insert into mot_template as t (template_key, version, description, params, nodes, edges, actor)
+    values (v_key, v_version, coalesce(p_template ->> 'description', ''), v_params, v_nodes, v_edges, p_actor)
+    on conflict (template_key, version) do update
+    set description = excluded.description, params = excluded.params, nodes = excluded.nodes, edges = excluded.edges,
+        actor = excluded.actor, written_by = excluded.written_by, created_at = excluded.created_at;
+  end if;
+  return jsonb_build_object('refused', false, 'template_key', v_key, 'version', v_version, 'changed', true, 'dry_run', p_dry_run);
+end
+$function$
+
+-- Trigger: refuses to change a template that was used.
+CREATE OR REPLACE FUNCTION fn_mot_template_refuse()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if old.used_at is not null and (tg_op = 'DELETE' or (old.nodes, old.edges, old.params, old.version, old.template_key)
+    is distinct from (new.nodes, new.edges, new.params, new.version, new.template_key))
+  then
+    raise exception 'the template %@% was used and is never changed; write the next version', old.template_key, old.version
+      using errcode = '55000';
+  end if;
+  return case when tg_op = 'DELETE' then old else new end;
 end
 $function$
 
@@ -5174,6 +7113,20 @@ begin
 end
 $function$
 
+-- Whether a recipient is user:…, agency:…, role:… or agent:… without spaces and braces.
+CREATE OR REPLACE FUNCTION fn_recipient_is_sound(p_recipient_ref text)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+RETURN COALESCE((p_recipient_ref ~ '^(user|agency|role|agent):[^[:space:]{}]{1,200}$'::text), false)
+
+-- Fills a consumer's template for one recipient of an event; null when a variable has no value.
+CREATE OR REPLACE FUNCTION fn_recipient_template(p_template text, p_consumer_key text, p_document jsonb)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN CASE WHEN (p_template IS NULL) THEN NULL::text WHEN (p_template = '{event_subject_ref}'::text) THEN (p_document #>> '{event,event_subject_ref}'::text[]) WHEN (p_template = '{recipient}'::text) THEN (p_document #>> '{event,recipient}'::text[]) WHEN (p_template = '{consumer_key}:{event_id}:{recipient}'::text) THEN ((((p_consumer_key || ':'::text) || (p_document #>> '{event,id}'::text[])) || ':'::text) || (p_document #>> '{event,recipient}'::text[])) WHEN (strpos(p_template, '{'::text) = 0) THEN p_template ELSE fn_template_expand(p_template, p_consumer_key, p_document) END
+
 -- Ends a pause: {scope, name}. Refused not_found when nothing is paused there.
 CREATE OR REPLACE FUNCTION fn_resume(p_scope text, p_name text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -5200,9 +7153,168 @@ begin
 end
 $function$
 
+-- Trigger of routed tables, once a statement: emits the events of a route, or counts them in its dry run.
+CREATE OR REPLACE FUNCTION fn_route_capture()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+ SET "DateStyle" TO 'ISO, YMD'
+ SET "IntervalStyle" TO 'postgres'
+ SET extra_float_digits TO '1'
+ SET bytea_output TO 'hex'
+AS $function$
+declare
+  v_batch constant int := 1000;
+  v_code text := tg_argv[0];
+  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
+  v_is_dry boolean;
+  v_type jsonb;
+  v_event jsonb;
+  v_events jsonb[] := '{}';
+  v_changes bigint := 0;
+  v_unfit bigint := 0;
+  v_wanted bigint := 0;
+  v_emitted bigint := 0;
+  v_sample jsonb;
+  v_told record;
+  v_state text;
+  v_said text;
+  v_detail text;
+begin
+  if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
+    return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
+  end if;
+  v_is_dry := coalesce((v_route ->> 'dry_run')::boolean, true);
+  begin
+    select jsonb_build_object(
+      'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
+      'event_severity', r.default_severity, 'event_subject_table', tg_table_schema || '.' || tg_table_name,
+      'actor_ref', session_user, 'source_system', 'route:' || v_code, 'payload_classification', 'safe_metadata',
+      'occurred_at', clock_timestamp(), 'created_at', now()) into v_type
+    from event_type_registry r
+    where r.event_domain = v_route ->> 'target_event_domain' and r.event_type = v_route ->> 'target_event_type' and r.active;
+    if not found then
+      raise exception '%.% is not registered and active in event_type_registry', v_route ->> 'target_event_domain', v_route ->> 'target_event_type'
+        using errcode = '22023';
+    elsif tg_table_schema <> v_route ->> 'source_schema' or tg_table_name <> v_route ->> 'source_table' or lower(tg_op) <> v_route ->> 'sql_event' then
+      raise exception 'the route is made for % of %.%', v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table'
+        using errcode = '55000';
+    end if;
+    for v_event in execute fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
+      case tg_op when 'UPDATE' then 'route_old n' end)
+    loop
+      v_changes := v_changes + 1;
+      v_events := array_append(v_events, v_event);
+      if v_changes % v_batch = 0 then
+        v_told := fn_route_emit(v_route, v_type, v_events);
+        v_unfit := v_unfit + v_told.unfit;
+        v_wanted := v_wanted + v_told.events;
+        v_emitted := v_emitted + v_told.emitted;
+        v_sample := coalesce(v_sample, v_told.sample);
+        v_events := '{}';
+      end if;
+    end loop;
+    if v_events <> '{}' then
+      v_told := fn_route_emit(v_route, v_type, v_events);
+      v_unfit := v_unfit + v_told.unfit;
+      v_wanted := v_wanted + v_told.events;
+      v_emitted := v_emitted + v_told.emitted;
+      v_sample := coalesce(v_sample, v_told.sample);
+    end if;
+    if v_is_dry and v_changes > 0 then
+      insert into event_route_sample (route_code, statements, changes, events, duplicates, unfit, sample)
+      values (v_code, 1, v_changes, v_wanted, v_changes - v_unfit - v_wanted, v_unfit, v_sample);
+    elsif v_unfit > 0 and (v_route ->> 'fail_closed')::boolean then
+      raise exception '% of % changes have no payload that may travel', v_unfit, v_changes
+        using errcode = '23514', detail = 'It has a denied key or more than 16 kB, or the subject is empty.';
+    elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
+      raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
+    end if;
+    if v_unfit > 0 then
+      insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
+      values (v_code, '23514', 'a payload may not travel (a denied key, or more than 16 kB), or a subject is empty', v_unfit, v_is_dry);
+    end if;
+    if v_emitted < v_wanted and not v_is_dry then
+      insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
+      values (v_code, '23505', 'the outbox allows no second event of this type about the same subject', v_wanted - v_emitted, v_is_dry);
+    end if;
+    return null;
+  exception when others then
+    get stacked diagnostics v_state = returned_sqlstate, v_said = message_text, v_detail = pg_exception_detail;
+  end;
+  if (v_route ->> 'fail_closed')::boolean and not v_is_dry then
+    raise exception 'route % refuses this % of %.%: %', v_code, lower(tg_op), tg_table_schema, tg_table_name, v_said
+      using errcode = v_state, detail = coalesce(v_detail, ''),
+        hint = format('The route is fail_closed. Mend what it says, or stop the route: reveille routes disable %s', v_code);
+  end if;
+  begin
+    insert into event_route_fault (route_code, sqlstate, message, dry_run) values (v_code, v_state, left(v_said, 500), v_is_dry);
+  exception when others then
+    raise warning 'route % emitted no event and could not keep why: % (%); then: %', v_code, v_said, v_state, sqlerrm;
+  end;
+  return null;
+end
+$function$
+
+-- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults.
+CREATE OR REPLACE FUNCTION fn_route_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(route_code text, severity text, finding text, what text, hint text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  select r.route_code, x.severity, x.finding, x.what, x.hint
+  from (select l ->> 'route_code' as route_code, l as route, (l ->> 'enabled')::boolean as enabled
+    from fn_route_list() l where (l ->> 'is_ours')::boolean) r
+  cross join lateral (
+    select 'error' as severity, f.finding, f.what,
+      case f.finding when 'type_inactive' then 'register or activate the type in event_type_registry'
+        else format('mend the table or the route''s file (reveille routes put FILE), or reveille routes disable %s', r.route_code) end as hint
+    from fn_route_findings(r.route) f
+    where r.enabled
+    union all
+    select 'error', 'trigger_missing', format('it is enabled, and there is no trigger for it on %I.%I: nothing becomes an event', r.route ->> 'source_schema', r.route ->> 'source_table'),
+      format('reveille routes enable %s', r.route_code)
+    where r.enabled and r.route ->> 'trigger' = 'missing' and fn_route_relation(r.route) is not null
+    union all
+    select 'error', 'trigger_disabled', format('its trigger on %I.%I is disabled: nothing becomes an event', r.route ->> 'source_schema', r.route ->> 'source_table'),
+      format('reveille routes enable %s', r.route_code)
+    where r.enabled and r.route ->> 'trigger' = 'disabled'
+    union all
+    select 'warning', 'trigger_left_over', format('%s, and its trigger still stands on %I.%I', case when r.enabled then 'its source is another table' else 'it is disabled' end, t.table_schema, t.table_name),
+      format('as the owner of the table: drop trigger %I on %I.%I', t.trigger_name, t.table_schema, t.table_name)
+    from fn_route_triggers(r.route_code) t
+    where not r.enabled or not t.is_right
+    union all
+    select 'warning', 'faults', format('%s of its writes passed without their events within a day, last: %s (%s)', f.n, f.message, f.sqlstate),
+      format('reveille routes show %s', r.route_code)
+    from (
+      select count(*) as n, (array_agg(e.message order by e.fault_id desc))[1] as message, (array_agg(e.sqlstate order by e.fault_id desc))[1] as sqlstate
+      from event_route_fault e
+      where e.route_code = r.route_code and not e.dry_run and e.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
+    where f.n > 0) x
+  union all
+  select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
+    format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
+    format('as the owner of the table: drop trigger %I on %I.%I', t.tgname, n.nspname, c.relname)
+  from pg_trigger t
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
+  join pg_class c on c.oid = t.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  where not t.tgisinternal and t.tgparentid = 0 and t.tgnargs = 1
+    and not exists (select from event_route o where convert_to(o.route_code, getdatabaseencoding()) || '\x00'::bytea = t.tgargs)
+  order by 1, 3;
+end
+$function$
+
 -- What a consumer that need not be stored would do with the newest p_limit events of its domain.
 CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer jsonb, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
- RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone, recipient text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
@@ -5215,12 +7327,17 @@ begin
   v_consumer := jsonb_populate_record(
     jsonb_populate_record(null::consumer_registry, jsonb_build_object(
       'event_type', '*', 'executor', 'PG_worker', 'priority', 100, 'delay', '0', 'source_ref', '{event_subject_ref}',
-      'idempotency_key', '{consumer_key}:{event_id}', 'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
+      'idempotency_key', '{consumer_key}:{event_id}' || case when p_consumer ->> 'fan_out' is null then '' else ':{recipient}' end,
+      'consumer_key', 'preview', 'starts_at', '-infinity', 'dry_run', false)),
     p_consumer);
   v_consumer.event_type_like := replace(replace(v_consumer.event_type, '_', '\_'), '*', '%');
   v_problem := fn_consumer_problem(v_consumer);
   if v_problem is not null then
     raise exception 'consumer %: %', v_consumer.consumer_key, v_problem using errcode = '23514';
+  end if;
+  if v_consumer.fan_out is not null then
+    return query select * from fn_fan_out_dry_run(v_consumer, p_since, p_limit);
+    return;
   end if;
   return query
   select
@@ -5235,7 +7352,8 @@ begin
     case when r.reason = 'match' then fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, r.e) end,
     case when r.reason = 'match' then fn_job_key(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, r.e)) end,
     r.event_type,
-    r.created_at
+    r.created_at,
+    null::text
   from (
     select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
@@ -5256,7 +7374,7 @@ $function$
 
 -- What a stored consumer would do with the newest p_limit events of its domain, as if it had existed then.
 CREATE OR REPLACE FUNCTION fn_route_consumer_dry_run(p_consumer_key text, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_limit integer DEFAULT 1000)
- RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone)
+ RETURNS TABLE(event_id uuid, would_enqueue boolean, reason text, job_kind text, executor text, source_ref text, target_ref text, payload_ref text, ordering_key text, idempotency_key text, event_type text, created_at timestamp with time zone, recipient text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
@@ -5346,6 +7464,245 @@ $function$
 CREATE OR REPLACE FUNCTION fn_schedule_held(p_job_kind text)
  RETURNS text
  LANGUAGE plpgsql
+-- Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.
+CREATE OR REPLACE FUNCTION fn_route_disable(p_route_code text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET lock_timeout TO '3s'
+AS $function$
+declare
+  v_answer jsonb := fn_route_switch(p_route_code, false, null, p_actor, p_reason);
+  v_trigger record;
+  v_left text;
+begin
+  if (v_answer ->> 'refused')::boolean then
+    return v_answer;
+  end if;
+  begin
+    for v_trigger in select t.* from fn_route_triggers(p_route_code) t loop
+      execute format('drop trigger %I on %I.%I', v_trigger.trigger_name, v_trigger.table_schema, v_trigger.table_name);
+    end loop;
+  exception
+    when lock_not_available then v_left := 'table_busy';
+    when insufficient_privilege then v_left := 'not_owner';
+  end;
+  return v_answer || jsonb_build_object('trigger_left', v_left);
+end
+$function$
+
+-- Emits a batch of a route's events, or counts them in its dry run: unfit, events, emitted, sample. Internal.
+CREATE OR REPLACE FUNCTION fn_route_emit(p_route jsonb, p_type jsonb, p_events jsonb[], OUT unfit bigint, OUT events bigint, OUT emitted bigint, OUT sample jsonb)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_code text := p_route ->> 'route_code';
+  v_policy text := p_route ->> 'idempotency_policy';
+  v_tx xid8 := case when v_policy = 'per_transaction' then pg_current_xact_id() end;
+  v_suffix text := coalesce(':' || v_tx::text, '');
+  v_first uuid := fn_uuid_v7();
+begin
+  if (p_route ->> 'dry_run')::boolean then
+    with judged as materialized (
+      select u.event, coalesce(octet_length(u.event ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(u.event -> 'safe_payload'), false) as is_fit
+      from unnest(p_events) as u (event)),
+    wanted as (
+      select j.event from judged j
+      where j.is_fit and (v_policy = 'per_change'
+        or not exists (select from event_route_key k where k.route_code = v_code and k.row_key = (j.event ->> 'row_key') || v_suffix)))
+    select (select count(*) from judged j where not j.is_fit), (select count(*) from wanted),
+      (select jsonb_agg(jsonb_build_object('subject_ref', s.event -> 'event_subject_ref', 'payload', s.event -> 'safe_payload'))
+       from (select w.event from wanted w limit 3) s)
+    into unfit, events, sample;
+    emitted := 0;
+    return;
+  end if;
+  with judged as materialized (
+    select u.event, coalesce(octet_length(u.event ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(u.event -> 'safe_payload'), false) as is_fit
+    from unnest(p_events) as u (event)),
+  fresh as (
+    insert into event_route_key (route_code, row_key, tx_id)
+    select v_code, (j.event ->> 'row_key') || v_suffix, v_tx from judged j where j.is_fit and v_policy <> 'per_change' order by 2
+    on conflict (route_code, row_key) do nothing
+    returning row_key),
+  wanted as materialized (
+    select fn_uuid_v7_nth(v_first, (row_number() over ())::int) as id, j.event from judged j
+    where j.is_fit and (v_policy = 'per_change' or (j.event ->> 'row_key') || v_suffix in (select f.row_key from fresh f))),
+  taken as (
+    insert into event_outbox (
+      id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+      canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+    select
+      (e.r).id, (e.r).event_domain, (e.r).event_type, (e.r).event_stream, (e.r).delivery_lane, (e.r).event_severity, (e.r).event_subject_table,
+      (e.r).event_subject_ref, (e.r).canonical_address, (e.r).actor_ref, (e.r).source_system, (e.r).correlation_id,
+      (e.r).payload_classification, (e.r).safe_payload, (e.r).occurred_at, (e.r).created_at
+    from (select jsonb_populate_record(null::event_outbox, p_type || w.event || jsonb_build_object('id', w.id)) as r from wanted w offset 0) e
+    on conflict do nothing
+    returning 1)
+  select (select count(*) from judged j where not j.is_fit), (select count(*) from wanted), (select count(*) from taken)
+  into unfit, events, emitted;
+end
+$function$
+
+-- Makes a route's trigger and enables it: {state, was, trigger}. Needs the table's owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
+CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET lock_timeout TO '3s'
+AS $function$
+declare
+  v_route jsonb := (select l from fn_route_list(p_route_code) l);
+  v_name text := 'reveille_route_' || p_route_code;
+  v_relation oid;
+  v_owner name;
+  v_is_ours boolean;
+  v_found record;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_route_enable needs an actor and a reason' using errcode = '22023';
+  elsif v_route is null then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not (v_route ->> 'is_ours')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  end if;
+  select f.finding, f.what into v_found from fn_route_findings(v_route) f limit 1;
+  if found then
+    return jsonb_build_object('refused', true, 'reason', v_found.finding, 'route_code', p_route_code, 'what', v_found.what);
+  end if;
+  v_relation := fn_route_relation(v_route);
+  select pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'usage') into v_owner, v_is_ours from pg_class c where c.oid = v_relation;
+  if not v_is_ours then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'owner', v_owner);
+  end if;
+  begin
+    perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || p_route_code, 0));
+    select t.is_enabled, t.trigger_name into v_found from fn_route_triggers(p_route_code) t where t.is_right and t.relation = v_relation limit 1;
+    if not found then
+      execute format('create trigger %I after %s on %I.%I referencing %s for each statement execute function %I.fn_route_capture(%L)',
+        v_name, v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table',
+        case v_route ->> 'sql_event' when 'insert' then 'new table as route_new' when 'delete' then 'old table as route_old'
+          else 'old table as route_old new table as route_new' end,
+        current_schema(), p_route_code);
+    elsif not v_found.is_enabled then
+      execute format('alter table %I.%I enable trigger %I', v_route ->> 'source_schema', v_route ->> 'source_table', v_found.trigger_name);
+    end if;
+  exception
+    when lock_not_available then
+      return jsonb_build_object('refused', true, 'reason', 'table_busy', 'route_code', p_route_code);
+    when duplicate_object then
+      return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
+  end;
+  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason) || jsonb_build_object('trigger', v_name);
+end
+$function$
+
+-- What keeps a route from working: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive.
+CREATE OR REPLACE FUNCTION fn_route_findings(p_route jsonb)
+ RETURNS TABLE(finding text, what text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_relation oid := fn_route_relation(p_route);
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_name text := format('%I.%I', p_route ->> 'source_schema', p_route ->> 'source_table');
+  v_column text;
+  v_type text;
+begin
+  if v_relation is null then
+    return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
+  elsif exists (select from pg_class c where c.oid = v_relation and c.relpersistence = 't') or p_route ->> 'source_schema' ~ '^(pg_|information_schema$)' then
+    return query select 'table_unfit', v_name || ' is a table of the system or of one session';
+  elsif p_route ->> 'source_schema' = current_schema()
+    and p_route ->> 'source_table' ~ '^(event_outbox|event_arrival|event_route.*|event_type_registry|iu_sql_event_route|dispatch_.*|dot_config.*)$'
+  then
+    return query select 'table_unfit', v_name || ' is written while events are emitted: a route on it would feed itself';
+  elsif fn_route_key_columns(v_relation) is null then
+    return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
+  end if;
+  for v_column in select c from jsonb_array_elements_text(v_contract -> 'columns') c loop
+    if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
+      return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
+    elsif v_relation is not null then
+      with recursive types (oid) as ( -- the column's, and what a domain stands for
+        select a.atttypid from pg_attribute a
+        where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+        union all
+        select t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'
+      )
+      select format_type(t.oid, null) into v_type from types d join pg_type t on t.oid = d.oid and t.typtype <> 'd';
+      if not found then
+        return query select 'column_missing', format('%s has no column %I', v_name, v_column);
+      elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then
+        return query select 'column_denied', format('column %I is of type %s and may not travel: an event carries signal, not data', v_column, v_type);
+      end if;
+    end if;
+  end loop;
+  if v_relation is not null then
+    for v_column in
+      select distinct m.m[1]
+      from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) k
+      cross join regexp_matches(v_contract ->> k, '\{([^{}]+)\}', 'g') as m (m)
+      order by 1
+    loop
+      if not (coalesce(v_contract -> 'columns', '[]') ? v_column) and v_column <> all (coalesce(fn_route_key_columns(v_relation), '{}')) then
+        return query select 'column_missing',
+          format('a template names {%s}, which is neither a column of the contract nor one of the primary key', v_column);
+      end if;
+    end loop;
+  end if;
+  if not exists (
+    select from event_type_registry r
+    where r.event_domain = p_route ->> 'target_event_domain' and r.event_type = p_route ->> 'target_event_type' and r.active)
+  then
+    return query select 'type_inactive',
+      format('%s.%s is not registered and active in event_type_registry', p_route ->> 'target_event_domain', p_route ->> 'target_event_type');
+  end if;
+end
+$function$
+
+-- The key by which a route remembers a row. Internal.
+CREATE OR REPLACE FUNCTION fn_route_key(p_source text, p_key jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_key text := p_source || p_key::text;
+begin
+  return case when octet_length(v_key) > 500 then 'sha256:' || encode(sha256(convert_to(v_key, 'UTF8')), 'hex') else v_key end;
+end
+$function$
+
+-- The columns of a primary key in order, or null. Internal.
+CREATE OR REPLACE FUNCTION fn_route_key_columns(p_relation oid)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select array_agg(a.attname::text order by k.place)
+    from pg_index i
+    cross join unnest(i.indkey) with ordinality as k (attnum, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    where i.indrelid = p_relation and i.indisprimary);
+end
+$function$
+
+-- All routes, or one: the row, is_ours, trigger, faults of the last day, last_fault.
+CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
+ RETURNS SETOF jsonb
+ LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
@@ -5364,6 +7721,75 @@ $function$
 
 -- Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}.
 CREATE OR REPLACE FUNCTION fn_schedule_put(p_schedule_key text, p_job_kind text, p_actor text, p_cron text DEFAULT NULL::text, p_time_zone text DEFAULT NULL::text, p_every interval DEFAULT NULL::interval, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_max_attempts integer DEFAULT NULL::integer, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_ordering_key text DEFAULT NULL::text, p_missed text DEFAULT 'once'::text, p_missed_window interval DEFAULT NULL::interval, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_description text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+  return query
+  select to_jsonb(r) || jsonb_build_object(
+    'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
+    'trigger', case
+      when o.route_code is null then null
+      when t.is_enabled then 'enabled'
+      when t.is_enabled is not null then 'disabled'
+      else 'missing' end,
+    'faults', (select count(*) from event_route_fault f where f.route_code = r.route_code and f.noted_at > clock_timestamp() - interval '1 day'),
+    'last_fault', (
+      select jsonb_build_object('noted_at', f.noted_at, 'sqlstate', f.sqlstate, 'message', f.message, 'changes', f.changes, 'dry_run', f.dry_run)
+      from event_route_fault f where f.route_code = r.route_code order by f.fault_id desc limit 1))
+  from iu_sql_event_route r
+  left join event_route o on o.route_code = r.route_code
+  left join lateral (select bool_and(x.is_enabled) as is_enabled from fn_route_triggers(r.route_code) x where x.is_right) t on true
+  where p_route_code is null or r.route_code = p_route_code
+  order by r.route_code;
+end
+$function$
+
+-- What the last rows of a route's table would have made, and what its dry run has counted: {event, rows, dry_run}. Reads only.
+CREATE OR REPLACE FUNCTION fn_route_preview(p_route_code text, p_limit integer DEFAULT 20)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+ SET "DateStyle" TO 'ISO, YMD'
+ SET "IntervalStyle" TO 'postgres'
+ SET extra_float_digits TO '1'
+AS $function$
+declare
+  v_route jsonb := (select l from fn_route_list(p_route_code) l);
+  v_relation oid;
+  v_from text;
+  v_found record;
+  v_rows jsonb;
+begin
+  if p_limit is null or p_limit not between 1 and 10000 then
+    raise exception 'fn_route_preview: p_limit must be from 1 to 10000' using errcode = '22023';
+  elsif v_route is null then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not (v_route ->> 'is_ours')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  end if;
+  select f.finding, f.what into v_found from fn_route_findings(v_route) f limit 1;
+  if found then
+    return jsonb_build_object('refused', true, 'reason', v_found.finding, 'route_code', p_route_code, 'what', v_found.what);
+  end if;
+  v_relation := fn_route_relation(v_route);
+  select format('(select * from %I.%I t order by %s limit %s) n', v_route ->> 'source_schema', v_route ->> 'source_table',
+    string_agg(format('t.%I desc', k), ', ' order by place), p_limit) into v_from
+  from unnest(fn_route_key_columns(v_relation)) with ordinality as u (k, place);
+  execute format('select coalesce(jsonb_agg(r.event), ''[]'') from (%s) r', fn_route_rows(v_route, v_relation, v_from)) into v_rows;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code,
+    'event', format('%s.%s', v_route ->> 'target_event_domain', v_route ->> 'target_event_type'),
+    'rows', coalesce((
+      select jsonb_agg(r || jsonb_build_object('verdict', case
+        when not coalesce(octet_length(r ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(r -> 'safe_payload'), false) then 'unfit'
+        when v_route ->> 'idempotency_policy' = 'per_row' and r ->> 'row_key' = any (told.keys) then 'told already'
+        else 'event' end))
+      from jsonb_array_elements(v_rows) r
+      cross join (select fn_route_told(p_route_code, array(select r ->> 'row_key' from jsonb_array_elements(v_rows) r)) as keys) told), '[]'),
+    'dry_run', fn_route_seen(p_route_code));
+end
+$function$
+
+-- Removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.
+CREATE OR REPLACE FUNCTION fn_route_prune(p_limit integer DEFAULT 10000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -5416,6 +7842,55 @@ $function$
 
 -- Takes a schedule away, and leaves its jobs: {was_enabled}. Refused not_found.
 CREATE OR REPLACE FUNCTION fn_schedule_remove(p_schedule_key text, p_actor text, p_reason text)
+  v_keep interval := make_interval(secs => fn_config_number('queue.route.fault_seconds', 2592000)::float8);
+  v_faults bigint := 0;
+  v_keys bigint;
+  v_samples bigint := 0;
+  v_part bigint;
+  v_code text;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_route_prune: p_limit must be at least 1' using errcode = '22023';
+  elsif not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_route_prune', 0)) then
+    return jsonb_build_object('refused', false, 'busy', true, 'faults', 0, 'keys', 0, 'samples', 0, 'more', false);
+  end if;
+  for v_code in
+    select f.route_code from event_route_fault f union select s.route_code from event_route_sample s order by 1
+  loop
+    delete from event_route_fault f
+    where f.fault_id = any (array(
+      select o.fault_id from event_route_fault o
+      where o.route_code = v_code and (o.noted_at < v_now - v_keep or o.fault_id <= (
+        select n.fault_id from event_route_fault n where n.route_code = v_code order by n.fault_id desc offset 1000 limit 1))
+      order by o.fault_id limit p_limit));
+    get diagnostics v_part = row_count;
+    v_faults := v_faults + v_part;
+    with gone as (
+      delete from event_route_sample s
+      where s.sample_id = any (array(
+        select o.sample_id from event_route_sample o
+        where o.route_code = v_code and o.sample_id <= (
+          select n.sample_id from event_route_sample n where n.route_code = v_code and n.statements = 1 order by n.sample_id desc offset 20 limit 1)
+        order by o.sample_id limit p_limit))
+      returning s.*),
+    added as (
+      insert into event_route_sample (route_code, noted_at, statements, changes, events, duplicates, unfit)
+      select v_code, min(g.noted_at), sum(g.statements), sum(g.changes), sum(g.events), sum(g.duplicates), sum(g.unfit)
+      from gone g having count(*) > 0)
+    select count(*) into v_part from gone;
+    v_samples := v_samples + v_part;
+  end loop;
+  delete from event_route_key k
+  where k.ctid = any (array(
+    select o.ctid from event_route_key o where o.tx_id is not null and o.noted_at < v_now - interval '1 day' limit p_limit));
+  get diagnostics v_keys = row_count;
+  return jsonb_build_object('refused', false, 'busy', false, 'faults', v_faults, 'keys', v_keys, 'samples', v_samples,
+    'more', v_faults >= p_limit or v_keys >= p_limit or v_samples >= p_limit);
+end
+$function$
+
+-- Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host's own, route_enabled when its source would change, route_table_unfit when the host's table lacks a column.
+CREATE OR REPLACE FUNCTION fn_route_put(p_route jsonb, p_actor text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -5441,6 +7916,236 @@ $function$
 
 -- Makes the jobs of ticks and moves the position, once: {moved, made, known}, or {moved: false, why: busy, taken, disabled, not_due}. Refused not_found, job_substrate_disabled, paused.
 CREATE OR REPLACE FUNCTION fn_schedule_tick(p_schedule_key text, p_expected timestamp with time zone, p_ticks timestamp with time zone[], p_next timestamp with time zone, p_missed bigint DEFAULT 0, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+  v_known constant text[] := array['route_code', 'source_object_kind', 'source_schema', 'source_table', 'sql_event', 'target_event_domain',
+    'target_event_type', 'idempotency_policy', 'fail_closed', 'payload_contract'];
+  v_code text := p_route ->> 'route_code';
+  v_contract jsonb := coalesce(p_route -> 'payload_contract', '{}');
+  v_old jsonb;
+  v_new jsonb;
+  v_wrong text;
+  v_columns text;
+  v_lacks text[];
+begin
+  if coalesce(btrim(p_actor), '') = '' or jsonb_typeof(p_route) is distinct from 'object' then
+    raise exception 'fn_route_put needs a route as a JSON object, and an actor' using errcode = '22023';
+  end if;
+  select case
+    when jsonb_typeof(p_route -> k) is null then k || ' is missing'
+    when jsonb_typeof(p_route -> k) <> 'string' then k || ' must be text' end into v_wrong
+  from unnest(array['route_code', 'source_table', 'sql_event', 'target_event_domain', 'target_event_type']) with ordinality as u (k, place)
+  where jsonb_typeof(p_route -> k) is distinct from 'string'
+  order by u.place limit 1;
+  if v_wrong is null then
+    select case
+      when k = any (array['enabled', 'dry_run']) then k || ' is set by fn_route_enable and fn_route_disable'
+      else quote_literal(k) || ' is not a key of a route; those are ' || array_to_string(v_known, ', ') end into v_wrong
+    from jsonb_object_keys(p_route) k where k <> all (v_known) order by k limit 1;
+  end if;
+  v_wrong := case
+    when v_wrong is not null then v_wrong
+    when v_code !~ '^[a-z0-9][a-z0-9_.-]{0,47}$' then 'route_code must be lower case letters, digits, _, . and -, at most 48'
+    when lower(p_route ->> 'sql_event') <> all (array['insert', 'update', 'delete']) then 'sql_event must be insert, update or delete'
+    when coalesce(p_route ->> 'source_object_kind', 'table') <> 'table' then 'source_object_kind must be table'
+    when coalesce(p_route ->> 'idempotency_policy', 'per_change') <> all (array['per_row', 'per_change', 'per_transaction'])
+      then 'idempotency_policy must be per_row, per_change or per_transaction'
+    when jsonb_typeof(coalesce(p_route -> 'fail_closed', 'false')) <> 'boolean' then 'fail_closed must be true or false'
+    when jsonb_typeof(coalesce(p_route -> 'source_schema', '""')) <> 'string' then 'source_schema must be text'
+    when jsonb_typeof(v_contract) <> 'object' then 'payload_contract must be an object'
+    when jsonb_typeof(coalesce(v_contract -> 'columns', '[]')) <> 'array'
+      or exists (select from jsonb_array_elements(coalesce(v_contract -> 'columns', '[]')) c where jsonb_typeof(c) <> 'string')
+      then 'payload_contract.columns must be an array of names'
+    when jsonb_array_length(coalesce(v_contract -> 'columns', '[]')) > 40 then 'payload_contract.columns names more than 40 columns: an event carries signal, not data'
+    when coalesce(v_contract ->> 'when_changed', 'contract') <> all (array['contract', 'any']) then 'payload_contract.when_changed must be contract or any'
+    when lower(p_route ->> 'sql_event') = 'update' and coalesce(v_contract ->> 'when_changed', 'contract') = 'contract'
+      and jsonb_array_length(coalesce(v_contract -> 'columns', '[]')) = 0
+      then 'payload_contract.columns is empty, so no update would change any of them: name columns, or say when_changed = any'
+  end;
+  if v_wrong is null then
+    select 'payload_contract.' || k || case
+      when k = any (array['subject_ref', 'canonical_address', 'correlation_id']) then ' must be a template such as {id}, at most 500 letters'
+      else ' is unknown: there are columns, subject_ref, canonical_address, correlation_id and when_changed' end into v_wrong
+    from jsonb_object_keys(v_contract) k
+    where k <> all (array['columns', 'when_changed']) and (
+      k <> all (array['subject_ref', 'canonical_address', 'correlation_id'])
+      or jsonb_typeof(v_contract -> k) <> 'string' or v_contract ->> k !~ '^([^{}]|\{[^{}]+\}){1,250}$' or length(v_contract ->> k) > 500)
+    order by k limit 1;
+  end if;
+  if v_wrong is not null then
+    raise exception '%', v_wrong using errcode = '22023';
+  end if;
+
+  v_new := jsonb_build_object(
+    'route_code', v_code, 'source_object_kind', 'table', 'source_schema', coalesce(nullif(p_route ->> 'source_schema', ''), current_schema()),
+    'source_table', p_route ->> 'source_table', 'sql_event', lower(p_route ->> 'sql_event'), 'target_event_domain', p_route ->> 'target_event_domain',
+    'target_event_type', p_route ->> 'target_event_type', 'idempotency_policy', coalesce(p_route ->> 'idempotency_policy', 'per_change'),
+    'target_event_stream', (select r.event_stream from event_type_registry r
+      where r.event_domain = p_route ->> 'target_event_domain' and r.event_type = p_route ->> 'target_event_type'),
+    'fail_closed', coalesce(p_route -> 'fail_closed', 'false'), 'payload_contract', v_contract, 'updated_at', clock_timestamp());
+  select f.what into v_wrong from fn_route_findings(v_new) f limit 1;
+  if found then
+    raise exception '%', v_wrong using errcode = '22023';
+  end if;
+
+  select to_jsonb(r) into v_old from iu_sql_event_route r where r.route_code = v_code for update;
+  if not found then
+    v_new := v_new || jsonb_build_object('enabled', false, 'dry_run', true, 'created_at', clock_timestamp());
+  elsif not exists (select from event_route o where o.route_code = v_code) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', v_code, 'is_ours', false);
+  elsif (v_old -> 'enabled' = 'true' or exists (select from fn_route_triggers(v_code)))
+    and jsonb_build_array(v_old -> 'source_schema', v_old -> 'source_table', v_old -> 'sql_event')
+      <> jsonb_build_array(v_new -> 'source_schema', v_new -> 'source_table', v_new -> 'sql_event')
+  then
+    return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', v_code);
+  end if;
+  -- a host's table may have more columns, which keep their defaults, or lack some that we cannot do without
+  v_lacks := array(
+    select k from unnest(array['route_code', 'source_schema', 'source_table', 'sql_event', 'target_event_domain', 'target_event_type',
+      'enabled', 'dry_run', 'fail_closed', 'idempotency_policy', 'payload_contract']) k
+    where not exists (
+      select from pg_attribute a
+      join pg_class c on c.oid = a.attrelid and c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route'
+      where a.attname = k and a.attnum > 0 and not a.attisdropped));
+  if v_lacks <> '{}' then
+    return jsonb_build_object('refused', true, 'reason', 'route_table_unfit', 'route_code', v_code, 'lacks', to_jsonb(v_lacks),
+      'what', 'the host''s table iu_sql_event_route lacks ' || array_to_string(v_lacks, ', '));
+  end if;
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum) into v_columns
+  from pg_attribute a
+  join pg_class c on c.oid = a.attrelid and c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route'
+  where a.attnum > 0 and not a.attisdropped and a.attname = any (array(select jsonb_object_keys(v_new)));
+  if v_old is null then
+    execute format('insert into iu_sql_event_route (%1$s) select %1$s from jsonb_populate_record(null::iu_sql_event_route, $1)', v_columns) using v_new;
+  else
+    execute format('update iu_sql_event_route r set (%1$s) = (select %1$s from jsonb_populate_record(null::iu_sql_event_route, $1)) where r.route_code = $2', v_columns)
+    using v_new, v_code;
+  end if;
+  insert into event_route as o (route_code, actor) values (v_code, p_actor)
+  on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp();
+  return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
+    'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
+end
+$function$
+
+-- The table that a route names, or null. Internal.
+CREATE OR REPLACE FUNCTION fn_route_relation(p_route jsonb)
+ RETURNS oid
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = p_route ->> 'source_schema' and c.relname = p_route ->> 'source_table' and c.relkind in ('r', 'p'));
+end
+$function$
+
+-- Removes a disabled route with its samples and keys. Refused not_found, not_owner, or route_enabled while it is enabled or its trigger stands.
+CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_enabled boolean;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_route_remove needs an actor and a reason' using errcode = '22023';
+  end if;
+  select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not exists (select from event_route o where o.route_code = p_route_code) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  elsif v_enabled or exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  end if;
+  delete from event_route_sample s where s.route_code = p_route_code;
+  delete from event_route_key k where k.route_code = p_route_code;
+  delete from event_route o where o.route_code = p_route_code;
+  delete from iu_sql_event_route r where r.route_code = p_route_code;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  return jsonb_build_object('refused', false, 'route_code', p_route_code);
+end
+$function$
+
+-- The statement that makes events' contents of rows. Internal.
+CREATE OR REPLACE FUNCTION fn_route_rows(p_route jsonb, p_relation oid, p_new text, p_old text DEFAULT NULL::text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
+  v_keys text[];
+  v_values jsonb;
+  v_missing text;
+  v_key text;
+  v_payload text;
+  v_whole text;
+  v_subject text;
+begin
+  v_keys := fn_route_key_columns(p_relation);
+  if v_keys is null then
+    raise exception '%.% has no primary key any more', p_route ->> 'source_schema', p_route ->> 'source_table' using errcode = '55000';
+  end if;
+  select jsonb_object_agg(a.attname, case when a.atttypid::bigint < 16384 then format('to_jsonb(n.%I)', a.attname)
+    else fn_route_value('n', a.attname, a.atttypid) end) into v_values
+  from pg_attribute a
+  where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped and a.attname = any (v_columns || v_keys);
+  if not v_values ?& v_columns then
+    select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
+    raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
+      using errcode = '42703';
+  end if;
+  select string_agg(v_values ->> k, ', ' order by place), string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place)
+  into v_key, v_subject
+  from unnest(v_keys) with ordinality as u (k, place);
+  v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
+  v_payload := format('jsonb_build_object(''row_key'', %s, ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
+    case when p_route ->> 'idempotency_policy' = 'per_change' then 'null' else format('fn_route_key(%L, jsonb_build_array(%s))',
+      format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key) end,
+    coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values), v_subject),
+    coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
+    coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'), v_payload);
+  if p_old is null then
+    return format('select %s as event from %s', v_payload, p_new);
+  elsif v_contract ->> 'when_changed' = 'any' then
+    v_whole := 'format(''%s'', n.*)';
+  else
+    v_whole := format('jsonb_build_array(%s)', (select string_agg(v_values ->> c, ', ') from unnest(v_columns) c));
+  end if;
+  return format(
+    'select x.event from (select %1$s as key, %2$s as whole, %3$s as event from %4$s) x
+     left join (select %1$s as key, %2$s as whole from %5$s) o on o.key = x.key where o.key is null or o.whole is distinct from x.whole',
+    format('jsonb_build_array(%s)', v_key), v_whole, v_payload, p_new, p_old);
+end
+$function$
+
+-- What a route's dry run has counted: {since, statements, changes, events, duplicates, unfit, samples}.
+CREATE OR REPLACE FUNCTION fn_route_seen(p_route_code text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select jsonb_build_object(
+      'since', min(s.noted_at), 'statements', coalesce(sum(s.statements), 0), 'changes', coalesce(sum(s.changes), 0),
+      'events', coalesce(sum(s.events), 0), 'duplicates', coalesce(sum(s.duplicates), 0), 'unfit', coalesce(sum(s.unfit), 0),
+      'samples', coalesce((
+        select jsonb_agg(jsonb_build_object('noted_at', n.noted_at, 'events', n.sample) order by n.sample_id desc)
+        from (select x.* from event_route_sample x where x.route_code = p_route_code and x.sample is not null order by x.sample_id desc limit 5) n), '[]'))
+    from event_route_sample s where s.route_code = p_route_code);
+end
+$function$
+
+-- Sets enabled and dry_run of a route's row: {state, was}. Refused not_found, or not_owner for the host's own.
+CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -5534,6 +8239,205 @@ begin
   where s.schedule_key = p_schedule_key and s.trouble is distinct from left(p_trouble, 1000)
     and p_expected = (case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end);
   return jsonb_build_object('refused', false, 'noted', found);
+  v_was text;
+  v_is text;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'switching a route needs an actor and a reason' using errcode = '22023';
+  end if;
+  select case when not r.enabled then 'disabled' when r.dry_run then 'dry run' else 'live' end,
+    case when not p_enabled then 'disabled' when coalesce(p_dry_run, r.dry_run) then 'dry run' else 'live' end
+  into v_was, v_is
+  from iu_sql_event_route r join event_route o on o.route_code = r.route_code
+  where r.route_code = p_route_code for update of r;
+  if not found then
+    return jsonb_build_object('refused', true, 'route_code', p_route_code, 'is_ours', false, 'reason',
+      case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
+  end if;
+  update iu_sql_event_route r set enabled = p_enabled, dry_run = coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
+  if v_was <> v_is then
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, v_was, v_is, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'state', v_is, 'was', v_was);
+end
+$function$
+
+-- A template of a route as an SQL expression, null when it is empty. Internal.
+CREATE OR REPLACE FUNCTION fn_route_template(p_template text, p_values jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select '(' || string_agg(case when m.m[2] is null then quote_literal(m.m[1]) else format('(%s #>> ''{}'')', p_values ->> m.m[2]) end, ' || ' order by m.n) || ')'
+    from regexp_matches(p_template, '([^{}]+)|\{([^{}]+)\}', 'g') with ordinality as m (m, n));
+end
+$function$
+
+-- Which of some keys a route has told of already. Called by fn_route_preview.
+CREATE OR REPLACE FUNCTION fn_route_told(p_route_code text, p_keys text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return array(select k.row_key from event_route_key k where k.route_code = p_route_code and k.row_key = any (p_keys));
+end
+$function$
+
+-- The triggers of a route, and whether each is enabled and where the route says.
+CREATE OR REPLACE FUNCTION fn_route_triggers(p_route_code text)
+ RETURNS TABLE(relation oid, table_schema text, table_name text, trigger_name text, is_enabled boolean, is_right boolean)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return query
+  select c.oid, n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled in ('O', 'A'),
+    coalesce(n.nspname = r.route ->> 'source_schema' and c.relname = r.route ->> 'source_table'
+      and t.tgtype = case r.route ->> 'sql_event' when 'insert' then 4 when 'delete' then 8 else 16 end, false)
+  from pg_trigger t
+  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
+  join pg_class c on c.oid = t.tgrelid
+  join pg_namespace n on n.oid = c.relnamespace
+  left join (select to_jsonb(i) as route from iu_sql_event_route i where i.route_code = p_route_code) r on true
+  where not t.tgisinternal and t.tgparentid = 0 and t.tgargs = convert_to(p_route_code, getdatabaseencoding()) || '\x00'::bytea
+  order by 2, 3, 4;
+end
+$function$
+
+-- An expression for a column as jsonb, which calls no code of the table's owner. Internal.
+CREATE OR REPLACE FUNCTION fn_route_value(p_alias text, p_column text, p_type oid)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_type oid := p_type;
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type t where t.oid = v_type and t.typtype = 'd';
+    exit when not found;
+    v_type := v_base;
+  end loop;
+  return format(
+    case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
+      else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
+    p_alias, p_column);
+end
+$function$
+
+-- A scope_filter as what the payload must contain or as a jsonpath, or what is wrong with it. Internal.
+CREATE OR REPLACE FUNCTION fn_scope_read(p_filter jsonb, OUT contains jsonb, OUT path jsonpath, OUT problem text)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_text text := btrim(p_filter #>> '{}');
+begin
+  if p_filter is null or jsonb_typeof(p_filter) = 'null' or v_text = '' then
+    return;
+  elsif jsonb_typeof(p_filter) = 'object' then
+    contains := p_filter;
+    return;
+  elsif jsonb_typeof(p_filter) <> 'string' then
+    problem := format('scope_filter is %s; it is an object, or a text that is a jsonpath', jsonb_typeof(p_filter));
+    return;
+  end if;
+  begin
+    if left(v_text, 1) = '{' then
+      contains := v_text::jsonb;
+    else
+      path := v_text::jsonpath;
+    end if;
+  exception
+    when others then
+      problem := 'scope_filter: ' || sqlerrm;
+      return;
+  end;
+  if regexp_replace(path::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+    path := null;
+    problem := 'scope_filter has a variable ($name); a filter has none, write the value itself';
+    return;
+  end if;
+  begin
+    perform jsonb_path_match_tz('{"event": {}, "payload": {}}', path, '{}', false);
+  exception
+    when singleton_sql_json_item_required then
+      path := null;
+      problem := 'scope_filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+    when others then
+      null; -- strict paths may fail on the empty sample and work on real events
+  end;
+end
+$function$
+
+-- Pairs of domain and stream with active types that resolve to nobody, or only by broadcast or within a scope. Called by v_subscription_gaps.
+CREATE OR REPLACE FUNCTION fn_subscription_gaps(p_recent integer DEFAULT 10000)
+ RETURNS TABLE(event_domain text, event_stream text, caught_by text, event_types text[], recent_events bigint, last_event_at timestamp with time zone, hint text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with subscriptions as materialized (
+    select s.*, s.scope_subject_table is not null or s.scope_contains is not null or s.scope_path is not null as is_scoped
+    from fn_event_subscriptions() s
+    where s.problem is null
+  ),
+  types as materialized (
+    select t.event_domain::text as event_domain, t.event_type::text as event_type, t.event_stream::text as event_stream
+    from event_type_registry t
+    where t.active
+  ),
+  judged as materialized (
+    select t.event_domain, t.event_type, t.event_stream, case
+        when bool_or(not s.is_scoped and not s.is_broadcast) then null
+        when bool_or(s.is_broadcast) then 'broadcast'
+        when bool_or(s.is_scoped) then 'scope'
+        else 'nobody'
+      end as caught_by
+    from types t
+    left join subscriptions s on not s.mute
+      and (s.event_domain is null or s.event_domain = t.event_domain)
+      and (s.event_type is null or s.event_type = t.event_type)
+      and (s.event_stream is null or s.event_stream = t.event_stream)
+      and not exists (
+        select from subscriptions m
+        where m.mute and not m.is_scoped and m.recipient_ref = s.recipient_ref
+          and (m.event_domain is null or m.event_domain = t.event_domain)
+          and (m.event_type is null or m.event_type = t.event_type)
+          and (m.event_stream is null or m.event_stream = t.event_stream))
+    group by t.event_domain, t.event_type, t.event_stream
+  ),
+  recent as materialized (
+    select n.event_domain, n.event_type, count(*) as events, max(n.created_at) as last_at
+    from (
+      select o.event_domain::text as event_domain, o.event_type::text as event_type, o.created_at
+      from event_outbox o order by o.created_at desc limit p_recent) n
+    group by n.event_domain, n.event_type
+  )
+  select j.event_domain, j.event_stream, j.caught_by, array_agg(j.event_type order by j.event_type), coalesce(sum(r.events), 0)::bigint,
+    max(r.last_at), case j.caught_by
+      when 'nobody' then 'nobody is told: add a row of event_subscription that says who shall be'
+      when 'broadcast' then 'only a row of all events catches it: say whom it is for'
+      else 'only rows with a scope catch it: what is outside of them is for nobody'
+    end
+  from judged j
+  left join recent r on r.event_domain = j.event_domain and r.event_type = j.event_type
+  where j.caught_by is not null
+  group by j.event_domain, j.event_stream, j.caught_by
+  order by array_position(array['nobody', 'scope', 'broadcast'], j.caught_by), max(r.last_at) desc nulls last, j.event_domain, j.event_stream;
 end
 $function$
 
@@ -5588,6 +8492,25 @@ begin
       set_by = session_user, updated_at = clock_timestamp();
   perform pg_notify('queue_control', '');
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'job_kind', p_job_kind, 'event_domain', p_event_domain);
+end
+$function$
+
+-- Pairs that resolve to nobody, others that are told of in part or only by broadcast, malformed rows; all 0 where recipients are not used.
+CREATE OR REPLACE FUNCTION fn_subscription_standing(OUT in_use boolean, OUT nobody integer, OUT others integer, OUT malformed integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  select count(*) filter (where s.problem is not null), count(*) > 0 into malformed, in_use from fn_event_subscriptions() s;
+  in_use := in_use or exists (select from consumer_registry c where c.fan_out is not null);
+  nobody := 0;
+  others := 0;
+  if in_use then
+    select count(*) filter (where g.caught_by = 'nobody'), count(*) filter (where g.caught_by <> 'nobody')
+    into nobody, others from fn_subscription_gaps(0) g;
+  end if;
 end
 $function$
 
@@ -5744,6 +8667,8 @@ grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to revei
 
 grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to reveille_operator
 
+grant EXECUTE on function fn_consumer_pilot(timestamp with time zone,integer,text,timestamp with time zone) to reveille_operator
+
 grant EXECUTE on function fn_consumer_problem(consumer_registry) to public
 
 grant EXECUTE on function fn_consumer_put(jsonb,text,text,boolean) to reveille_operator
@@ -5787,6 +8712,18 @@ grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text
 grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_executor
 
 grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_event_recipients(uuid) to reveille_dispatcher
+
+grant EXECUTE on function fn_event_recipients(uuid) to reveille_operator
+
+grant EXECUTE on function fn_event_recipients(uuid) to reveille_reader
+
+grant EXECUTE on function fn_event_subscriptions() to reveille_dispatcher
+
+grant EXECUTE on function fn_event_subscriptions() to reveille_operator
+
+grant EXECUTE on function fn_event_subscriptions() to reveille_reader
 
 grant EXECUTE on function fn_event_sweep(interval,timestamp with time zone) to reveille_dispatcher
 
@@ -5832,6 +8769,8 @@ grant EXECUTE on function fn_gate_set(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_is_signal(jsonb) to public
 
+grant EXECUTE on function fn_job_approve(uuid,text,text,timestamp with time zone) to reveille_operator
+
 grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_operator
@@ -5873,6 +8812,10 @@ grant EXECUTE on function fn_job_due(text) to reveille_executor
 grant EXECUTE on function fn_job_due(text) to reveille_operator
 
 grant EXECUTE on function fn_job_due(text) to reveille_reader
+
+grant EXECUTE on function fn_job_effect_hash(uuid) to reveille_operator
+
+grant EXECUTE on function fn_job_effect_hash(uuid) to reveille_reader
 
 grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,text,integer,timestamp with time zone,uuid,text,integer,text,text) to reveille_executor
 
@@ -5934,6 +8877,8 @@ grant EXECUTE on function fn_job_policy_keys(text,text,text) to public
 
 grant EXECUTE on function fn_job_rate_prune(integer) to reveille_dispatcher
 
+grant EXECUTE on function fn_job_reject(uuid,text,text) to reveille_operator
+
 grant EXECUTE on function fn_job_release(uuid,bigint) to reveille_executor
 
 grant EXECUTE on function fn_job_release_unknown(text,interval,uuid[]) to reveille_executor
@@ -5951,6 +8896,18 @@ grant EXECUTE on function fn_job_succeed(uuid,bigint,text) to reveille_executor
 grant EXECUTE on function fn_job_succeed_many(uuid[],bigint[],text[]) to reveille_executor
 
 grant EXECUTE on function fn_job_take_back(uuid,text,text) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_cancel(uuid,text,text) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_retry(uuid,text,text,boolean) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_steps(uuid) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_steps(uuid) to reveille_reader
 
 grant EXECUTE on function fn_lease_is_ours(text) to public
 
@@ -5971,6 +8928,15 @@ grant EXECUTE on function fn_maintenance_prune(jsonb) to reveille_executor
 grant EXECUTE on function fn_maintenance_reap(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_maintenance_stale_check(jsonb) to reveille_executor
+grant EXECUTE on function fn_mot_graph_emit(text,jsonb,text,text,boolean,uuid,text) to reveille_dispatcher
+
+grant EXECUTE on function fn_mot_graph_emit(text,jsonb,text,text,boolean,uuid,text) to reveille_operator
+
+grant EXECUTE on function fn_mot_graph_errors(text,jsonb,jsonb,jsonb) to reveille_operator
+
+grant EXECUTE on function fn_mot_graph_errors(text,jsonb,jsonb,jsonb) to reveille_reader
+
+grant EXECUTE on function fn_mot_template_put(jsonb,text,boolean) to reveille_operator
 
 grant EXECUTE on function fn_pause(text,text,text,text) to reveille_operator
 
@@ -5998,7 +8964,21 @@ grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone)
 
 grant EXECUTE on function fn_rate_parts(text) to public
 
+grant EXECUTE on function fn_recipient_is_sound(text) to public
+
+grant EXECUTE on function fn_recipient_template(text,text,jsonb) to public
+
 grant EXECUTE on function fn_resume(text,text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_route_capture() to reveille_operator
+
+grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
 
@@ -6029,10 +9009,83 @@ grant EXECUTE on function fn_schedule_remove(text,text,text) to reveille_operato
 grant EXECUTE on function fn_schedule_tick(text,timestamp with time zone,timestamp with time zone[],timestamp with time zone,bigint,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_schedule_trouble(text,timestamp with time zone,text) to reveille_dispatcher
+grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_operator
+
+grant EXECUTE on function fn_route_findings(jsonb) to reveille_operator
+
+grant EXECUTE on function fn_route_findings(jsonb) to reveille_reader
+
+grant EXECUTE on function fn_route_key(text,jsonb) to public
+
+grant EXECUTE on function fn_route_key_columns(oid) to reveille_operator
+
+grant EXECUTE on function fn_route_key_columns(oid) to reveille_reader
+
+grant EXECUTE on function fn_route_list(text) to reveille_operator
+
+grant EXECUTE on function fn_route_list(text) to reveille_reader
+
+grant EXECUTE on function fn_route_preview(text,integer) to reveille_operator
+
+grant EXECUTE on function fn_route_preview(text,integer) to reveille_reader
+
+grant EXECUTE on function fn_route_prune(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_route_prune(integer,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_route_put(jsonb,text) to reveille_operator
+
+grant EXECUTE on function fn_route_relation(jsonb) to reveille_operator
+
+grant EXECUTE on function fn_route_relation(jsonb) to reveille_reader
+
+grant EXECUTE on function fn_route_remove(text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_operator
+
+grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_reader
+
+grant EXECUTE on function fn_route_seen(text) to reveille_operator
+
+grant EXECUTE on function fn_route_seen(text) to reveille_reader
+
+grant EXECUTE on function fn_route_switch(text,boolean,boolean,text,text) to reveille_operator
+
+grant EXECUTE on function fn_route_template(text,jsonb) to reveille_operator
+
+grant EXECUTE on function fn_route_template(text,jsonb) to reveille_reader
+
+grant EXECUTE on function fn_route_told(text,text[]) to reveille_operator
+
+grant EXECUTE on function fn_route_told(text,text[]) to reveille_reader
+
+grant EXECUTE on function fn_route_triggers(text) to reveille_operator
+
+grant EXECUTE on function fn_route_triggers(text) to reveille_reader
+
+grant EXECUTE on function fn_route_value(text,text,oid) to reveille_operator
+
+grant EXECUTE on function fn_route_value(text,text,oid) to reveille_reader
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_dispatcher
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_operator
+
+grant EXECUTE on function fn_subscription_gaps(integer) to reveille_reader
 
 grant EXECUTE on function fn_subscription_remove(text,text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_subscription_set(text,text,text,text,integer,real,text) to reveille_operator
+
+grant EXECUTE on function fn_subscription_standing() to reveille_dispatcher
+
+grant EXECUTE on function fn_subscription_standing() to reveille_executor
+
+grant EXECUTE on function fn_subscription_standing() to reveille_operator
+
+grant EXECUTE on function fn_subscription_standing() to reveille_reader
 
 grant EXECUTE on function fn_template_expand(text,text,jsonb) to public
 
@@ -6096,9 +9149,41 @@ grant SELECT on table event_outbox to reveille_operator
 
 grant SELECT on table event_outbox to reveille_reader
 
+grant SELECT on table event_route to reveille_operator
+
+grant SELECT on table event_route to reveille_reader
+
+grant SELECT on table event_route_fault to reveille_operator
+
+grant SELECT on table event_route_fault to reveille_reader
+
+grant SELECT on table event_route_key to reveille_operator
+
+grant SELECT on table event_route_key to reveille_reader
+
+grant SELECT on table event_route_sample to reveille_operator
+
+grant SELECT on table event_route_sample to reveille_reader
+
+grant SELECT on table event_subscription to reveille_operator
+
+grant SELECT on table event_subscription to reveille_reader
+
 grant SELECT on table event_type_registry to reveille_operator
 
 grant SELECT on table event_type_registry to reveille_reader
+
+grant SELECT on table host_constraint to reveille_operator
+
+grant SELECT on table host_constraint to reveille_reader
+
+grant SELECT on table iu_sql_event_route to reveille_operator
+
+grant SELECT on table iu_sql_event_route to reveille_reader
+
+grant SELECT on table job_approval to reveille_operator
+
+grant SELECT on table job_approval to reveille_reader
 
 grant SELECT on table job_archive to reveille_operator
 
@@ -6120,6 +9205,14 @@ grant SELECT on table job_dead_letter to reveille_operator
 
 grant SELECT on table job_dead_letter to reveille_reader
 
+grant SELECT on table job_dependency to reveille_operator
+
+grant SELECT on table job_dependency to reveille_reader
+
+grant SELECT on table job_gate to reveille_operator
+
+grant SELECT on table job_gate to reveille_reader
+
 grant SELECT on table job_handler to reveille_operator
 
 grant SELECT on table job_handler to reveille_reader
@@ -6139,6 +9232,14 @@ grant SELECT on table job_schedule to reveille_reader
 grant SELECT on table job_subscription to reveille_operator
 
 grant SELECT on table job_subscription to reveille_reader
+
+grant SELECT on table job_workflow to reveille_operator
+
+grant SELECT on table job_workflow to reveille_reader
+
+grant SELECT on table mot_template to reveille_operator
+
+grant SELECT on table mot_template to reveille_reader
 
 grant SELECT on table queue_pause to reveille_operator
 
@@ -6171,6 +9272,11 @@ grant SELECT on table v_job_schedule to reveille_executor
 grant SELECT on table v_job_schedule to reveille_operator
 
 grant SELECT on table v_job_schedule to reveille_reader
+grant SELECT on table v_job_workflow_health to reveille_dispatcher
+
+grant SELECT on table v_job_workflow_health to reveille_operator
+
+grant SELECT on table v_job_workflow_health to reveille_reader
 
 grant SELECT on table v_ordering_blocked to reveille_dispatcher
 
@@ -6185,6 +9291,12 @@ grant SELECT on table v_queue_health to reveille_executor
 grant SELECT on table v_queue_health to reveille_operator
 
 grant SELECT on table v_queue_health to reveille_reader
+
+grant SELECT on table v_subscription_gaps to reveille_dispatcher
+
+grant SELECT on table v_subscription_gaps to reveille_operator
+
+grant SELECT on table v_subscription_gaps to reveille_reader
 
 event type system.queue_dispatch_gap alert delayed warning
 

@@ -27,7 +27,7 @@ async fn snapshot(client: &Client) -> Vec<String> {
 
 /// The lines that belong to the host's own tables.
 fn of_the_host(lines: &[String]) -> Vec<&String> {
-    let host = ["event_outbox", "event_type_registry", "dot_config"];
+    let host = ["event_outbox", "event_type_registry", "dot_config", "event_subscription"];
     let about = |line: &str| {
         line.split_once(": ")
             .is_some_and(|(about, _)| host.iter().any(|table| about.split(' ').any(|word| word == *table)))

@@ -64,7 +64,8 @@ async fn a_folder_that_is_not_there_is_named_and_what_to_do() {
 async fn the_consumers_of_this_project_become_rows_and_a_second_sync_changes_nothing() {
     let db = TestDb::new().await;
     let plan = synchronise(&db, &of_this_project(), Options::default()).await;
-    let expected = ["mark_cut.cleaned", "mark_cut.cut", "mark_cut.verify_cut"].map(|key| (key, &Action::Add));
+    let expected = ["iu.auto_instantiate", "mark_cut.cleaned", "mark_cut.cut", "mark_cut.verify_cut"];
+    let expected = expected.map(|key| (key, &Action::Add));
     assert_eq!(actions(&plan), expected);
     let cut = row(&db, "mark_cut.cut").await;
     assert_eq!(

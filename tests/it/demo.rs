@@ -17,15 +17,17 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// Runs the demo on a document of these bytes; the exit code, standard output and standard error.
 fn demo(bytes: &[u8], json: bool) -> (Option<i32>, String, String) {
+    demo_with(bytes, if json { &["--json"] } else { &[] })
+}
+
+fn demo_with(bytes: &[u8], flags: &[&str]) -> (Option<i32>, String, String) {
     let folder = Folder::open_to_all();
     let document = folder.path().join("document.txt");
     std::fs::write(&document, bytes).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
     command.arg("demo").arg(&document).current_dir(folder.path());
     command.env_remove("DATABASE_URL").env_remove("REVEILLE_LOG").env_remove("RUST_LOG");
-    if json {
-        command.arg("--json");
-    }
+    command.args(flags);
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -59,6 +61,28 @@ fn a_document_is_cut_verified_and_cleaned_without_a_hand_on_cut() {
     }
     assert!(rest.contains("verified byte for byte, cleaned"), "{out}");
     assert!(out.contains("after its event") && out.contains("after it was made"), "{out}");
+}
+
+#[test]
+fn the_same_document_as_a_workflow_ends_with_the_same_pieces_and_no_step_is_of_mot() {
+    let letter = b"# A letter\n\nDear reader,\n\n## And more\n\nYours.\n";
+    let (code, out, err) = demo_with(letter, &["--workflow", "--json"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let pipeline = &report["workflow"];
+    assert_eq!(
+        (&pipeline["workflow"]["status"], &pipeline["identical"]),
+        (&"succeeded".into(), &true.into())
+    );
+    let steps = pipeline["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert_eq!(names, ["copy_to_staging", "mark", "verify_mark", "approval", "cut", "verify_cut", "cleanup"]);
+    for step in steps.iter().filter(|step| step["gate"].is_null()) {
+        assert_eq!((&step["executor"], &step["lease_owner"]), (&"PG_worker".into(), &"demo-worker".into()));
+    }
+    let (_, out, _) = demo_with(letter, &["--workflow"]);
+    assert!(out.contains("the workflow cut_pipeline@1 succeeded, with the same pieces"), "{out}");
+    assert!(out.contains("✓ verify_cut"), "{out}");
 }
 
 #[test]
@@ -168,7 +192,7 @@ async fn a_sidecar_that_dies_before_the_first_event_is_the_error_of_the_demo() {
     settings.http.enabled = false;
     settings.dispatch.domains = vec!["nowhere".to_owned()]; // which ends a sidecar at its start
     let document = Document::read(Path::new("LICENSE")).await.unwrap();
-    let error = play(&settings, &document, &Shutdown::new(), &mut |_| Ok(())).await.unwrap_err();
+    let error = play(&settings, &document, false, &Shutdown::new(), &mut |_| Ok(())).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Usage, "{error}");
     assert!(error.to_string().contains("`nowhere`, which is not dispatched here"), "{error}");
 }

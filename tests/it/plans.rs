@@ -59,6 +59,38 @@ async fn a_pass_planned_while_the_outbox_was_small_reads_no_more_of_it_later() {
 }
 
 #[tokio::test]
+async fn recipients_of_some_events_are_found_without_the_others() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({"fan_out": "recipients"})).await;
+    let subscribe = "insert into event_subscription (recipient_ref, event_domain, scope_filter, mute)
+        select 'user:' || n, 'iu', case when n % 2 = 0 then '\"$.event.event_stream == \\\"update\\\"\"'::jsonb end, n = 10
+        from generate_series(1, 10) n";
+    let outbox = emptied(outbox).await;
+    outbox.client.batch_execute(subscribe).await.unwrap();
+    for _ in 0..10 {
+        outbox.emit(1).await;
+        assert_eq!(outbox.drain(1000).await, 1, "the first time, plans are made, and kept by the session");
+    }
+    outbox.emit(2000).await;
+    outbox.client.batch_execute("begin").await.unwrap();
+    let before = rows_read(&outbox, "event_outbox").await;
+    let (subscriptions, jobs) = (rows_read(&outbox, "event_subscription").await, outbox.jobs().await);
+    assert_eq!(outbox.pass(10).await, (10, true));
+    assert_eq!(outbox.jobs().await - jobs, 90);
+    assert_eq!(
+        rows_read(&outbox, "event_outbox").await - before,
+        30,
+        "once for the plain consumers, once for the pairs, once for their recipients"
+    );
+    assert_eq!(
+        rows_read(&outbox, "event_subscription").await - subscriptions,
+        10,
+        "however many events there are"
+    );
+    outbox.client.batch_execute("commit").await.unwrap();
+}
+
+#[tokio::test]
 async fn one_by_one_reads_no_more_than_that_one() {
     let outbox = Outbox::with_two_consumers().await;
     outbox.consumer("picky", "iu", json!({"idempotency_key": "{payload.order}"})).await;

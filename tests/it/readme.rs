@@ -85,6 +85,19 @@ async fn the_commands_of_the_readme_about_pauses_and_subscriptions_are_accepted(
     assert_eq!((left.get::<_, i64>(0), left.get::<_, i64>(1)), (0, 1));
 }
 
+/// Does what the blocks of a page say, in order: commands and SQL; blocks of plain text are only shown.
+pub(crate) async fn follow(db: &TestDb, page: &str) {
+    let client = db.client().await;
+    for block in page.split("\n```").skip(1).step_by(2) {
+        match block.split_once('\n').unwrap() {
+            ("sh", lines) => run_in_shell(db, lines),
+            ("sql", statements) => client.batch_execute(statements).await.unwrap(),
+            ("text", _) => {}
+            (other, _) => panic!("a block of {other}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_commands_of_the_readme_about_schedules_are_accepted() {
     let db = TestDb::new().await;
@@ -100,6 +113,16 @@ async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
     let client = db.client().await;
     let page = include_str!("../../docs/runbooks/pause-and-limits.md");
     assert!(page.lines().count() <= 60, "a runbook is short");
+    follow(&db, page).await;
+    let limits = "select count(*) from dot_config where key like 'job.%limit'";
+    assert_eq!(client.query_one(limits, &[]).await.unwrap().get::<_, i64>(0), 3, "four, and one taken away");
+}
+
+#[tokio::test]
+async fn every_command_of_the_page_about_routes_leads_to_one_event() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let page = include_str!("../../docs/trigger-in.md");
     for block in page.split("\n```").skip(1).step_by(2) {
         match block.split_once('\n').unwrap() {
             ("sh", lines) => run_in_shell(&db, lines),
@@ -107,8 +130,10 @@ async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
             (other, _) => panic!("a block of {other}"),
         }
     }
-    let limits = "select count(*) from dot_config where key like 'job.%limit'";
-    assert_eq!(client.query_one(limits, &[]).await.unwrap().get::<_, i64>(0), 3, "four, and one taken away");
+    let events = client.query("select event_subject_ref from event_outbox", &[]).await.unwrap();
+    let subjects: Vec<String> = events.iter().map(|row| row.get(0)).collect();
+    assert_eq!(subjects, ["entity_species:bos"], "what came in the dry run was only counted");
+    std::fs::remove_file(Path::new(env!("CARGO_TARGET_TMPDIR")).join("species.born.toml")).unwrap();
 }
 
 #[tokio::test]
@@ -131,4 +156,29 @@ fn files_that_the_readme_names_exist() {
     for name in linked.filter(|name| !name.starts_with("http")).chain(tests) {
         assert!(root.join(name).exists(), "{name}");
     }
+}
+
+/// Each command of the page on workflows that needs no id, on a database that knows its kinds of jobs.
+#[tokio::test]
+async fn the_commands_of_the_page_on_workflows_end_in_an_active_workflow() {
+    let page = include_str!("../../docs/workflows.md");
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    let begin = "
+        create function nothing(p_job jsonb) returns jsonb language sql as $$ select null::jsonb $$;
+        insert into job_handler (job_kind, handler)
+        select k, 'nothing(jsonb)' from unnest(array['report.collect', 'report.send', 'report.tidy']) k";
+    let client = db.client().await;
+    client.batch_execute(begin).await.unwrap();
+    let folder = Folder::open_to_all();
+    let file = folder.path().join("report.toml");
+    let block = |language: &str| {
+        let (_, rest) = page.split_once(&format!("\n```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    };
+    std::fs::write(&file, block("toml")).unwrap();
+    run_in_shell(&db, &block("sh").replace("report.toml", file.to_str().unwrap()));
+    let found = client.query_one("select status, jobs, correlation_id from job_workflow", &[]).await.unwrap();
+    let found: (&str, i32, &str) = (found.get(0), found.get(1), found.get(2));
+    assert_eq!(found, ("active", 5, "report:7"));
 }

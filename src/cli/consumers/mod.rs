@@ -11,6 +11,7 @@ use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::consumers::{self, Columns, Since};
 
+mod pilot;
 mod preview;
 mod sync;
 
@@ -49,6 +50,9 @@ enum Action {
     #[command(after_help = "Examples:\n  reveille consumers preview mark_cut.cut --since 1h\n  \
                       reveille consumers preview consumers/mark_cut.cut.toml")]
     Preview(Preview),
+    /// Rank collections by how well they suit a pilot; changes nothing
+    #[command(after_help = pilot::HELP)]
+    Pilot(pilot::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,6 +107,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::Enable(args) => switch(args, true, context).await,
         Action::Disable(args) => switch(args, false, context).await,
         Action::Preview(args) => preview::run(args, context).await,
+        Action::Pilot(args) => pilot::run(args, context).await,
     }
 }
 
@@ -112,7 +117,7 @@ async fn list(context: &Context) -> Result<Outcome> {
         [
             text(consumer, "consumer_key").to_owned(),
             format!("{}.{}", text(consumer, "event_domain"), text(consumer, "event_type")),
-            consumer.get("job_kind").and_then(Value::as_str).unwrap_or("(terminal)").to_owned(),
+            makes(consumer),
             text(consumer, "executor").to_owned(),
             state(consumer).to_owned(),
             text(consumer, "source").to_owned(),
@@ -133,6 +138,14 @@ fn text<'a>(consumer: &'a Columns, column: &str) -> &'a str {
     consumer.get(column).and_then(Value::as_str).unwrap_or_default()
 }
 
+fn makes(consumer: &Columns) -> String {
+    match (text(consumer, "job_kind"), text(consumer, "fan_out")) {
+        ("", _) => "(terminal)".to_owned(),
+        (kind, "") => kind.to_owned(),
+        (kind, _) => format!("{kind}, one a recipient"),
+    }
+}
+
 fn state(consumer: &Columns) -> &'static str {
     let is = |column: &str| consumer.get(column) == Some(&Value::Bool(true));
     match (is("enabled"), is("dry_run")) {
@@ -142,7 +155,7 @@ fn state(consumer: &Columns) -> &'static str {
     }
 }
 
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 25] = [
     "consumer_key",
     "description",
     "event_domain",
@@ -159,6 +172,7 @@ const FIELDS: [&str; 24] = [
     "payload_ref",
     "ordering_key",
     "idempotency_key",
+    "fan_out",
     "enabled",
     "switched",
     "dry_run",

@@ -1,7 +1,7 @@
 //! `reveille consumers preview`: what a consumer would have done.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::json;
@@ -35,13 +35,18 @@ pub(super) async fn run(args: Preview, context: &Context) -> Result<Outcome> {
     let jobs = decisions.iter().filter(|decision| decision.would_enqueue).count();
     let document = json!({
         "consumer_key": subject.to_string(),
-        "events": decisions.len(),
+        "events": events(&decisions),
         "would_enqueue": jobs,
         "reasons": reasons.iter().cloned().collect::<BTreeMap<_, _>>(),
         "decisions": decisions,
     });
     context.out.answer(&document, || as_text(&subject, &decisions, &reasons, jobs))?;
     Ok(Outcome::Done)
+}
+
+/// Events that were looked at: a consumer that fans out has several decisions about one.
+fn events(decisions: &[Decision]) -> usize {
+    decisions.iter().map(|decision| decision.event_id).collect::<BTreeSet<_>>().len()
 }
 
 /// How often each reason was given, the most frequent first.
@@ -59,12 +64,12 @@ fn count(decisions: &[Decision]) -> Vec<(String, usize)> {
 
 fn as_text(subject: &Subject, decisions: &[Decision], reasons: &[(String, usize)], jobs: usize) -> String {
     let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let summary = format!("{subject}: {} events, {jobs} jobs ({})", decisions.len(), reasons.join(", "));
+    let summary = format!("{subject}: {} events, {jobs} jobs ({})", events(decisions), reasons.join(", "));
     // those that matter: the newest that it wants or cannot digest
     let mut wanted: Vec<&Decision> = decisions
         .iter()
         .rev()
-        .filter(|one| matches!(one.reason.as_str(), "match" | "terminal" | "undigestible"))
+        .filter(|one| matches!(one.reason.as_str(), "match" | "terminal" | "undigestible" | "no_recipient"))
         .collect();
     wanted.truncate(SHOWN);
     if wanted.is_empty() {

@@ -58,6 +58,22 @@ create table event_read (
   primary key (event_id, actor)
 );
 
+create table event_subscription (
+  id bigint generated always as identity primary key,
+  recipient_ref text not null,
+  event_domain text,
+  event_type text,
+  event_stream text,
+  scope_subject_table text,
+  scope_filter jsonb,
+  mute boolean not null default false
+);
+comment on table event_subscription is 'who the host tells of what';
+insert into event_subscription (recipient_ref, event_domain, event_type, event_stream) values
+  ('role:health_owner', 'system', 'issue_opened', null),
+  ('role:health_owner', 'system', 'issue_resolved', null),
+  ('agency:sysop', null, null, 'alert');
+
 create function fn_event_type_validate() returns trigger language plpgsql as $$
 declare
   v_type event_type_registry;

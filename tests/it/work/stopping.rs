@@ -72,6 +72,21 @@ async fn a_hard_stop_ends_at_once_and_still_gives_back() {
 }
 
 #[tokio::test]
+async fn a_hard_stop_gives_back_also_to_a_database_that_is_busy() {
+    let shop = Shop::open().await;
+    let slow = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return new; end $$;
+        create trigger slow before insert on job_attempt for each row execute function slow()";
+    shop.client.batch_execute(slow).await.unwrap();
+    let held = Held::new(0);
+    let worker = shop.start(&shop.settings(), Handlers::new().on("held", held.clone())).await;
+    let id = shop.enqueue("held").await;
+    held.begun().await;
+    worker.shutdown.cut();
+    worker.end().await.unwrap();
+    assert_eq!(shop.job(id).await["status"], "queued");
+}
+
+#[tokio::test]
 async fn a_name_made_up_for_one_process_is_forgotten_with_it_and_a_given_one_is_not() {
     let shop = Shop::open().await;
     let names = async || {

@@ -1,0 +1,1211 @@
+-- Functions of phase 009: templates, workflows and what frees their jobs.
+
+-- What is wrong with a value by a schema, as texts that name the place. Of JSON schema the keywords that
+-- fn_json_schema_unknown knows. Called when a workflow is emitted.
+create or replace function fn_json_schema_errors(p_schema jsonb, p_value jsonb, p_at text default 'params') returns text[]
+language plpgsql immutable set search_path from current
+as $$
+declare
+  v_type text := p_schema ->> 'type';
+  v_is text := jsonb_typeof(p_value);
+  v_errors text[] := '{}';
+  v_key text;
+  v_item jsonb;
+  v_n int := 0;
+begin
+  if v_type is not null and v_is <> (case v_type when 'integer' then 'number' else v_type end)
+    or (case when v_type = 'integer' and v_is = 'number' then (p_value #>> '{}')::numeric % 1 <> 0 end)
+  then
+    return array[format('%s must be %s, not %s', p_at, v_type, left(p_value::text, 80))];
+  end if;
+  if p_schema ? 'enum' and not p_schema -> 'enum' @> jsonb_build_array(p_value) then
+    v_errors := v_errors || format('%s must be one of %s', p_at, p_schema -> 'enum');
+  end if;
+  if (case when v_is = 'number' then
+    (p_value #>> '{}')::numeric < (p_schema ->> 'minimum')::numeric or (p_value #>> '{}')::numeric > (p_schema ->> 'maximum')::numeric end)
+  then
+    v_errors := v_errors || format('%s must be %s', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minimum'), 'at most ' || (p_schema ->> 'maximum')));
+  elsif v_is = 'string' then
+    if length(p_value #>> '{}') < (p_schema ->> 'minLength')::int or length(p_value #>> '{}') > (p_schema ->> 'maxLength')::int then
+      v_errors := v_errors || format('%s must have %s characters', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minLength'), 'at most ' || (p_schema ->> 'maxLength')));
+    end if;
+    if p_value #>> '{}' !~ (p_schema ->> 'pattern') then
+      v_errors := v_errors || format('%s must match %s', p_at, p_schema ->> 'pattern');
+    end if;
+  elsif v_is = 'array' then
+    if jsonb_array_length(p_value) < (p_schema ->> 'minItems')::int or jsonb_array_length(p_value) > (p_schema ->> 'maxItems')::int then
+      v_errors := v_errors || format('%s must have %s items', p_at, concat_ws(' and ', 'at least ' || (p_schema ->> 'minItems'), 'at most ' || (p_schema ->> 'maxItems')));
+    end if;
+    if p_schema ? 'items' then
+      for v_item in select e from jsonb_array_elements(p_value) e loop
+        v_errors := v_errors || fn_json_schema_errors(p_schema -> 'items', v_item, format('%s[%s]', p_at, v_n));
+        v_n := v_n + 1;
+        exit when cardinality(v_errors) >= 20;
+      end loop;
+    end if;
+  elsif v_is = 'object' then
+    for v_key in select r from jsonb_array_elements_text(coalesce(p_schema -> 'required', '[]')) r where not p_value ? r loop
+      v_errors := v_errors || format('%s.%s is missing', p_at, v_key);
+    end loop;
+    for v_key, v_item in select e.key, e.value from jsonb_each(p_value) e loop
+      if p_schema -> 'properties' ? v_key then
+        v_errors := v_errors || fn_json_schema_errors(p_schema -> 'properties' -> v_key, v_item, format('%s.%s', p_at, v_key));
+      elsif p_schema -> 'additionalProperties' = 'false' then
+        v_errors := v_errors || format('%s.%s is unknown', p_at, v_key);
+      end if;
+    end loop;
+  end if;
+  return v_errors;
+end
+$$;
+comment on function fn_json_schema_errors(jsonb, jsonb, text) is 'What is wrong with a value by a schema; empty when nothing is.';
+
+-- What in a schema is not understood, so that nobody relies on a keyword that does nothing. Called when a template is written.
+create or replace function fn_json_schema_unknown(p_schema jsonb, p_at text default 'params') returns text[]
+language plpgsql immutable set search_path from current
+as $$
+declare
+  v_errors text[] := '{}';
+  v_key text;
+begin
+  if jsonb_typeof(p_schema) is distinct from 'object' then
+    return array[format('%s must be a schema, an object', p_at)];
+  end if;
+  select array_agg(format('%s: the keyword %s is not known', p_at, k)) into v_errors
+  from jsonb_object_keys(p_schema) k
+  where k <> all (array['type', 'properties', 'required', 'additionalProperties', 'items', 'enum', 'minimum', 'maximum', 'minLength',
+    'maxLength', 'pattern', 'minItems', 'maxItems', 'description', 'title', 'default', 'examples']);
+  v_errors := coalesce(v_errors, '{}');
+  if p_schema ? 'type' and not coalesce(p_schema ->> 'type' = any (array['object', 'array', 'string', 'number', 'integer', 'boolean', 'null']), false) then
+    v_errors := v_errors || format('%s: type %s is not known', p_at, p_schema -> 'type');
+  end if;
+  if p_schema ? 'pattern' then
+    begin
+      perform '' ~ (p_schema ->> 'pattern');
+    exception when others then
+      v_errors := v_errors || format('%s: pattern: %s', p_at, sqlerrm);
+    end;
+  end if;
+  if jsonb_typeof(p_schema -> 'properties') = 'object' then
+    for v_key in select k from jsonb_object_keys(p_schema -> 'properties') k loop
+      v_errors := v_errors || fn_json_schema_unknown(p_schema -> 'properties' -> v_key, p_at || '.' || v_key);
+    end loop;
+  elsif p_schema ? 'properties' then
+    v_errors := v_errors || format('%s: properties must be an object', p_at);
+  end if;
+  if p_schema ? 'items' then
+    v_errors := v_errors || fn_json_schema_unknown(p_schema -> 'items', p_at || '[]');
+  end if;
+  if p_schema ? 'required' and jsonb_typeof(p_schema -> 'required') <> 'array' then
+    v_errors := v_errors || format('%s: required must be an array', p_at);
+  end if;
+  return v_errors;
+end
+$$;
+comment on function fn_json_schema_unknown(jsonb, text) is 'What a schema says that Reveille does not check; empty when nothing.';
+
+-- Fills the placeholders of a value: {params.KEY}, {item}, {item.KEY}, {node}, {workflow_id}, {correlation_id}. A text that is one
+-- placeholder becomes the value itself; within a text, its text. What is missing raises 22023 and names it.
+create or replace function fn_mot_fill(p_value jsonb, p_context jsonb) returns jsonb
+language plpgsql immutable set search_path from current
+as $$
+declare
+  v_text text := p_value #>> '{}';
+  v_name text;
+  v_found jsonb;
+begin
+  case jsonb_typeof(p_value)
+    when 'object' then
+      return (select coalesce(jsonb_object_agg(e.key, fn_mot_fill(e.value, p_context)), '{}') from jsonb_each(p_value) e);
+    when 'array' then
+      return (select coalesce(jsonb_agg(fn_mot_fill(e.value, p_context) order by e.n), '[]')
+        from jsonb_array_elements(p_value) with ordinality e (value, n));
+    when 'string' then
+      if position('{' in v_text) = 0 then
+        return p_value;
+      end if;
+      for v_name in select distinct m[1] from regexp_matches(v_text, '\{([a-z_]+(?:\.[A-Za-z0-9_]+)*)\}', 'g') m loop
+        v_found := p_context #> string_to_array(v_name, '.');
+        if v_found is null then
+          raise exception 'the placeholder {%} stands for nothing here', v_name using errcode = '22023';
+        elsif v_text = '{' || v_name || '}' then
+          return v_found;
+        end if;
+        v_text := replace(v_text, '{' || v_name || '}', v_found #>> '{}');
+      end loop;
+      return to_jsonb(v_text);
+    else
+      return p_value;
+  end case;
+end
+$$;
+comment on function fn_mot_fill(jsonb, jsonb) is 'A value of a template with its placeholders filled. Internal.';
+
+-- The names of the templates that are reached from a graph by its nodes of type graph, as key@version.
+create or replace function fn_mot_reached(p_nodes jsonb, p_depth int default 0) returns text[]
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_reached text[] := '{}';
+  v_name text;
+  v_inner mot_template;
+begin
+  if p_depth > 8 then
+    raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
+  end if;
+  for v_name in select n ->> 'template' from jsonb_array_elements(p_nodes) n where n ->> 'type' = 'graph' loop
+    v_inner := fn_mot_template_of(v_name);
+    if v_inner.template_key is not null then
+      v_reached := v_reached || (v_inner.template_key || '@' || v_inner.version) || v_inner.template_key || fn_mot_reached(v_inner.nodes, p_depth + 1);
+    end if;
+  end loop;
+  return v_reached;
+end
+$$;
+comment on function fn_mot_reached(jsonb, int) is 'Which templates a graph holds, at any depth. Internal.';
+
+-- The template that a name means: KEY is its newest version, KEY@VERSION that one. All null when there is none.
+create or replace function fn_mot_template_of(p_template_id text) returns mot_template
+language sql stable set search_path from current
+as $$
+  select t.* from mot_template t
+  where t.template_key = split_part(p_template_id, '@', 1)
+    and (position('@' in p_template_id) = 0 or t.version::text = split_part(p_template_id, '@', 2))
+  order by t.version desc limit 1
+$$;
+comment on function fn_mot_template_of(text) is 'The template of that name, KEY or KEY@VERSION.';
+
+-- What is wrong with a graph, as texts that say where; empty when nothing is. Called by fn_mot_template_put and by
+-- `reveille workflows validate`.
+create or replace function fn_mot_graph_errors(p_template_key text, p_nodes jsonb, p_edges jsonb, p_params jsonb default '{"type": "object"}') returns text[]
+language plpgsql stable security definer set search_path from current
+as $$
+declare
+  v_errors text[] := fn_json_schema_unknown(p_params);
+  v_node jsonb;
+  v_edge jsonb;
+  v_at text;
+  v_known text[];
+  v_keys text[] := '{}';
+  v_kinds text[] := fn_pause_names('job_kind') || array(select distinct k from queue_heartbeat h cross join unnest(h.wakes_for) k);
+  v_inner mot_template;
+begin
+  if jsonb_typeof(p_nodes) is distinct from 'array' or jsonb_array_length(p_nodes) = 0 then
+    return v_errors || 'nodes must be an array with at least one node'::text;
+  elsif jsonb_typeof(p_edges) is distinct from 'array' then
+    return v_errors || 'edges must be an array'::text;
+  elsif jsonb_array_length(p_nodes) > 5000 then
+    return v_errors || 'more than 5000 nodes'::text;
+  end if;
+  for v_node in select n from jsonb_array_elements(p_nodes) n loop
+    v_at := format('node %s', coalesce(v_node ->> 'key', left(v_node::text, 60)));
+    if jsonb_typeof(v_node) <> 'object' or coalesce(v_node ->> 'key', '') !~ '^[a-z][a-z0-9_]{0,59}$' then
+      v_errors := v_errors || format('%s: key must be a letter, then up to 59 letters, digits or _, all small', v_at);
+      continue;
+    elsif v_node ->> 'key' = any (v_keys) then
+      v_errors := v_errors || format('%s stands twice', v_at);
+    end if;
+    v_keys := v_keys || (v_node ->> 'key');
+    v_known := array['key', 'type', 'description'] || case coalesce(v_node ->> 'type', 'job')
+      when 'job' then array['job_kind', 'executor', 'event_domain', 'priority', 'max_attempts', 'source_ref', 'target_ref', 'payload_ref', 'ordering_key',
+        'safe_payload', 'for_each', 'delay_seconds']
+      when 'approval' then array['expires_seconds']
+      when 'event' then array['event_domain', 'event_type', 'filter', 'correlation_id', 'expires_seconds']
+      when 'graph' then array['template', 'params', 'for_each'] end;
+    if v_known is null then
+      v_errors := v_errors || format('%s: type must be job, approval, event or graph', v_at);
+      continue;
+    end if;
+    v_errors := v_errors || array(select format('%s: %s is not known', v_at, k) from jsonb_object_keys(v_node) k where k <> all (v_known));
+    if v_node ? 'for_each' and (jsonb_typeof(v_node -> 'for_each') <> 'string' or v_node ->> 'for_each' !~ '^params\.[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$') then
+      v_errors := v_errors || format('%s: for_each names a list among the parameters, as params.NAME', v_at);
+    end if;
+    if (v_node ->> 'delay_seconds') is not null and jsonb_typeof(v_node -> 'delay_seconds') <> 'number'
+      or (v_node ->> 'expires_seconds') is not null and jsonb_typeof(v_node -> 'expires_seconds') <> 'number'
+    then
+      v_errors := v_errors || format('%s: delay_seconds and expires_seconds are numbers', v_at);
+    end if;
+    case coalesce(v_node ->> 'type', 'job')
+      when 'job' then
+        if upper(v_node ->> 'executor') = 'MOT' then
+          v_errors := v_errors || format('%s: MOT draws graphs and runs nothing; name the executor that does', v_at);
+        elsif coalesce(v_node ->> 'executor', 'PG_worker') <> all (array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) then
+          v_errors := v_errors || format('%s: the executor %s is not known', v_at, v_node ->> 'executor');
+        end if;
+        if coalesce(v_node ->> 'job_kind', '') !~ '^[A-Za-z][A-Za-z0-9_.:-]*$' then
+          v_errors := v_errors || format('%s: job_kind is missing or no name of a kind', v_at);
+        elsif v_node ->> 'job_kind' <> all (v_kinds) then
+          v_errors := v_errors || format('%s: nobody knows jobs of kind %s; register a handler (job_handler), a consumer or an executor for it first', v_at, v_node ->> 'job_kind');
+        end if;
+        begin
+          perform (v_node ->> 'priority')::job_priority, (v_node ->> 'max_attempts')::job_limit;
+          if v_node ? 'safe_payload' and (jsonb_typeof(v_node -> 'safe_payload') <> 'object' or not fn_is_signal(v_node -> 'safe_payload')) then
+            v_errors := v_errors || format('%s: safe_payload must be an object of signals, without denied keys, at most 16 kB', v_at);
+          end if;
+        exception when others then
+          v_errors := v_errors || format('%s: %s', v_at, sqlerrm);
+        end;
+      when 'event' then
+        begin
+          perform (v_node ->> 'filter')::jsonpath;
+          if not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain' and r.event_type = v_node ->> 'event_type' and r.active) then
+            v_errors := v_errors || format('%s: the event %s.%s is not registered', v_at, v_node ->> 'event_domain', v_node ->> 'event_type');
+          end if;
+        exception when others then
+          v_errors := v_errors || format('%s: filter: %s', v_at, sqlerrm);
+        end;
+      when 'graph' then
+        v_inner := fn_mot_template_of(v_node ->> 'template');
+        if v_inner.template_key is null then
+          v_errors := v_errors || format('%s: there is no template %s', v_at, coalesce(v_node ->> 'template', '(none named)'));
+        end if;
+      else
+    end case;
+  end loop;
+  for v_edge in select e from jsonb_array_elements(p_edges) e loop
+    v_at := format('edge %s → %s', v_edge ->> 'from', v_edge ->> 'to');
+    if jsonb_typeof(v_edge) <> 'object' or v_edge - array['from', 'to', 'on', 'otherwise', 'each'] <> '{}' then
+      v_errors := v_errors || format('%s: an edge has from, to, on, otherwise, each', v_at);
+      continue;
+    end if;
+    v_errors := v_errors || array(
+      select format('%s: there is no node %s', v_at, coalesce(x, '(none named)')) from unnest(array[v_edge ->> 'from', v_edge ->> 'to']) x
+      where (x = any (v_keys)) is not true);
+    if coalesce(v_edge ->> 'on', 'success') <> all (array['success', 'failure', 'always'])
+      or coalesce(v_edge ->> 'otherwise', 'fail') <> all (array['fail', 'skip', 'continue'])
+    then
+      v_errors := v_errors || format('%s: on is success, failure or always, otherwise is fail, skip or continue', v_at);
+    end if;
+    if v_edge -> 'each' = 'true' and (
+      select count(distinct n ->> 'for_each') <> 1 or count(n ->> 'for_each') <> 2 from jsonb_array_elements(p_nodes) n where n ->> 'key' in (v_edge ->> 'from', v_edge ->> 'to')) then
+      v_errors := v_errors || format('%s: each joins two nodes with the same for_each, item by item', v_at);
+    end if;
+  end loop;
+  if exists (select from jsonb_array_elements(p_edges) e group by e ->> 'from', e ->> 'to' having count(*) > 1) then
+    v_errors := v_errors || 'two edges join the same nodes'::text;
+  end if;
+  if cardinality(v_errors) = 0 then
+    if cardinality(fn_mot_sorted(p_nodes, p_edges)) < jsonb_array_length(p_nodes) then
+      v_errors := v_errors || format('the edges go in a circle among %s', (
+        select string_agg(k, ', ') from unnest(v_keys) k where k <> all (fn_mot_sorted(p_nodes, p_edges))));
+    end if;
+    if p_template_key = any (fn_mot_reached(p_nodes)) then
+      v_errors := v_errors || format('the graph holds itself, %s', p_template_key);
+    end if;
+  end if;
+  return v_errors;
+end
+$$;
+comment on function fn_mot_graph_errors(text, jsonb, jsonb, jsonb) is 'What is wrong with a graph; empty when it may be written.';
+
+-- The keys of a graph''s nodes, each after those that it needs; those on a circle, or behind one, are left out.
+create or replace function fn_mot_sorted(p_nodes jsonb, p_edges jsonb) returns text[]
+language plpgsql immutable set search_path from current
+as $$
+declare
+  v_keys text[] := array(select n.node ->> 'key' from jsonb_array_elements(p_nodes) with ordinality n (node, nth) order by n.nth);
+  v_index jsonb := (select jsonb_object_agg(k, n) from unnest(v_keys) with ordinality u (k, n));
+  v_out jsonb := (
+    select jsonb_object_agg(f.key, f.follow)
+    from (select e ->> 'from' as key, jsonb_agg(v_index -> (e ->> 'to')) as follow from jsonb_array_elements(p_edges) e group by 1) f);
+  v_needs int[] := array(
+    select coalesce(c.count, 0)::int
+    from unnest(v_keys) with ordinality u (k, n)
+    left join (select e ->> 'to' as key, count(*) as count from jsonb_array_elements(p_edges) e group by 1) c on c.key = u.k
+    order by u.n);
+  v_ready int[] := array(select n::int from unnest(v_needs) with ordinality u (needs, n) where u.needs = 0 order by n);
+  v_sorted text[] := '{}';
+  v_at int := 1;
+  v_to int;
+begin
+  while v_at <= cardinality(v_ready) loop
+    v_sorted := v_sorted || v_keys[v_ready[v_at]];
+    for v_to in select f::int from jsonb_array_elements_text(coalesce(v_out -> v_keys[v_ready[v_at]], '[]')) f loop
+      v_needs[v_to] := v_needs[v_to] - 1;
+      if v_needs[v_to] = 0 then
+        v_ready := v_ready || v_to;
+      end if;
+    end loop;
+    v_at := v_at + 1;
+  end loop;
+  return v_sorted;
+end
+$$;
+comment on function fn_mot_sorted(jsonb, jsonb) is 'The nodes of a graph in an order in which they can run. Internal.';
+
+-- Writes a template: {template_key, description, params, nodes, edges}. Says what is wrong with it, all at once, and then
+-- writes nothing. An unused newest version is replaced, a used one is followed by the next; the same text changes nothing.
+-- With p_dry_run it is only checked. Called by `reveille workflows put` and `validate`.
+create or replace function fn_mot_template_put(p_template jsonb, p_actor text, p_dry_run boolean default false) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_key text := p_template ->> 'template_key';
+  v_params jsonb := coalesce(p_template -> 'params', '{"type": "object"}');
+  v_nodes jsonb := p_template -> 'nodes';
+  v_edges jsonb := coalesce(p_template -> 'edges', '[]');
+  v_errors text[];
+  v_last mot_template;
+  v_version int;
+begin
+  if jsonb_typeof(p_template) is distinct from 'object' or coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_mot_template_put needs a template, an object, and an actor' using errcode = '22023';
+  end if;
+  v_errors := array(
+    select format('%s is not known; a template has template_key, description, params, nodes, edges', k)
+    from jsonb_object_keys(p_template) k where k <> all (array['template_key', 'description', 'params', 'nodes', 'edges']))
+    || case when coalesce(v_key, '') !~ '^[a-z][a-z0-9_.-]{0,79}$'
+      then array['template_key must be a small letter, then up to 79 small letters, digits or _ . -'] else '{}' end
+    || fn_mot_graph_errors(v_key, v_nodes, v_edges, v_params);
+  if cardinality(v_errors) > 0 then
+    return jsonb_build_object('refused', true, 'reason', 'invalid_template', 'template_key', v_key, 'errors', to_jsonb(v_errors));
+  end if;
+  v_nodes := (
+    select jsonb_agg(n.node order by array_position(v_sorted, n.node ->> 'key'))
+    from (select fn_mot_sorted(v_nodes, v_edges) as v_sorted offset 0) s
+    cross join jsonb_array_elements(v_nodes) n (node));
+  perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.mot_template:' || v_key, 0));
+  v_last := fn_mot_template_of(v_key);
+  v_version := case when v_last.template_key is null then 1 else v_last.version + (v_last.used_at is not null)::int end;
+  if v_last.nodes = v_nodes and v_last.edges = v_edges and v_last.params = v_params
+    and v_last.description = coalesce(p_template ->> 'description', '')
+  then
+    return jsonb_build_object('refused', false, 'template_key', v_key, 'version', v_last.version, 'changed', false, 'dry_run', p_dry_run);
+  end if;
+  if not p_dry_run then
+    insert into mot_template as t (template_key, version, description, params, nodes, edges, actor)
+    values (v_key, v_version, coalesce(p_template ->> 'description', ''), v_params, v_nodes, v_edges, p_actor)
+    on conflict (template_key, version) do update
+    set description = excluded.description, params = excluded.params, nodes = excluded.nodes, edges = excluded.edges,
+        actor = excluded.actor, written_by = excluded.written_by, created_at = excluded.created_at;
+  end if;
+  return jsonb_build_object('refused', false, 'template_key', v_key, 'version', v_version, 'changed', true, 'dry_run', p_dry_run);
+end
+$$;
+comment on function fn_mot_template_put(jsonb, text, boolean) is 'Writes a template: {template_key, version, changed}. Refused invalid_template with all errors.';
+
+-- A template that was used stays as it is: what a workflow was made from can be read for ever.
+create or replace function fn_mot_template_refuse() returns trigger
+language plpgsql set search_path from current
+as $$
+begin
+  if old.used_at is not null and (tg_op = 'DELETE' or (old.nodes, old.edges, old.params, old.version, old.template_key)
+    is distinct from (new.nodes, new.edges, new.params, new.version, new.template_key))
+  then
+    raise exception 'the template %@% was used and is never changed; write the next version', old.template_key, old.version
+      using errcode = '55000';
+  end if;
+  return case when tg_op = 'DELETE' then old else new end;
+end
+$$;
+comment on function fn_mot_template_refuse() is 'Trigger: refuses to change a template that was used.';
+create or replace trigger mot_template_refuse before update or delete on mot_template
+  for each row execute function fn_mot_template_refuse();
+
+-- The steps of a graph with its parameters in place: graphs within it unfolded, a node with for_each once an item. Steps are
+-- numbered over all of it; `needs` are pairs of numbers. A list without items lets its node''s needs through to what follows.
+create or replace function fn_mot_expand(
+  p_template mot_template, p_context jsonb, p_prefix text, p_depth int,
+  inout p_steps jsonb[], inout p_needs jsonb[], out entries int[], out exits int[])
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_node jsonb;
+  v_edge jsonb;
+  v_items jsonb;
+  v_item jsonb;
+  v_context jsonb;
+  v_inner mot_template;
+  v_ins jsonb := '[]';   -- the steps that nothing comes before
+  v_outs jsonb := '{}';  -- by node: the steps that end it
+  v_empty jsonb := '{}'; -- nodes without items: what they would have waited for
+  v_before jsonb := (select coalesce(jsonb_object_agg(e.key, e.edges), '{}') from (
+    select e ->> 'to' as key, jsonb_agg(e) as edges from jsonb_array_elements(p_template.edges) e group by 1) e);
+  v_after jsonb := (select coalesce(jsonb_object_agg(e ->> 'from', true), '{}') from jsonb_array_elements(p_template.edges) e);
+  v_in int[];
+  v_out int[];
+  v_part record;
+  v_key text;
+  v_from text;
+  v_number int;
+begin
+  if p_depth > 8 then
+    raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
+  end if;
+  for v_node in select n from jsonb_array_elements(p_template.nodes) n loop
+    v_key := v_node ->> 'key';
+    v_items := case when v_node ? 'for_each' then p_context #> string_to_array(v_node ->> 'for_each', '.') else '[null]' end;
+    if jsonb_typeof(v_items) is distinct from 'array' then
+      raise exception 'node %: % is no list', v_key, v_node ->> 'for_each' using errcode = '22023';
+    end if;
+    v_in := '{}';
+    v_out := '{}';
+    v_number := 0;
+    for v_item in select i.value from jsonb_array_elements(v_items) with ordinality i (value, n) order by i.n loop
+      v_number := v_number + 1;
+      v_context := p_context || jsonb_build_object('node', p_prefix || v_key)
+        || case when v_node ? 'for_each' then jsonb_build_object('item', v_item) else '{}' end;
+      if v_node ->> 'type' = 'graph' then
+        v_inner := fn_mot_template_of(v_node ->> 'template');
+        v_context := v_context || jsonb_build_object('params', fn_mot_fill(coalesce(v_node -> 'params', '{}'), v_context));
+        if cardinality(fn_json_schema_errors(v_inner.params, v_context -> 'params')) > 0 then
+          raise exception 'node %: %', v_key, array_to_string(fn_json_schema_errors(v_inner.params, v_context -> 'params'), '; ') using errcode = '22023';
+        end if;
+        select * into v_part from fn_mot_expand(v_inner, v_context,
+          p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end || '/', p_depth + 1, p_steps, p_needs) e;
+        p_steps := v_part.p_steps;
+        p_needs := v_part.p_needs;
+        v_in := v_in || v_part.entries;
+        v_out := v_out || v_part.exits;
+      else
+        p_steps := p_steps || (v_node || jsonb_build_object('context', v_context,
+          'step', p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end));
+        if cardinality(p_steps) > 20000 then
+          raise exception 'more than 20000 steps' using errcode = '22023';
+        end if;
+        v_in := v_in || cardinality(p_steps);
+        v_out := v_out || cardinality(p_steps);
+      end if;
+    end loop;
+    if not v_before ? v_key then
+      v_ins := v_ins || to_jsonb(v_in);
+    end if;
+    v_outs := v_outs || jsonb_build_object(v_key, to_jsonb(v_out));
+    for v_edge in select e from jsonb_array_elements(coalesce(v_before -> v_key, '[]')) e loop
+      v_from := v_edge ->> 'from';
+      if cardinality(v_in) = 0 then
+        -- nothing to run: what this would have waited for, what follows waits for
+        v_empty := v_empty || jsonb_build_object(v_key, coalesce(v_empty -> v_key, '[]') || (v_outs -> v_from) || coalesce(v_empty -> v_from, '[]'));
+      elsif v_edge -> 'each' = 'true' then
+        p_needs := p_needs || array(
+          select jsonb_build_object('from', (v_outs -> v_from ->> (u.n - 1)::int)::int, 'to', u.step) || (v_edge - array['from', 'to'])
+          from unnest(v_in) with ordinality u (step, n));
+      else
+        p_needs := p_needs || array(
+          select jsonb_build_object('from', f::int, 'to', t) || (v_edge - array['from', 'to'])
+          from (select distinct x as f from jsonb_array_elements_text((v_outs -> v_from) || coalesce(v_empty -> v_from, '[]')) x) f
+          cross join unnest(v_in) t);
+      end if;
+      if cardinality(p_needs) > 200000 then
+        raise exception 'more than 200000 edges between steps' using errcode = '22023';
+      end if;
+    end loop;
+  end loop;
+  entries := array(select i::int from jsonb_array_elements_text(v_ins) i);
+  exits := array(
+    select distinct o::int
+    from jsonb_array_elements(p_template.nodes) n
+    cross join jsonb_array_elements_text((v_outs -> (n ->> 'key')) || coalesce(v_empty -> (n ->> 'key'), '[]')) o
+    where not v_after ? (n ->> 'key'));
+end
+$$;
+comment on function fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[]) is 'The steps of a graph and what each needs. Internal.';
+
+-- Makes one workflow and all its jobs from a template, in the caller's transaction. A second call with the same template and
+-- correlation answers the first workflow. With p_dry_run the steps and edges are shown and nothing is written. Called by
+-- `reveille workflows emit`, by dispatch for consumers of workflow:TEMPLATE, and by any producer.
+create or replace function fn_mot_graph_emit(
+  p_template_id text,
+  p_template_params jsonb default '{}',
+  p_correlation_id text default null,
+  p_actor text default null,
+  p_dry_run boolean default false,
+  p_causation_event_id uuid default null,
+  p_consumer_key text default null
+) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+  v_template mot_template := fn_mot_template_of(p_template_id);
+  v_params jsonb := coalesce(p_template_params, '{}');
+  v_workflow_id uuid := fn_uuid_v7();
+  v_first uuid := fn_uuid_v7();
+  v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
+  v_now timestamptz := clock_timestamp();
+  v_errors text[];
+  v_known job_workflow;
+  v_parts record;
+  v_context jsonb;
+begin
+  if coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_mot_graph_emit needs an actor: who wants this' using errcode = '22023';
+  elsif not fn_gate_is_open('queue.job_substrate.enabled') and not p_dry_run then
+    return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
+  elsif v_template.template_key is null then
+    return jsonb_build_object('refused', true, 'reason', 'unknown_template', 'template', p_template_id);
+  end if;
+  select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
+  if found then
+    return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status,
+      'jobs', v_known.jobs, 'dry_run', p_dry_run);
+  end if;
+  v_errors := fn_json_schema_errors(v_template.params, v_params)
+    || case when jsonb_typeof(v_params) <> 'object' then array['params must be an object']
+      when not fn_is_signal(v_params) then array['params hold a denied key, or more than 16 kB: send references, not data'] else '{}' end;
+  if cardinality(v_errors) = 0 then
+    begin
+      v_context := jsonb_build_object('params', v_params, 'workflow_id', v_workflow_id, 'correlation_id', v_correlation);
+      select e.p_steps as steps, e.p_needs as needs into v_parts from fn_mot_expand(v_template, v_context, '', 0, '{}', '{}') e;
+    exception when sqlstate '22023' then
+      v_errors := v_errors || sqlerrm;
+    end;
+  end if;
+  if cardinality(v_errors) > 0 then
+    return jsonb_build_object('refused', true, 'reason', 'invalid_params', 'template', v_template.template_key || '@' || v_template.version,
+      'errors', to_jsonb(v_errors));
+  end if;
+  if p_dry_run then
+    return jsonb_build_object('refused', false, 'dry_run', true, 'created', false, 'template', v_template.template_key || '@' || v_template.version,
+      'jobs', cardinality(v_parts.steps),
+      'steps', (
+        select coalesce(jsonb_agg(jsonb_build_object('step', s.step ->> 'step', 'job_kind', s.step ->> 'job_kind',
+          'executor', coalesce(s.step ->> 'executor', 'PG_worker'), 'type', coalesce(s.step ->> 'type', 'job'),
+          'source_ref', fn_mot_fill(s.step -> 'source_ref', s.step -> 'context'), 'safe_payload', fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'),
+          'needs', (select coalesce(jsonb_agg(v_parts.steps[(d ->> 'from')::int] ->> 'step'), '[]') from unnest(v_parts.needs) d where (d ->> 'to')::int = s.n)) order by s.n), '[]')
+        from unnest(v_parts.steps) with ordinality s (step, n)));
+  end if;
+  insert into job_workflow (
+    workflow_id, template_key, template_version, params, correlation_id, actor, causation_event_id, consumer_key, jobs)
+  values (v_workflow_id, v_template.template_key, v_template.version, v_params, v_correlation, p_actor, p_causation_event_id, p_consumer_key,
+    cardinality(v_parts.steps))
+  on conflict (template_key, correlation_id) do nothing;
+  if not found then -- somebody was faster, and has committed
+    select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
+    return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status, 'jobs', v_known.jobs,
+      'dry_run', false);
+  end if;
+  insert into job_queue (
+    job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
+    scheduled_at, max_attempts, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+  select
+    fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
+    coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
+    s.step ->> 'event_domain', fn_mot_fill(coalesce(s.step -> 'safe_payload', '{}'), s.step -> 'context'),
+    fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
+    fn_mot_fill(s.step -> 'payload_ref', s.step -> 'context') #>> '{}', fn_job_key(v_workflow_id || '/' || (s.step ->> 'step')),
+    fn_mot_fill(s.step -> 'ordering_key', s.step -> 'context') #>> '{}', coalesce((s.step ->> 'priority')::int, 100),
+    v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
+    coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')), v_workflow_id,
+    coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
+  from unnest(v_parts.steps) with ordinality s (step, n)
+  left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
+  insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
+  select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
+  from unnest(v_parts.needs) d;
+  insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
+  select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
+    nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+  from unnest(v_parts.steps) with ordinality s (step, n)
+  where s.step ->> 'type' in ('approval', 'event');
+  update mot_template t set used_at = v_now where t.template_key = v_template.template_key and t.version = v_template.version and t.used_at is null;
+  perform fn_job_wake(w.executor, w.kinds, w.jobs)
+  from (
+    select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
+    from job_queue j
+    where j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    group by 1) w;
+  return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id, 'status', 'active', 'jobs', cardinality(v_parts.steps),
+    'template', v_template.template_key || '@' || v_template.version, 'dry_run', false);
+end
+$$;
+comment on function fn_mot_graph_emit(text, jsonb, text, text, boolean, uuid, text)
+  is 'Makes a workflow and its jobs: {created, workflow_id, status, jobs}. Refused job_substrate_disabled, unknown_template, invalid_params.';
+
+-- What the end of jobs means for those that need them, and on until nothing more follows: who has all it needs is free, who
+-- is not wanted any more is skipped, which is an end, too. p_outcome is success, failure, skipped or cancelled. Called by whatever
+-- ends a job, in the same transaction, so that a job and what it frees are never seen apart. Rows are taken in the order
+-- of their ids: two that free the same jobs wait, and do not lock each other out.
+create or replace function fn_job_unblock(p_job_ids uuid[], p_outcome text) returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_ended uuid[] := p_job_ids;
+  v_all uuid[] := p_job_ids;
+  v_outcome text := p_outcome;
+  v_met uuid[];
+  v_skipped uuid[];
+  v_gates uuid[];
+  v_free record;
+begin
+  loop
+    with changed as (
+      update job_dependency d
+      set state = case
+        when d.on_outcome in ('always', v_outcome) or d.otherwise = 'continue' then 'met'
+        when d.otherwise = 'skip' then 'skipped' else 'failed' end
+      where d.needs_job_id = any (v_ended) and d.state is distinct from 'met'
+      returning d.job_id, d.state
+    )
+    select array_agg(c.job_id) filter (where c.state = 'met'), array_agg(distinct c.job_id) filter (where c.state = 'skipped')
+    into v_met, v_skipped from changed c;
+    if cardinality(v_met) + coalesce(cardinality(v_skipped), 0) > 1 then
+      perform from job_queue j where j.job_id = any (v_met || v_skipped) order by j.job_id for update;
+    end if;
+    if v_met is not null then
+      with freed as (
+        update job_queue j
+        set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp()
+        from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
+        where j.job_id = m.job_id and j.status = 'queued'
+        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at
+      )
+      select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
+        jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
+      into v_free from freed f;
+      if v_free.ready is not null then
+        perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
+        from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
+        group by r.executor;
+      end if;
+      if v_free.nearly is not null then
+        v_gates := v_gates || array(select g.job_id from job_gate g where g.job_id = any (v_free.nearly) and g.event_id is not null);
+      end if;
+    end if;
+    exit when v_skipped is null;
+    with ended as (
+      update job_queue j
+      set status = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
+          cancel_reason = 'skipped: a step that it needs did not end as it wants'
+      where j.job_id = any (v_skipped) and j.status in ('queued', 'retry_waiting') and j.workflow_id is not null
+      returning j.job_id
+    )
+    select array_agg(e.job_id) into v_ended from ended e;
+    exit when v_ended is null;
+    v_all := v_all || v_ended;
+    v_outcome := 'skipped';
+  end loop;
+  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  perform fn_job_workflow_settle(array(select distinct j.workflow_id from job_queue j where j.job_id = any (v_all) order by 1));
+end
+$$;
+comment on function fn_job_unblock(uuid[], text) is 'Frees or skips what needs jobs that have ended. Internal.';
+
+-- Ends workflows of which nothing moves any more: no step runs, is free to run or waits for a decision. Two last steps that end at the same
+-- time meet at the workflow''s row: the later one sees both. Called when steps end, and by the refresh.
+create or replace function fn_job_workflow_settle(p_workflow_ids uuid[]) returns int
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_still uuid[] := array(
+    select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
+    where not exists ( -- free and not begun: it will end later, and settle then
+      select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  v_locked uuid[];
+  v_ended int := 0;
+begin
+  if cardinality(v_still) = 0 then
+    return 0;
+  end if;
+  v_locked := array(
+    select w.workflow_id from job_workflow w
+    where w.workflow_id = any (v_still) and w.status = 'active'
+    order by w.workflow_id
+    for update);
+  -- a statement of its own: it sees what others have ended before they let go of the workflow
+  update job_workflow w
+  set status = c.status, outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp()
+  from (
+    select s.workflow_id, s.outcome, case
+      when s.cancel_reason is not null then 'cancelled'
+      when s.bad = 0 then 'succeeded'
+      when s.good_ends > 0 then 'partially_failed'
+      else 'failed' end as status
+    from (
+      select j.workflow_id, x.cancel_reason,
+        count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
+          or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
+        count(*) filter (where j.status = 'succeeded' and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) as good_ends,
+        count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
+          j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
+        jsonb_build_object(
+          'succeeded', count(*) filter (where j.status in ('succeeded', 'cleaned')), 'failed', count(*) filter (where j.status in ('failed', 'dead_letter')),
+          'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
+          'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
+          'blocked', count(*) filter (where j.status = 'queued')) as outcome
+      from unnest(v_locked) l (workflow_id)
+      join job_workflow x on x.workflow_id = l.workflow_id
+      join job_queue j on j.workflow_id = l.workflow_id
+      group by j.workflow_id, x.cancel_reason) s
+    where s.moving = 0) c
+  where w.workflow_id = c.workflow_id;
+  get diagnostics v_ended = row_count;
+  return v_ended;
+end
+$$;
+comment on function fn_job_workflow_settle(uuid[]) is 'Ends those of the workflows in which nothing moves any more; answers how many. Internal.';
+
+-- A gate lets its workflow go on, or stops it: the job of the gate ends, as if somebody had run it.
+create or replace function fn_job_gate_pass(p_job_id uuid, p_outcome text, p_actor text, p_error text default null) returns boolean
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job job_queue;
+begin
+  update job_queue j
+  set status = 'leased', blocked_by = 0, lease_owner = p_actor, lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+      picked_at = v_now, started_at = v_now, updated_at = v_now
+  where j.job_id = p_job_id and j.status = 'queued' and j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id)
+  returning j.* into v_job;
+  if not found then
+    return false;
+  end if;
+  if p_outcome = 'failure' then
+    perform fn_job_attempt_end(v_job, 'permanent', p_error);
+  end if;
+  update job_queue j
+  set status = case p_outcome when 'success' then 'succeeded' else 'failed' end, lease_until = null, finished_at = v_now, last_error = p_error
+  where j.job_id = p_job_id;
+  perform fn_job_unblock(array[p_job_id], p_outcome);
+  return true;
+end
+$$;
+comment on function fn_job_gate_pass(uuid, text, text, text) is 'Ends the job of an open gate, well or badly; false when it is not open. Internal.';
+
+-- What an approval is about: a hash of what the steps before it have given. Shown to whoever approves, and asked back.
+create or replace function fn_job_effect_hash(p_job_id uuid) returns text
+language sql stable security definer set search_path from current
+as $$
+  select encode(sha256(convert_to(coalesce(string_agg(concat_ws(E'\x1f', j.idempotency_key, j.status, j.result_ref, j.safe_payload::text, j.source_ref, j.target_ref, j.payload_ref), E'\x1e'
+    order by j.idempotency_key), ''), 'UTF8')), 'hex')
+  from job_dependency d
+  join job_queue j on j.job_id = d.needs_job_id
+  where d.job_id = p_job_id
+$$;
+comment on function fn_job_effect_hash(uuid) is 'SHA-256 over the needed jobs: refs, payload, status and result. Called by whoever approves.';
+
+-- Approves what the steps before a gate have given, and lets the workflow go on. The hash is the one that the approver has seen.
+-- Called by `reveille workflows approve`.
+create or replace function fn_job_approve(p_job_id uuid, p_effect_hash text, p_actor text, p_expires_at timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue;
+  v_gate job_gate;
+  v_hash text;
+  v_reason text;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_effect_hash), '') = '' then
+    raise exception 'fn_job_approve needs an actor, and the hash of what is approved (fn_job_effect_hash)' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id for update;
+  select g.* into v_gate from job_gate g where g.job_id = p_job_id and g.kind = 'approval';
+  v_hash := fn_job_effect_hash(p_job_id);
+  v_reason := case
+    when v_job.job_id is null or v_gate.job_id is null then 'not_found'
+    when v_job.status <> 'queued' or v_job.blocked_by <> 1 then 'illegal_transition'
+    when v_gate.expires_at < clock_timestamp() or p_expires_at < clock_timestamp() then 'approval_expired'
+    when v_hash <> p_effect_hash then 'effect_changed' end;
+  if v_reason is not null then
+    return jsonb_build_object('refused', true, 'reason', v_reason, 'job_id', p_job_id, 'status', v_job.status, 'blocked_by', v_job.blocked_by, 'effect_hash', v_hash);
+  end if;
+  insert into job_approval (job_id, workflow_id, decision, effect_hash, actor, expires_at)
+  values (p_job_id, v_job.workflow_id, 'approved', v_hash, p_actor, p_expires_at);
+  update job_gate g set effect_hash = v_hash where g.job_id = p_job_id;
+  perform fn_job_gate_pass(p_job_id, 'success', p_actor);
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'workflow_id', v_job.workflow_id, 'decision', 'approved', 'effect_hash', v_hash);
+end
+$$;
+comment on function fn_job_approve(uuid, text, text, timestamptz)
+  is 'Approves a waiting gate: {decision, effect_hash}. Refused not_found, illegal_transition, approval_expired or effect_changed.';
+
+create or replace function fn_job_reject(p_job_id uuid, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_job job_queue;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_reject needs an actor and a reason' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j join job_gate g on g.job_id = j.job_id and g.kind = 'approval' where j.job_id = p_job_id for update of j;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'job_id', p_job_id);
+  elsif v_job.status <> 'queued' or v_job.blocked_by <> 1 then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'job_id', p_job_id, 'status', v_job.status, 'blocked_by', v_job.blocked_by);
+  end if;
+  insert into job_approval (job_id, workflow_id, decision, effect_hash, actor, reason)
+  values (p_job_id, v_job.workflow_id, 'rejected', fn_job_effect_hash(p_job_id), p_actor, p_reason);
+  perform fn_job_gate_pass(p_job_id, 'failure', p_actor, format('rejected by %s: %s', p_actor, p_reason));
+  return jsonb_build_object('refused', false, 'job_id', p_job_id, 'workflow_id', v_job.workflow_id, 'decision', 'rejected');
+end
+$$;
+comment on function fn_job_reject(uuid, text, text) is 'Rejects a waiting gate, which fails. Refused not_found or illegal_transition.';
+
+-- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all.
+create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_gates uuid[];
+begin
+  with found as (
+    select distinct on (g.job_id) g.job_id, e.id
+    from event_outbox e
+    join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
+    join job_workflow w on w.workflow_id = g.workflow_id and w.status = 'active'
+    where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
+      and (g.filter is null or jsonb_path_exists(
+        jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
+    order by g.job_id, e.created_at, e.id
+  ),
+  met as (
+    update job_gate g set event_id = f.id from found f where g.job_id = f.job_id and g.event_id is null
+    returning g.job_id
+  )
+  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
+  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  return coalesce(cardinality(v_gates), 0);
+end
+$$;
+comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
+
+-- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
+-- others, and end here: well with the workflow's id as result, or as a dead letter that says why it was refused. No executor
+-- claims them. Each parameter of the template is taken from what has its name: the job's refs, its payload, or the columns of
+-- its event. Called by dispatch in the pass that made them, and by the refresh.
+create or replace function fn_mot_start() returns int
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_job job_queue;
+  v_now timestamptz;
+  v_event jsonb;
+  v_known jsonb;
+  v_template mot_template;
+  v_answer jsonb;
+  v_started int := 0;
+begin
+  for v_job in
+    select j.*
+    from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
+    cross join lateral fn_job_lanes(x.executor) l
+    join job_queue j on j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority
+      and j.scheduled_at <= clock_timestamp()
+    where l.job_kind like 'workflow:%'
+      and not exists (select from queue_pause p where p.resumed_at is null and (p.scope, p.name) in (
+        ('all', ''), ('job_kind', l.job_kind), ('domain', l.event_domain), ('consumer', l.consumer_key)))
+    limit 1000
+    for update of j skip locked
+  loop
+    v_now := clock_timestamp();
+    v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
+    select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
+    v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
+      || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
+    v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
+        select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
+      v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
+    continue when v_answer ->> 'reason' = 'job_substrate_disabled';
+    update job_queue j
+    set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+        picked_at = v_now, started_at = v_now, updated_at = v_now
+    where j.job_id = v_job.job_id
+    returning j.* into v_job;
+    if (v_answer ->> 'refused')::boolean then
+      perform fn_job_fail(v_job, 'permanent', format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
+    else
+      update job_queue j
+      set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
+      where j.job_id = v_job.job_id;
+      v_started := v_started + (v_answer ->> 'created')::boolean::int;
+    end if;
+  end loop;
+  return v_started;
+end
+$$;
+comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.';
+
+-- Looks after workflows that are active, those longest not looked at first: gates whose time is over fail, what the end of a job should have
+-- freed is freed, counts that are wrong are put right, and what does not move any more ends. All of this happens by itself
+-- when a job ends; here is what finds out if it ever did not. Called by the maintenance of `reveille run`, by `tick`, by operators.
+create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_workflow uuid;
+  v_started int;
+  v_checked int := 0;
+  v_repaired int := 0;
+  v_expired int := 0;
+  v_finished int := 0;
+  v_count int;
+  v_job record;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
+  end if;
+  v_started := fn_mot_start();
+  for v_workflow in
+    select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
+  loop
+    v_checked := v_checked + 1;
+    for v_job in
+      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
+      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
+    loop
+      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
+        else 'the event did not come in time' end)::int;
+    end loop;
+    for v_job in
+      select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
+        when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
+      from job_queue j
+      where j.workflow_id = v_workflow and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+        and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
+    loop
+      perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
+      v_repaired := v_repaired + 1;
+    end loop;
+    with counted as (
+      select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
+        + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
+      from job_queue j
+      where j.workflow_id = v_workflow and j.status = 'queued' and (j.blocked_by > 0
+        or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
+    )
+    update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
+    from counted c
+    where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
+    get diagnostics v_count = row_count;
+    if v_count > 0 then
+      v_repaired := v_repaired + v_count;
+      perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
+      from job_queue j where j.workflow_id = v_workflow and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+      group by j.executor;
+    end if;
+    perform fn_job_gate_pass(g.job_id, 'success', 'event')
+    from job_gate g join job_queue j on j.job_id = g.job_id
+    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
+    perform fn_job_workflow_settle(array[v_workflow]);
+    update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
+    v_finished := v_finished + (not found)::int;
+  end loop;
+  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+end
+$$;
+comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished}.';
+
+-- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
+create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_workflow job_workflow;
+  v_why text := left(p_actor || ': ' || p_reason, 2000);
+  v_asked int;
+  v_ended record;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
+  end if;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif v_workflow.status = 'cancelled' then
+    return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', 'cancelled', 'cancelled', 0, 'requested', 0);
+  elsif v_workflow.status = 'succeeded' then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
+  end if;
+  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them
+  update job_queue j
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_why), updated_at = clock_timestamp()
+  where j.job_id = any (array(
+    select r.job_id from job_queue r where r.workflow_id = p_workflow_id and r.status in ('leased', 'in_progress') order by r.job_id for update))
+    and j.status in ('leased', 'in_progress');
+  get diagnostics v_asked = row_count;
+  with ended as (
+    update job_queue j
+    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = v_why, updated_at = clock_timestamp()
+    where j.job_id = any (array(
+      select q.job_id from job_queue q where q.workflow_id = p_workflow_id and q.status in ('queued', 'retry_waiting') order by q.job_id for update))
+      and j.status in ('queued', 'retry_waiting')
+    returning j.ordering_key, j.ordering_slot
+  )
+  select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
+  if v_ended.keys is not null then
+    perform fn_job_promote(v_ended.keys);
+  end if;
+  update job_workflow w
+  set cancel_reason = v_why, status = case when v_asked = 0 then 'cancelled' else 'active' end,
+      finished_at = case when v_asked = 0 then clock_timestamp() end, updated_at = clock_timestamp()
+  where w.workflow_id = p_workflow_id;
+  perform pg_notify('queue_control', '') where v_asked > 0;
+  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', case when v_asked = 0 then 'cancelled' else 'active' end,
+    'cancelled', v_ended.jobs, 'requested', v_asked);
+end
+$$;
+comment on function fn_job_workflow_cancel(uuid, text, text) is 'Cancels a workflow: {status, cancelled, requested}. Refused not_found or illegal_transition.';
+
+-- Sets a workflow that failed going again, from the steps that failed: a dead letter is replayed (with the right to do so, and its gate),
+-- a step that rests as failed is tried anew, a gate asks again, and what was skipped on their account is made anew. What
+-- succeeded is not run again. Dry run unless told otherwise. Called by operators.
+create or replace function fn_job_workflow_retry(p_workflow_id uuid, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_workflow job_workflow;
+  v_failed uuid[];
+  v_skipped uuid[];
+  v_job record;
+  v_answer jsonb;
+  v_new uuid;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_workflow_retry needs an actor and a reason' using errcode = '22023';
+  end if;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif v_workflow.status not in ('failed', 'partially_failed') then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
+  end if;
+  v_failed := array(select j.job_id from job_queue j where j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  -- skipped because of them, directly or by way of others that were
+  with recursive reached as (
+    select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
+    union
+    select d.job_id from reached r join job_dependency d on d.needs_job_id = r.job_id and d.state = 'skipped'
+  )
+  select coalesce(array_agg(r.job_id order by r.job_id), '{}') into v_skipped
+  from reached r join job_queue j on j.job_id = r.job_id where j.status = 'cancelled';
+  if coalesce(p_dry_run, true) then
+    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+  end if;
+  for v_job in
+    select j.*, d.dead_letter_id, exists (select from job_gate g where g.job_id = j.job_id) as is_gate
+    from job_queue j
+    left join job_dead_letter d on d.job_id = j.job_id and j.status = 'dead_letter' and d.replayed_at is null
+    where j.job_id = any (v_failed)
+    order by j.job_id
+  loop
+    if v_job.status = 'dead_letter' then
+      v_answer := fn_job_dead_letter_triage(v_job.dead_letter_id, 'manual_replay', p_actor, p_reason);
+      if not (v_answer ->> 'refused')::boolean then
+        v_answer := fn_job_dead_letter_replay(v_job.dead_letter_id, format('workflow retry by %s: %s', p_actor, p_reason), false);
+      end if;
+      if (v_answer ->> 'refused')::boolean then
+        raise exception '%', v_answer ->> 'reason' using errcode = 'RV001'; -- all or nothing
+      end if;
+    else
+      v_skipped := v_skipped || v_job.job_id; -- failed rests: a new job in its place
+    end if;
+  end loop;
+  foreach v_new in array v_skipped loop
+    declare
+      v_old uuid := v_new;
+    begin
+      v_new := fn_uuid_v7();
+      insert into job_queue (
+        job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
+        max_attempts, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+      select v_new, j.job_kind, p_actor, j.executor, j.event_domain, j.safe_payload, j.source_ref, j.target_ref, j.payload_ref,
+        fn_job_key(regexp_replace(j.idempotency_key, '~\d+$', '') || '~' || (coalesce(substring(j.idempotency_key from '~(\d+)$')::int, 1) + 1)),
+        j.ordering_key, j.priority, j.max_attempts, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
+      from job_queue j where j.job_id = v_old;
+      update job_queue j set workflow_id = null where j.job_id = v_old; -- its place is taken; parent_job_id leads back to it
+      update job_dependency d set job_id = v_new, state = case when d.state = 'met' then d.state end where d.job_id = v_old;
+      update job_dependency d set needs_job_id = v_new, state = case when d.state = 'met' then d.state end where d.needs_job_id = v_old;
+      update job_gate g set job_id = v_new, expires_at = clock_timestamp() + (g.expires_at - g.created_at), created_at = clock_timestamp() where g.job_id = v_old;
+    end;
+  end loop;
+  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = '-infinity' where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_refresh(1); -- the oldest look is this one's: counts what the new ones wait for, and frees them
+  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+exception when sqlstate 'RV001' then
+  return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
+end
+$$;
+comment on function fn_job_workflow_retry(uuid, text, text, boolean)
+  is 'Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
+
+-- The steps of a workflow with their states and needs, also those that have left for the archive. Called by `reveille workflows show`.
+create or replace function fn_job_workflow_steps(p_workflow_id uuid)
+returns table (
+  step text, job_id uuid, job_kind text, executor text, status text, gate text, blocked_by int, needs jsonb, lease_owner text, attempts int,
+  scheduled_at timestamptz, started_at timestamptz, finished_at timestamptz, last_error text, cancel_reason text, result_ref text)
+language sql stable security definer set search_path from current
+begin atomic
+  select
+    substr(j.idempotency_key, 38), j.job_id, j.job_kind, j.executor, j.status, g.kind, j.blocked_by,
+    coalesce((
+      select jsonb_agg(jsonb_build_object('job_id', d.needs_job_id, 'on', d.on_outcome, 'otherwise', d.otherwise, 'state', d.state) order by d.needs_job_id)
+      from job_dependency d where d.job_id = j.job_id), '[]'),
+    j.lease_owner, j.attempts, j.scheduled_at, j.started_at, j.finished_at, j.last_error, j.cancel_reason, j.result_ref
+  from (
+    select q.idempotency_key, q.job_id, q.job_kind, q.executor, q.status, q.blocked_by, q.lease_owner, q.attempts, q.scheduled_at, q.started_at,
+      q.finished_at, q.last_error, q.cancel_reason, q.result_ref
+    from job_queue q where q.workflow_id = p_workflow_id
+    union all
+    select a.idempotency_key, a.job_id, a.job_kind, a.executor, a.status, a.blocked_by, a.lease_owner, a.attempts, a.scheduled_at, a.started_at,
+      a.finished_at, a.last_error, a.cancel_reason, a.result_ref
+    from job_archive a where a.workflow_id = p_workflow_id) j
+  left join job_gate g on g.job_id = j.job_id
+  order by j.job_id;
+end;
+comment on function fn_job_workflow_steps(uuid) is 'The steps of a workflow, in the order of its template.';
+
+-- One row a workflow. Counts read the workflow''s own jobs along an index, never the whole table; what has ended tells from its own row.
+create or replace view v_job_workflow_health as
+select
+  w.workflow_id, w.template_key || '@' || w.template_version as template, w.status, w.correlation_id, w.actor, w.jobs,
+  coalesce(c.succeeded, (w.outcome ->> 'succeeded')::int, 0) as succeeded,
+  coalesce(c.failed, (w.outcome ->> 'failed')::int, 0) as failed,
+  coalesce(c.skipped, (w.outcome ->> 'skipped')::int, 0) as skipped,
+  coalesce(c.cancelled, (w.outcome ->> 'cancelled')::int, 0) as cancelled,
+  coalesce(c.blocked, (w.outcome ->> 'blocked')::int, 0) as blocked,
+  coalesce(c.ready, 0) as ready, coalesce(c.running, 0) as running, coalesce(c.waiting_for, '{}') as waiting_for,
+  w.created_at, w.finished_at, round(extract(epoch from coalesce(w.finished_at, clock_timestamp()) - w.created_at)::numeric, 3) as age_seconds,
+  w.cancel_reason, w.causation_event_id, w.consumer_key
+from job_workflow w
+left join lateral (
+  select
+    count(*) filter (where j.status in ('succeeded', 'cleaned'))::int as succeeded,
+    count(*) filter (where j.status in ('failed', 'dead_letter'))::int as failed,
+    count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %')::int as skipped,
+    count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %')::int as cancelled,
+    count(*) filter (where j.status = 'queued' and j.blocked_by > 0)::int as blocked,
+    count(*) filter (where j.status in ('queued', 'retry_waiting') and j.blocked_by = 0)::int as ready,
+    count(*) filter (where j.status in ('leased', 'in_progress'))::int as running,
+    array_agg(g.kind || ' ' || substr(j.idempotency_key, 38) order by j.job_id) filter (where g.job_id is not null and j.status = 'queued' and j.blocked_by = 1) as waiting_for
+  from job_queue j
+  left join job_gate g on g.job_id = j.job_id
+  where j.workflow_id = w.workflow_id) c on w.outcome is null;
+comment on view v_job_workflow_health is 'Workflows: how many of their jobs stand where, and which gates they wait for.';
+
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array['fn_mot_template_put(jsonb, text, boolean)', 'fn_mot_graph_emit(text, jsonb, text, text, boolean, uuid, text)',
+    'fn_job_workflow_cancel(uuid, text, text)', 'fn_job_workflow_retry(uuid, text, text, boolean)', 'fn_job_approve(uuid, text, text, timestamptz)',
+    'fn_job_reject(uuid, text, text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
+  end loop;
+  call pr_grant(format('execute on function %s', 'fn_mot_graph_emit(text, jsonb, text, text, boolean, uuid, text)'::regprocedure), array['reveille_dispatcher']);
+  foreach v_function in array array['fn_job_workflow_steps(uuid)', 'fn_job_effect_hash(uuid)', 'fn_mot_graph_errors(text, jsonb, jsonb, jsonb)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
+  end loop;
+  revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
+  call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
+  foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
+    'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
+    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+  end loop;
+  call pr_grant('select on table mot_template, job_dependency, job_approval', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on v_job_workflow_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher']);
+end
+$$;

@@ -1,0 +1,9 @@
+//! Routes: an insert, an update or a delete on a table becomes an event, or says why not.
+
+mod adopted;
+mod commands;
+mod faults;
+mod policies;
+mod roles;
+mod shapes;
+mod stage;

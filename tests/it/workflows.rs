@@ -1,0 +1,10 @@
+//! Workflows: templates, what is emitted from them, edges, gates, and who may do what.
+
+mod commands;
+mod edges;
+mod emit;
+mod gates;
+mod model;
+mod retry;
+mod stage;
+mod starts;

@@ -1,0 +1,146 @@
+//! `reveille workflows`: from a file to the last step, in words.
+
+use crate::commands::{json, words};
+use crate::support::{Folder, TestDb};
+
+const TEMPLATE: &str = r#"
+template_key = "pipeline"
+description  = "Two steps and a gate"
+
+[params]
+type     = "object"
+required = ["document"]
+[params.properties.document]
+type = "string"
+
+[[nodes]]
+key        = "mark"
+job_kind   = "a.a"
+source_ref = "{params.document}"
+
+[[nodes]]
+key  = "review"
+type = "approval"
+
+[[nodes]]
+key      = "cut"
+job_kind = "a.a"
+
+[[edges]]
+from = "mark"
+to   = "review"
+[[edges]]
+from = "review"
+to   = "cut"
+"#;
+
+async fn open() -> (TestDb, Folder, String) {
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    let begin = "
+        select fn_queue_heartbeat_register('one', 'PG_worker');
+        create function nothing(p_job jsonb) returns jsonb language sql as $$ select null::jsonb $$;
+        insert into job_handler (job_kind, handler) values ('a.a', 'nothing(jsonb)')";
+    db.client().await.batch_execute(begin).await.unwrap();
+    let folder = Folder::open_to_all();
+    let file = folder.path().join("pipeline.toml");
+    std::fs::write(&file, TEMPLATE).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    (db, folder, file)
+}
+
+/// Runs the one job that is free.
+async fn run_one(db: &TestDb) {
+    let run = "select fn_job_succeed(job_id, lease_token, 'done:1') from fn_job_claim('one')";
+    db.client().await.query_one(run, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_writes_a_template_looks_emits_approves_and_sees_it_end() {
+    let (db, _folder, file) = open().await;
+    assert_eq!(words(&db, &["workflows", "validate", &file]).1, "sound; pipeline@1\n");
+    assert_eq!(
+        words(&db, &["workflows", "templates"]).1,
+        "no templates; `reveille workflows put FILE` writes one\n"
+    );
+    assert_eq!(words(&db, &["workflows", "put", &file]).1, "pipeline@1 is written\n");
+    assert_eq!(words(&db, &["workflows", "put", &file]).1, "pipeline@1 was there already\n");
+    let emit = ["workflows", "emit", "pipeline", "--param", "document=doc:1", "--correlation-id", "doc:1"];
+    let (_, dry, _) = words(&db, &[&emit[..], &["--dry-run"]].concat());
+    assert!(dry.starts_with("dry run: pipeline@1 would have 3 steps") && dry.contains("doc:1"), "{dry}");
+    let (code, made, _) = json(&db, &emit);
+    assert_eq!((code, &made["created"]), (Some(0), &true.into()));
+    let id = made["workflow_id"].as_str().unwrap();
+    run_one(&db).await;
+
+    let (_, graph, _) = words(&db, &["workflows", "show", id]);
+    for line in ["✓ mark", "○ review", "waits for approval", "· cut", "← review"] {
+        assert!(graph.contains(line), "{line}: {graph}");
+    }
+    let (_, list, _) = words(&db, &["workflows", "list", "--status", "active"]);
+    assert!(
+        list.contains("pipeline@1") && list.contains("1 of 3") && list.contains("approval review"),
+        "{list}"
+    );
+    let (_, seen, _) = words(&db, &["workflows", "approve", id, "review"]);
+    assert!(seen.contains("mark: succeeded done:1"), "{seen}");
+    let hash = seen.trim_end().rsplit(' ').next().unwrap();
+    let (code, _, err) = words(&db, &["workflows", "approve", id, "review", "--effect", "other"]);
+    assert!(code == Some(3) && err.contains("effect_changed") && err.contains("look again"), "{err}");
+    assert_eq!(words(&db, &["workflows", "approve", id, "review", "--effect", hash]).1, "review approved\n");
+    run_one(&db).await;
+    assert!(
+        words(&db, &["workflows", "show", id]).1.starts_with("pipeline@1 doc:1: succeeded, 3 of 3 steps")
+    );
+    let (_, mermaid, _) = words(&db, &["workflows", "show", id, "--mermaid"]);
+    assert!(mermaid.starts_with("flowchart TD\n") && mermaid.contains("s1 --> s2"), "{mermaid}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_all_at_once_and_what_to_do() {
+    let (db, folder, file) = open().await;
+    let bad = folder.path().join("bad.json");
+    std::fs::write(&bad, r#"{"template_key": "bad", "nodes": [{"key": "x", "job_kind": "no"}, {"key": "y", "job_kind": "nor"}]}"#).unwrap();
+    let (code, _, err) = words(&db, &["workflows", "validate", bad.to_str().unwrap()]);
+    assert_eq!(code, Some(3));
+    assert!(
+        err.contains("invalid_template") && err.contains("node x: nobody") && err.contains("node y: nobody"),
+        "{err}"
+    );
+    std::fs::write(&bad, "{").unwrap();
+    let (code, _, err) = words(&db, &["workflows", "put", bad.to_str().unwrap()]);
+    assert!(code == Some(2) && err.contains("bad.json") && err.contains("line 1"), "{err}");
+    let (code, _, err) = words(&db, &["workflows", "emit", "nothing"]);
+    assert!(
+        code == Some(3) && err.contains("unknown_template") && err.contains("reveille workflows put"),
+        "{err}"
+    );
+    words(&db, &["workflows", "put", &file]);
+    let (code, _, err) = words(&db, &["workflows", "emit", "pipeline"]);
+    assert!(code == Some(3) && err.contains("params.document is missing"), "{err}");
+    let (code, _, err) = words(&db, &["workflows", "emit", "pipeline", "--param", "document"]);
+    assert!(code == Some(2) && err.contains("--param NAME=VALUE"), "{err}");
+    let nobody = "01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10";
+    let (code, _, err) = words(&db, &["workflows", "show", nobody]);
+    assert!(code == Some(1) && err.contains("there is no workflow"), "{err}");
+}
+
+#[tokio::test]
+async fn a_workflow_that_failed_is_retried_after_a_dry_run_and_one_not_wanted_is_cancelled() {
+    let (db, _folder, file) = open().await;
+    words(&db, &["workflows", "put", &file]);
+    let (_, made, _) = json(&db, &["workflows", "emit", "pipeline", "--param", "document=doc:1"]);
+    let id = made["workflow_id"].as_str().unwrap();
+    let fail = "select fn_job_fail_permanent(job_id, lease_token, 'no such file') from fn_job_claim('one')";
+    db.client().await.query_one(fail, &[]).await.unwrap();
+    assert!(words(&db, &["workflows", "show", id]).1.contains("✗ mark"), "the step that failed is seen");
+    let retry = ["workflows", "retry", id, "--reason", "it is there now"];
+    assert!(words(&db, &retry).1.starts_with("dry run: 1 failed steps would be tried again"));
+    let apply = [&retry[..], &["--apply"]].concat();
+    let (code, _, err) = words(&db, &apply);
+    assert!(code == Some(3) && err.contains("replay_disabled"), "{err}");
+    words(&db, &["gate", "open", "queue.dlq.replay_enabled", "--reason", "test"]);
+    assert!(words(&db, &apply).1.starts_with("1 failed steps are tried again"));
+    let cancelled = words(&db, &["workflows", "cancel", id, "--reason", "not wanted"]).1;
+    assert_eq!(cancelled, "3 waiting steps cancelled, 0 running ones asked\n");
+}

@@ -1,0 +1,102 @@
+//! A failed workflow goes on from where it failed, and what it was made from stays as long as it may.
+
+use serde_json::json;
+
+use super::stage::{Stage, edge, node};
+
+async fn with_replay() -> Stage {
+    let stage = Stage::open().await;
+    let open = "select fn_gate_set('queue.dlq.replay_enabled', 'true', 'test', 'test')";
+    stage.client.batch_execute(open).await.unwrap();
+    stage
+}
+
+#[tokio::test]
+async fn a_retry_runs_what_failed_and_what_was_skipped_for_it_and_nothing_twice() {
+    let stage = with_replay().await;
+    let nodes = json!([node("a"), node("b"), node("c"), node("d"), node("tidy")]);
+    let edges = json!([edge("a", "b"), {"from": "b", "to": "c", "otherwise": "skip"}, {"from": "c", "to": "d", "otherwise": "skip"},
+        {"from": "b", "to": "tidy", "on": "always"}]);
+    stage.put("t", nodes, edges).await;
+    let id = stage.emit("t", json!({})).await;
+    assert_eq!(stage.run(&["b"]).await, ["a", "b", "tidy"]);
+    assert_eq!(stage.status(id).await, "partially_failed");
+    let dry = stage.value("select fn_job_workflow_retry($1, 'test', 'mended')", &[&id]).await;
+    assert_eq!((&dry["retried"], &dry["made_anew"], &dry["dry_run"]), (&json!(1), &json!(2), &json!(true)));
+    assert_eq!(stage.status(id).await, "partially_failed", "a dry run changes nothing");
+    stage.value("select fn_job_workflow_retry($1, 'test', 'mended', false)", &[&id]).await;
+    assert_eq!(stage.run(&[]).await, ["b", "c~2", "d~2"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn a_retry_is_all_or_nothing_and_needs_what_a_replay_needs() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let retry = "select fn_job_workflow_retry($1, 'test', 'mended', false)";
+    assert_eq!(stage.value(retry, &[&id]).await["reason"], "illegal_transition");
+    stage.run(&["a"]).await;
+    assert_eq!(stage.value(retry, &[&id]).await["reason"], "replay_disabled");
+    assert_eq!(
+        stage.value("select triage_status from job_dead_letter", &[]).await,
+        "open",
+        "nothing half-done"
+    );
+}
+
+#[tokio::test]
+async fn a_step_that_rests_as_failed_and_a_gate_that_was_rejected_are_asked_again() {
+    let stage = with_replay().await;
+    stage.put("t", json!([node("a"), {"key": "g", "type": "approval"}]), json!([edge("a", "g")])).await;
+    let id = stage.emit("t", json!({})).await;
+    let job = stage.claim("one", 1).await.remove(0);
+    stage.value("select fn_job_fail_permanent($1, $2, 'no', false)", &[&job.id, &job.token]).await;
+    let retry = "select fn_job_workflow_retry($1, 'test', 'mended', false)";
+    stage.value(retry, &[&id]).await;
+    assert_eq!(stage.run(&[]).await, ["a~2"]);
+    stage.value("select fn_job_reject($1, 'test', 'no')", &[&stage.job(id, "g").await]).await;
+    assert_eq!(stage.status(id).await, "failed");
+    stage.value(retry, &[&id]).await;
+    assert_eq!(stage.health(id).await["waiting_for"], json!(["approval g~2"]));
+    let approve = "select fn_job_approve($1, fn_job_effect_hash($1), 'test')";
+    stage.value(approve, &[&stage.job(id, "g~2").await]).await;
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_sets_its_workflow_going_again() {
+    let stage = with_replay().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([edge("a", "b")])).await;
+    let id = stage.emit("t", json!({})).await;
+    stage.run(&["a"]).await;
+    let replay = "select fn_job_dead_letter_triage(dead_letter_id, 'manual_replay', 'test'),
+        fn_job_dead_letter_replay(dead_letter_id, 'ticket', false) from job_dead_letter";
+    stage.client.query(replay, &[]).await.unwrap();
+    assert_eq!(stage.status(id).await, "active");
+    assert_eq!(stage.run(&[]).await, ["a", "b"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn steps_leave_for_the_archive_only_with_a_workflow_that_nobody_can_retry() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([edge("a", "b")])).await;
+    let (good, bad) = (stage.emit("t", json!({})).await, stage.emit("t@1", json!({})).await);
+    stage.run(&[]).await;
+    stage
+        .client
+        .execute("update job_workflow set status = 'failed' where workflow_id = $1", &[&bad])
+        .await
+        .unwrap();
+    let gate = "select fn_gate_set('queue.archive.enabled', 'true', 'test', 'test')";
+    stage.client.batch_execute(gate).await.unwrap();
+    let archive = "select fn_job_archive(1000, false, p_now => clock_timestamp() + interval '1 day')";
+    assert_eq!(stage.value(archive, &[]).await["archived"], 2);
+    assert_eq!(
+        stage.standing(good).await,
+        json!({"a": "succeeded", "b": "succeeded"}),
+        "shown from the archive"
+    );
+    assert_eq!(stage.health(good).await["succeeded"], 2);
+}
