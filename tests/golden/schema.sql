@@ -855,6 +855,7 @@ view v_job_schedule
            FROM job_archive a
           WHERE a.job_id = s.last_job_id
  LIMIT 1) j ON true;
+
 view v_job_workflow_health
   -- Workflows: how many of their jobs stand where, and which gates they wait for.
  SELECT w.workflow_id, (w.template_key || '@'::text) || w.template_version AS template, w.status,
@@ -6251,6 +6252,9 @@ begin
     return jsonb_build_object('refused', false, 'skipped', v_answer -> 'reason', 'job_id', p_job -> 'job_id'); -- as the loop does
   end if;
   return v_answer;
+end
+$function$
+
 -- The steps of a graph and what each needs. Internal.
 CREATE OR REPLACE FUNCTION fn_mot_expand(p_template mot_template, p_context jsonb, p_prefix text, p_depth integer, INOUT p_steps jsonb[], INOUT p_needs jsonb[], OUT entries integer[], OUT exits integer[])
  RETURNS record
@@ -7391,79 +7395,6 @@ begin
 end
 $function$
 
--- What is to be done about schedules now: {now, schedules, held, next}. Reads only.
-CREATE OR REPLACE FUNCTION fn_schedule_due(p_limit integer DEFAULT 1000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
- RETURNS jsonb
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
- SET plan_cache_mode TO 'force_generic_plan'
- SET enable_seqscan TO 'off'
- SET enable_bitmapscan TO 'off'
- SET jit TO 'off'
-AS $function$
-declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
-  v_schedules jsonb;
-  v_held bigint;
-  v_next timestamptz;
-begin
-  select coalesce(jsonb_agg(d.schedule), '[]') into v_schedules
-  from (
-    select jsonb_build_object(
-      'schedule_key', s.schedule_key, 'cron', s.cron, 'time_zone', s.time_zone, 'every_seconds', extract(epoch from s.every)::bigint,
-      'at', s.at, 'starts_at', s.starts_at, 'ends_at', s.ends_at, 'missed', s.missed,
-      'missed_window_seconds', extract(epoch from s.missed_window)::bigint, 'placed', isfinite(s.next_tick_at),
-      'expected', case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end, 'trouble', s.trouble) as schedule
-    from job_schedule s
-    where s.enabled and s.next_tick_at <= v_now and (s.next_tick_at = '-infinity' or fn_schedule_held(s.job_kind) is null)
-    order by s.trouble is not null, s.next_tick_at, s.schedule_key
-    limit p_limit) d;
-  select count(*) into v_held
-  from job_schedule s
-  where s.enabled and s.next_tick_at <= v_now and isfinite(s.next_tick_at) and fn_schedule_held(s.job_kind) is not null;
-  select s.next_tick_at into v_next
-  from job_schedule s
-  where s.enabled and s.next_tick_at > v_now and s.next_tick_at < 'infinity'
-  order by s.next_tick_at limit 1;
-  return jsonb_build_object('refused', false, 'now', v_now, 'schedules', v_schedules, 'held', v_held, 'next', v_next);
-end
-$function$
-
--- Enables or disables a schedule: {enabled, was_enabled}; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.
-CREATE OR REPLACE FUNCTION fn_schedule_enable(p_schedule_key text, p_enabled boolean, p_actor text, p_reason text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
- RETURNS jsonb
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-declare
-  v_was boolean;
-begin
-  if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_schedule_enable needs p_enabled, an actor and a reason' using errcode = '22023';
-  end if;
-  select s.enabled into v_was from job_schedule s where s.schedule_key = p_schedule_key for update;
-  if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
-  end if;
-  if v_was <> p_enabled then
-    update job_schedule s
-    set enabled = p_enabled, next_tick_at = '-infinity', counts_from = greatest(coalesce(p_now, clock_timestamp()), s.last_tick_at),
-        trouble = null, updated_at = clock_timestamp()
-    where s.schedule_key = p_schedule_key;
-    insert into dot_config_audit (key, old_value, new_value, actor, reason)
-    values ('schedule.' || p_schedule_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
-    perform pg_notify('queue_control', '');
-  end if;
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was);
-end
-$function$
-
--- job_substrate_disabled or paused while schedules of this kind of job make nothing; else null.
-CREATE OR REPLACE FUNCTION fn_schedule_held(p_job_kind text)
- RETURNS text
- LANGUAGE plpgsql
 -- Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.
 CREATE OR REPLACE FUNCTION fn_route_disable(p_route_code text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -7707,20 +7638,6 @@ CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 begin
-  if not fn_gate_is_open('queue.job_substrate.enabled') then
-    return 'job_substrate_disabled';
-  elsif exists (
-    select from queue_pause p
-    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind)))
-  then
-    return 'paused';
-  end if;
-  return null;
-end
-$function$
-
--- Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}.
-CREATE OR REPLACE FUNCTION fn_schedule_put(p_schedule_key text, p_job_kind text, p_actor text, p_cron text DEFAULT NULL::text, p_time_zone text DEFAULT NULL::text, p_every interval DEFAULT NULL::interval, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_max_attempts integer DEFAULT NULL::integer, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_ordering_key text DEFAULT NULL::text, p_missed text DEFAULT 'once'::text, p_missed_window interval DEFAULT NULL::interval, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_description text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
   return query
   select to_jsonb(r) || jsonb_build_object(
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
@@ -7797,51 +7714,6 @@ CREATE OR REPLACE FUNCTION fn_route_prune(p_limit integer DEFAULT 10000, p_now t
 AS $function$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
-  v_old job_schedule;
-  v_new job_schedule;
-begin
-  if coalesce(btrim(p_schedule_key), '') = '' or coalesce(btrim(p_actor), '') = '' then
-    raise exception 'fn_schedule_put needs a key and an actor' using errcode = '22023';
-  elsif num_nonnulls(p_cron, p_every, p_at) <> 1 or (p_cron is null) <> (p_time_zone is null) then
-    raise exception 'fn_schedule_put: name one of p_cron (with p_time_zone), p_every and p_at' using errcode = '22023';
-  end if;
-  perform v_now at time zone p_time_zone; -- raises 22023 for a zone that nobody knows
-  select s.* into v_old from job_schedule s where s.schedule_key = p_schedule_key for update;
-  insert into job_schedule as s (
-    schedule_key, cron, time_zone, every, at, job_kind, executor, priority, max_attempts, safe_payload, source_ref, target_ref,
-    payload_ref, ordering_key, missed, missed_window, starts_at, ends_at, description, actor, counts_from)
-  values (
-    p_schedule_key, p_cron, p_time_zone, p_every, p_at, p_job_kind, coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100),
-    p_max_attempts, coalesce(p_safe_payload, '{}'), p_source_ref, p_target_ref, p_payload_ref, p_ordering_key,
-    coalesce(p_missed, 'once'), p_missed_window, coalesce(p_starts_at, v_old.starts_at, date_trunc('second', v_now)), p_ends_at,
-    p_description, p_actor, v_now)
-  on conflict (schedule_key) do update
-  set cron = excluded.cron, time_zone = excluded.time_zone, every = excluded.every, at = excluded.at, job_kind = excluded.job_kind,
-      executor = excluded.executor, priority = excluded.priority, max_attempts = excluded.max_attempts,
-      safe_payload = excluded.safe_payload, source_ref = excluded.source_ref, target_ref = excluded.target_ref,
-      payload_ref = excluded.payload_ref, ordering_key = excluded.ordering_key, missed = excluded.missed,
-      missed_window = excluded.missed_window, starts_at = excluded.starts_at, ends_at = excluded.ends_at,
-      description = excluded.description, actor = excluded.actor, set_by = session_user, updated_at = clock_timestamp(), trouble = null
-  returning s.* into v_new;
-  if v_old.schedule_key is not null
-    and (v_old.cron, v_old.time_zone, v_old.every, v_old.at, v_old.starts_at, v_old.ends_at)
-      is distinct from (v_new.cron, v_new.time_zone, v_new.every, v_new.at, v_new.starts_at, v_new.ends_at)
-  then
-    update job_schedule s set next_tick_at = '-infinity', counts_from = greatest(v_now, s.last_tick_at)
-    where s.schedule_key = p_schedule_key;
-  end if;
-  insert into dot_config_audit (key, old_value, new_value, actor, reason)
-  values ('schedule.' || p_schedule_key,
-    case when v_old.schedule_key is not null
-      then concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text) end,
-    concat_ws(' ', v_new.job_kind, v_new.cron, v_new.time_zone, v_new.every::text, v_new.at::text), p_actor, 'put');
-  perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled);
-end
-$function$
-
--- Takes a schedule away, and leaves its jobs: {was_enabled}. Refused not_found.
-CREATE OR REPLACE FUNCTION fn_schedule_remove(p_schedule_key text, p_actor text, p_reason text)
   v_keep interval := make_interval(secs => fn_config_number('queue.route.fault_seconds', 2592000)::float8);
   v_faults bigint := 0;
   v_keys bigint;
@@ -7897,25 +7769,6 @@ CREATE OR REPLACE FUNCTION fn_route_put(p_route jsonb, p_actor text)
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_old job_schedule;
-begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_schedule_remove needs an actor and a reason' using errcode = '22023';
-  end if;
-  delete from job_schedule s where s.schedule_key = p_schedule_key returning s.* into v_old;
-  if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
-  end if;
-  insert into dot_config_audit (key, old_value, new_value, actor, reason)
-  values ('schedule.' || p_schedule_key,
-    concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text), null, p_actor, p_reason);
-  perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'was_enabled', v_old.enabled);
-end
-$function$
-
--- Makes the jobs of ticks and moves the position, once: {moved, made, known}, or {moved: false, why: busy, taken, disabled, not_due}. Refused not_found, job_substrate_disabled, paused.
-CREATE OR REPLACE FUNCTION fn_schedule_tick(p_schedule_key text, p_expected timestamp with time zone, p_ticks timestamp with time zone[], p_next timestamp with time zone, p_missed bigint DEFAULT 0, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
   v_known constant text[] := array['route_code', 'source_object_kind', 'source_schema', 'source_table', 'sql_event', 'target_event_domain',
     'target_event_type', 'idempotency_policy', 'fail_closed', 'payload_contract'];
   v_code text := p_route ->> 'route_code';
@@ -8152,93 +8005,6 @@ CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean,
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
-  v_schedule job_schedule;
-  v_is_placed boolean;
-  v_held text;
-  v_tick timestamptz;
-  v_last timestamptz;
-  v_answer jsonb;
-  v_job_id uuid;
-  v_made int := 0;
-begin
-  if p_schedule_key is null or p_expected is null or p_ticks is null or array_position(p_ticks, null) is not null
-    or cardinality(p_ticks) > 1000 or coalesce(p_missed, -1) < 0 or not isfinite(coalesce(p_next, p_expected))
-  then
-    raise exception 'fn_schedule_tick needs a key, the position expected, at most 1000 ticks, and the next one' using errcode = '22023';
-  end if;
-  select s.* into v_schedule from job_schedule s where s.schedule_key = p_schedule_key for update skip locked;
-  if not found then
-    if not exists (select from job_schedule s where s.schedule_key = p_schedule_key) then
-      return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
-    end if;
-    return jsonb_build_object('refused', false, 'moved', false, 'why', 'busy');
-  end if;
-  v_is_placed := isfinite(v_schedule.next_tick_at);
-  if not v_schedule.enabled then
-    return jsonb_build_object('refused', false, 'moved', false, 'why', 'disabled');
-  elsif v_schedule.next_tick_at = 'infinity'
-    or p_expected <> (case when v_is_placed then v_schedule.next_tick_at else v_schedule.counts_from end)
-  then
-    return jsonb_build_object('refused', false, 'moved', false, 'why', 'taken');
-  elsif v_is_placed and v_schedule.next_tick_at > v_now then
-    return jsonb_build_object('refused', false, 'moved', false, 'why', 'not_due'); -- the clock has stepped back
-  end if;
-  if p_next <= p_expected or (not v_is_placed and cardinality(p_ticks) > 0)
-    or exists (select from unnest(p_ticks) t where t < p_expected or t > v_now or t >= p_next)
-  then
-    raise exception 'fn_schedule_tick: ticks of % must lie from its position to now, and the next one behind them', p_schedule_key
-      using errcode = '22023';
-  end if;
-  if v_is_placed then
-    v_held := fn_schedule_held(v_schedule.job_kind);
-    if v_held is not null then
-      return jsonb_build_object('refused', true, 'reason', v_held, 'schedule_key', p_schedule_key);
-    end if;
-  end if;
-  for v_tick in select t from unnest(p_ticks) t order by t loop
-    v_answer := fn_job_enqueue(
-      p_job_kind => v_schedule.job_kind,
-      p_actor => 'schedule:' || p_schedule_key,
-      p_safe_payload => v_schedule.safe_payload,
-      p_source_ref => v_schedule.source_ref,
-      p_idempotency_key => p_schedule_key || ':' || to_char(v_tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS')
-        || case when v_tick = date_trunc('second', v_tick) then '' else to_char(v_tick at time zone 'UTC', '.US') end || 'Z',
-      p_target_ref => v_schedule.target_ref,
-      p_payload_ref => v_schedule.payload_ref,
-      p_executor => v_schedule.executor,
-      p_priority => v_schedule.priority,
-      p_scheduled_at => v_tick,
-      p_ordering_key => v_schedule.ordering_key,
-      p_max_attempts => v_schedule.max_attempts);
-    if v_answer ->> 'refused' = 'true' then
-      return v_answer; -- the gate was closed meanwhile; what was made keeps its key
-    end if;
-    v_made := v_made + (v_answer ->> 'created' = 'true')::int;
-    v_last := v_tick;
-    v_job_id := (v_answer ->> 'job_id')::uuid;
-  end loop;
-  update job_schedule s
-  set next_tick_at = coalesce(p_next, 'infinity'), ticks = s.ticks + cardinality(p_ticks), ticks_missed = s.ticks_missed + p_missed,
-      last_tick_at = greatest(s.last_tick_at, v_last), last_job_id = coalesce(v_job_id, s.last_job_id),
-      last_missed_at = case when p_missed > 0 then v_now else s.last_missed_at end, trouble = null
-  where s.schedule_key = p_schedule_key;
-  return jsonb_build_object('refused', false, 'moved', true, 'made', v_made, 'known', cardinality(p_ticks) - v_made);
-end
-$function$
-
--- Notes why a schedule cannot go on: {noted}.
-CREATE OR REPLACE FUNCTION fn_schedule_trouble(p_schedule_key text, p_expected timestamp with time zone, p_trouble text)
- RETURNS jsonb
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  update job_schedule s set trouble = left(p_trouble, 1000)
-  where s.schedule_key = p_schedule_key and s.trouble is distinct from left(p_trouble, 1000)
-    and p_expected = (case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end);
-  return jsonb_build_object('refused', false, 'noted', found);
   v_was text;
   v_is text;
 begin
@@ -8330,6 +8096,270 @@ begin
     case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
       else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
     p_alias, p_column);
+end
+$function$
+
+-- What is to be done about schedules now: {now, schedules, held, next}. Reads only.
+CREATE OR REPLACE FUNCTION fn_schedule_due(p_limit integer DEFAULT 1000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_schedules jsonb;
+  v_held bigint;
+  v_next timestamptz;
+begin
+  select coalesce(jsonb_agg(d.schedule), '[]') into v_schedules
+  from (
+    select jsonb_build_object(
+      'schedule_key', s.schedule_key, 'cron', s.cron, 'time_zone', s.time_zone, 'every_seconds', extract(epoch from s.every)::bigint,
+      'at', s.at, 'starts_at', s.starts_at, 'ends_at', s.ends_at, 'missed', s.missed,
+      'missed_window_seconds', extract(epoch from s.missed_window)::bigint, 'placed', isfinite(s.next_tick_at),
+      'expected', case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end, 'trouble', s.trouble) as schedule
+    from job_schedule s
+    where s.enabled and s.next_tick_at <= v_now and (s.next_tick_at = '-infinity' or fn_schedule_held(s.job_kind) is null)
+    order by s.trouble is not null, s.next_tick_at, s.schedule_key
+    limit p_limit) d;
+  select count(*) into v_held
+  from job_schedule s
+  where s.enabled and s.next_tick_at <= v_now and isfinite(s.next_tick_at) and fn_schedule_held(s.job_kind) is not null;
+  select s.next_tick_at into v_next
+  from job_schedule s
+  where s.enabled and s.next_tick_at > v_now and s.next_tick_at < 'infinity'
+  order by s.next_tick_at limit 1;
+  return jsonb_build_object('refused', false, 'now', v_now, 'schedules', v_schedules, 'held', v_held, 'next', v_next);
+end
+$function$
+
+-- Enables or disables a schedule: {enabled, was_enabled}; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.
+CREATE OR REPLACE FUNCTION fn_schedule_enable(p_schedule_key text, p_enabled boolean, p_actor text, p_reason text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_was boolean;
+begin
+  if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_schedule_enable needs p_enabled, an actor and a reason' using errcode = '22023';
+  end if;
+  select s.enabled into v_was from job_schedule s where s.schedule_key = p_schedule_key for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
+  end if;
+  if v_was <> p_enabled then
+    update job_schedule s
+    set enabled = p_enabled, next_tick_at = '-infinity', counts_from = greatest(coalesce(p_now, clock_timestamp()), s.last_tick_at),
+        trouble = null, updated_at = clock_timestamp()
+    where s.schedule_key = p_schedule_key;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason)
+    values ('schedule.' || p_schedule_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
+    perform pg_notify('queue_control', '');
+  end if;
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was);
+end
+$function$
+
+-- job_substrate_disabled or paused while schedules of this kind of job make nothing; else null.
+CREATE OR REPLACE FUNCTION fn_schedule_held(p_job_kind text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return 'job_substrate_disabled';
+  elsif exists (
+    select from queue_pause p
+    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind)))
+  then
+    return 'paused';
+  end if;
+  return null;
+end
+$function$
+
+-- Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}.
+CREATE OR REPLACE FUNCTION fn_schedule_put(p_schedule_key text, p_job_kind text, p_actor text, p_cron text DEFAULT NULL::text, p_time_zone text DEFAULT NULL::text, p_every interval DEFAULT NULL::interval, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_max_attempts integer DEFAULT NULL::integer, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_ordering_key text DEFAULT NULL::text, p_missed text DEFAULT 'once'::text, p_missed_window interval DEFAULT NULL::interval, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_description text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_old job_schedule;
+  v_new job_schedule;
+begin
+  if coalesce(btrim(p_schedule_key), '') = '' or coalesce(btrim(p_actor), '') = '' then
+    raise exception 'fn_schedule_put needs a key and an actor' using errcode = '22023';
+  elsif num_nonnulls(p_cron, p_every, p_at) <> 1 or (p_cron is null) <> (p_time_zone is null) then
+    raise exception 'fn_schedule_put: name one of p_cron (with p_time_zone), p_every and p_at' using errcode = '22023';
+  end if;
+  perform v_now at time zone p_time_zone; -- raises 22023 for a zone that nobody knows
+  select s.* into v_old from job_schedule s where s.schedule_key = p_schedule_key for update;
+  insert into job_schedule as s (
+    schedule_key, cron, time_zone, every, at, job_kind, executor, priority, max_attempts, safe_payload, source_ref, target_ref,
+    payload_ref, ordering_key, missed, missed_window, starts_at, ends_at, description, actor, counts_from)
+  values (
+    p_schedule_key, p_cron, p_time_zone, p_every, p_at, p_job_kind, coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100),
+    p_max_attempts, coalesce(p_safe_payload, '{}'), p_source_ref, p_target_ref, p_payload_ref, p_ordering_key,
+    coalesce(p_missed, 'once'), p_missed_window, coalesce(p_starts_at, v_old.starts_at, date_trunc('second', v_now)), p_ends_at,
+    p_description, p_actor, v_now)
+  on conflict (schedule_key) do update
+  set cron = excluded.cron, time_zone = excluded.time_zone, every = excluded.every, at = excluded.at, job_kind = excluded.job_kind,
+      executor = excluded.executor, priority = excluded.priority, max_attempts = excluded.max_attempts,
+      safe_payload = excluded.safe_payload, source_ref = excluded.source_ref, target_ref = excluded.target_ref,
+      payload_ref = excluded.payload_ref, ordering_key = excluded.ordering_key, missed = excluded.missed,
+      missed_window = excluded.missed_window, starts_at = excluded.starts_at, ends_at = excluded.ends_at,
+      description = excluded.description, actor = excluded.actor, set_by = session_user, updated_at = clock_timestamp(), trouble = null
+  returning s.* into v_new;
+  if v_old.schedule_key is not null
+    and (v_old.cron, v_old.time_zone, v_old.every, v_old.at, v_old.starts_at, v_old.ends_at)
+      is distinct from (v_new.cron, v_new.time_zone, v_new.every, v_new.at, v_new.starts_at, v_new.ends_at)
+  then
+    update job_schedule s set next_tick_at = '-infinity', counts_from = greatest(v_now, s.last_tick_at)
+    where s.schedule_key = p_schedule_key;
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('schedule.' || p_schedule_key,
+    case when v_old.schedule_key is not null
+      then concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text) end,
+    concat_ws(' ', v_new.job_kind, v_new.cron, v_new.time_zone, v_new.every::text, v_new.at::text), p_actor, 'put');
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled);
+end
+$function$
+
+-- Takes a schedule away, and leaves its jobs: {was_enabled}. Refused not_found.
+CREATE OR REPLACE FUNCTION fn_schedule_remove(p_schedule_key text, p_actor text, p_reason text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_old job_schedule;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_schedule_remove needs an actor and a reason' using errcode = '22023';
+  end if;
+  delete from job_schedule s where s.schedule_key = p_schedule_key returning s.* into v_old;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
+  end if;
+  insert into dot_config_audit (key, old_value, new_value, actor, reason)
+  values ('schedule.' || p_schedule_key,
+    concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text), null, p_actor, p_reason);
+  perform pg_notify('queue_control', '');
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'was_enabled', v_old.enabled);
+end
+$function$
+
+-- Makes the jobs of ticks and moves the position, once: {moved, made, known}, or {moved: false, why: busy, taken, disabled, not_due}. Refused not_found, job_substrate_disabled, paused.
+CREATE OR REPLACE FUNCTION fn_schedule_tick(p_schedule_key text, p_expected timestamp with time zone, p_ticks timestamp with time zone[], p_next timestamp with time zone, p_missed bigint DEFAULT 0, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_schedule job_schedule;
+  v_is_placed boolean;
+  v_held text;
+  v_tick timestamptz;
+  v_last timestamptz;
+  v_answer jsonb;
+  v_job_id uuid;
+  v_made int := 0;
+begin
+  if p_schedule_key is null or p_expected is null or p_ticks is null or array_position(p_ticks, null) is not null
+    or cardinality(p_ticks) > 1000 or coalesce(p_missed, -1) < 0 or not isfinite(coalesce(p_next, p_expected))
+  then
+    raise exception 'fn_schedule_tick needs a key, the position expected, at most 1000 ticks, and the next one' using errcode = '22023';
+  end if;
+  select s.* into v_schedule from job_schedule s where s.schedule_key = p_schedule_key for update skip locked;
+  if not found then
+    if not exists (select from job_schedule s where s.schedule_key = p_schedule_key) then
+      return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
+    end if;
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'busy');
+  end if;
+  v_is_placed := isfinite(v_schedule.next_tick_at);
+  if not v_schedule.enabled then
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'disabled');
+  elsif v_schedule.next_tick_at = 'infinity'
+    or p_expected <> (case when v_is_placed then v_schedule.next_tick_at else v_schedule.counts_from end)
+  then
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'taken');
+  elsif v_is_placed and v_schedule.next_tick_at > v_now then
+    return jsonb_build_object('refused', false, 'moved', false, 'why', 'not_due'); -- the clock has stepped back
+  end if;
+  if p_next <= p_expected or (not v_is_placed and cardinality(p_ticks) > 0)
+    or exists (select from unnest(p_ticks) t where t < p_expected or t > v_now or t >= p_next)
+  then
+    raise exception 'fn_schedule_tick: ticks of % must lie from its position to now, and the next one behind them', p_schedule_key
+      using errcode = '22023';
+  end if;
+  if v_is_placed then
+    v_held := fn_schedule_held(v_schedule.job_kind);
+    if v_held is not null then
+      return jsonb_build_object('refused', true, 'reason', v_held, 'schedule_key', p_schedule_key);
+    end if;
+  end if;
+  for v_tick in select t from unnest(p_ticks) t order by t loop
+    v_answer := fn_job_enqueue(
+      p_job_kind => v_schedule.job_kind,
+      p_actor => 'schedule:' || p_schedule_key,
+      p_safe_payload => v_schedule.safe_payload,
+      p_source_ref => v_schedule.source_ref,
+      p_idempotency_key => p_schedule_key || ':' || to_char(v_tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS')
+        || case when v_tick = date_trunc('second', v_tick) then '' else to_char(v_tick at time zone 'UTC', '.US') end || 'Z',
+      p_target_ref => v_schedule.target_ref,
+      p_payload_ref => v_schedule.payload_ref,
+      p_executor => v_schedule.executor,
+      p_priority => v_schedule.priority,
+      p_scheduled_at => v_tick,
+      p_ordering_key => v_schedule.ordering_key,
+      p_max_attempts => v_schedule.max_attempts);
+    if v_answer ->> 'refused' = 'true' then
+      return v_answer; -- the gate was closed meanwhile; what was made keeps its key
+    end if;
+    v_made := v_made + (v_answer ->> 'created' = 'true')::int;
+    v_last := v_tick;
+    v_job_id := (v_answer ->> 'job_id')::uuid;
+  end loop;
+  update job_schedule s
+  set next_tick_at = coalesce(p_next, 'infinity'), ticks = s.ticks + cardinality(p_ticks), ticks_missed = s.ticks_missed + p_missed,
+      last_tick_at = greatest(s.last_tick_at, v_last), last_job_id = coalesce(v_job_id, s.last_job_id),
+      last_missed_at = case when p_missed > 0 then v_now else s.last_missed_at end, trouble = null
+  where s.schedule_key = p_schedule_key;
+  return jsonb_build_object('refused', false, 'moved', true, 'made', v_made, 'known', cardinality(p_ticks) - v_made);
+end
+$function$
+
+-- Notes why a schedule cannot go on: {noted}.
+CREATE OR REPLACE FUNCTION fn_schedule_trouble(p_schedule_key text, p_expected timestamp with time zone, p_trouble text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  update job_schedule s set trouble = left(p_trouble, 1000)
+  where s.schedule_key = p_schedule_key and s.trouble is distinct from left(p_trouble, 1000)
+    and p_expected = (case when isfinite(s.next_tick_at) then s.next_tick_at else s.counts_from end);
+  return jsonb_build_object('refused', false, 'noted', found);
 end
 $function$
 
@@ -8928,6 +8958,7 @@ grant EXECUTE on function fn_maintenance_prune(jsonb) to reveille_executor
 grant EXECUTE on function fn_maintenance_reap(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_maintenance_stale_check(jsonb) to reveille_executor
+
 grant EXECUTE on function fn_mot_graph_emit(text,jsonb,text,text,boolean,uuid,text) to reveille_dispatcher
 
 grant EXECUTE on function fn_mot_graph_emit(text,jsonb,text,text,boolean,uuid,text) to reveille_operator
@@ -8990,25 +9021,6 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
 
-grant EXECUTE on function fn_schedule_due(integer,timestamp with time zone) to reveille_dispatcher
-
-grant EXECUTE on function fn_schedule_enable(text,boolean,text,text,timestamp with time zone) to reveille_operator
-
-grant EXECUTE on function fn_schedule_held(text) to reveille_dispatcher
-
-grant EXECUTE on function fn_schedule_held(text) to reveille_executor
-
-grant EXECUTE on function fn_schedule_held(text) to reveille_operator
-
-grant EXECUTE on function fn_schedule_held(text) to reveille_reader
-
-grant EXECUTE on function fn_schedule_put(text,text,text,text,text,interval,timestamp with time zone,text,integer,integer,jsonb,text,text,text,text,text,interval,timestamp with time zone,timestamp with time zone,text,timestamp with time zone) to reveille_operator
-
-grant EXECUTE on function fn_schedule_remove(text,text,text) to reveille_operator
-
-grant EXECUTE on function fn_schedule_tick(text,timestamp with time zone,timestamp with time zone[],timestamp with time zone,bigint,timestamp with time zone) to reveille_dispatcher
-
-grant EXECUTE on function fn_schedule_trouble(text,timestamp with time zone,text) to reveille_dispatcher
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_operator
@@ -9068,6 +9080,26 @@ grant EXECUTE on function fn_route_triggers(text) to reveille_reader
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_operator
 
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_reader
+
+grant EXECUTE on function fn_schedule_due(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_enable(text,boolean,text,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_executor
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_operator
+
+grant EXECUTE on function fn_schedule_held(text) to reveille_reader
+
+grant EXECUTE on function fn_schedule_put(text,text,text,text,text,interval,timestamp with time zone,text,integer,integer,jsonb,text,text,text,text,text,interval,timestamp with time zone,timestamp with time zone,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_schedule_remove(text,text,text) to reveille_operator
+
+grant EXECUTE on function fn_schedule_tick(text,timestamp with time zone,timestamp with time zone[],timestamp with time zone,bigint,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_trouble(text,timestamp with time zone,text) to reveille_dispatcher
 
 grant EXECUTE on function fn_subscription_gaps(integer) to reveille_dispatcher
 
@@ -9272,6 +9304,7 @@ grant SELECT on table v_job_schedule to reveille_executor
 grant SELECT on table v_job_schedule to reveille_operator
 
 grant SELECT on table v_job_schedule to reveille_reader
+
 grant SELECT on table v_job_workflow_health to reveille_dispatcher
 
 grant SELECT on table v_job_workflow_health to reveille_operator
