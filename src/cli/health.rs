@@ -10,9 +10,9 @@ use crate::model::finding::Finding;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
-use crate::store::schedules;
 use crate::store::recipients::{self, Standing};
 use crate::store::routes;
+use crate::store::schedules;
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
