@@ -93,7 +93,7 @@ async fn rows(outbox: &Outbox) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_consumer_row_makes_exactly_the_rows_of_the_direct_call_and_no_dead_letter() {
+async fn phase_4_gate_the_consumer_row_makes_exactly_the_rows_of_the_direct_call_and_no_dead_letter() {
     let (direct, routed) = (host().await, host().await);
     enable(&routed);
     let payloads = [

@@ -79,7 +79,7 @@ async fn step(client: &Object) -> Option<String> {
 }
 
 #[tokio::test]
-async fn one_cycle_runs_from_approval_to_clean_up_without_a_hand_on_cut() {
+async fn phase_5_gate_one_cycle_runs_from_approval_to_clean_up_without_a_hand_on_cut() {
     let (db, mut client) = with_host().await;
     db.open_gates().await;
     let files = sync::read_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("consumers")).unwrap();

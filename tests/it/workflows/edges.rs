@@ -26,6 +26,33 @@ async fn a_step_is_free_in_the_statement_that_ends_the_last_one_it_needs() {
 }
 
 #[tokio::test]
+#[allow(non_snake_case, reason = "MOT is a name")]
+async fn phase_6_gate_a_workflow_advances_to_succeeded_and_MOT_stands_in_no_executor_field() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([edge("a", "b")])).await;
+    let id = stage.emit("t", json!({})).await;
+    let health = stage.health(id).await;
+    assert_eq!(
+        (&health["status"], &health["ready"], &health["blocked"]),
+        (&json!("active"), &json!(1), &json!(1))
+    );
+    assert_eq!(stage.run(&[]).await, ["a", "b"]);
+    let health = stage.health(id).await;
+    assert_eq!((&health["status"], &health["succeeded"]), (&json!("succeeded"), &json!(2)));
+    let fields = "select count(*) from (
+        select executor::text from job_queue union all select executor_kind from queue_heartbeat
+        union all select lease_owner from job_queue) f (name) where upper(name) = 'MOT'";
+    assert_eq!(stage.value(fields, &[]).await, 0);
+    for write in [
+        "insert into job_queue (job_kind, actor, idempotency_key, executor) values ('a.a', 'test', 'x', 'MOT')",
+        "select fn_queue_heartbeat_register('mot', 'PG_worker')",
+    ] {
+        let error = stage.client.batch_execute(write).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "23514", "{write}");
+    }
+}
+
+#[tokio::test]
 async fn each_policy_means_what_it_says() {
     let stage = Stage::open().await;
     let nodes = json!([
