@@ -12,14 +12,15 @@ async fn rows_read(outbox: &Outbox, table: &str) -> i64 {
     outbox.count(&count).await
 }
 
-/// How many jobs it reads to end some that are leased.
-async fn read_to_succeed(outbox: &Outbox, jobs: i32) -> i64 {
+/// How many jobs it reads to end some that are leased, by their keys alone or each with what it made.
+async fn read_to_succeed(outbox: &Outbox, jobs: i32, results: bool) -> i64 {
     let claim = "select array_agg(job_id), array_agg(lease_token) from fn_job_claim('one', $1)";
     let row = outbox.client.query_one(claim, &[&jobs]).await.unwrap();
     let (ids, tokens): (Vec<uuid::Uuid>, Vec<i64>) = (row.get(0), row.get(1));
     outbox.client.batch_execute("begin").await.unwrap();
     let before = rows_read(outbox, "job_queue").await;
-    outbox.client.execute("select fn_job_succeed_many($1, $2)", &[&ids, &tokens]).await.unwrap();
+    let refs = results.then(|| vec!["r:1"; ids.len()]);
+    outbox.client.execute("select fn_job_succeed_many($1, $2, $3)", &[&ids, &tokens, &refs]).await.unwrap();
     let rows = rows_read(outbox, "job_queue").await - before;
     outbox.client.batch_execute("commit").await.unwrap();
     rows
@@ -121,10 +122,17 @@ async fn completions_planned_while_the_queue_was_small_read_no_more_of_it_later(
     outbox.consumer("one", "iu", json!({})).await;
     let outbox = emptied(outbox).await;
     outbox.client.batch_execute("select fn_queue_heartbeat_register('one', 'PG_worker')").await.unwrap();
-    enqueue(&outbox, 3).await;
-    assert_eq!(read_to_succeed(&outbox, 3).await, 3);
-    enqueue(&outbox, 2000).await;
-    assert_eq!(read_to_succeed(&outbox, 3).await, 3);
+    for jobs in [3, 3, 2000] {
+        enqueue(&outbox, jobs).await;
+        reads_its_own(&outbox).await;
+    }
+}
+
+/// Its three jobs, and the first one more for the name of its owner.
+async fn reads_its_own(outbox: &Outbox) {
+    enqueue(outbox, 3).await;
+    assert_eq!(read_to_succeed(outbox, 3, false).await, 3 + 1);
+    assert_eq!(read_to_succeed(outbox, 3, true).await, 3);
 }
 
 #[tokio::test]
@@ -143,5 +151,5 @@ async fn read_among_leased(settle: &str) {
     for sql in lease {
         outbox.client.batch_execute(sql).await.unwrap();
     }
-    assert_eq!(read_to_succeed(&outbox, 3).await, 3);
+    reads_its_own(&outbox).await;
 }

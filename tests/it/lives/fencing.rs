@@ -23,7 +23,7 @@ const CALLS: [(&str, &str); 13] = [
 ];
 
 /// Asked by others with what they have locked; they change nothing.
-const INTERNAL: [&str; 2] = ["fn_job_leased", "fn_job_has_succeeded"];
+const INTERNAL: [&str; 3] = ["fn_job_leased", "fn_job_has_succeeded", "fn_job_succeed_mixed"];
 
 async fn refused(stage: &Stage, job: Uuid, token: i64, why: &str) {
     let before = stage.job(job).await;

@@ -121,6 +121,29 @@ async fn in_a_batch_of_completions_each_is_judged_alone() {
 }
 
 #[tokio::test]
+async fn of_one_claim_what_is_plain_and_what_is_not_end_together() {
+    let shop = Shop::open().await;
+    let (one, other, lost) =
+        (shop.enqueue("any").await, shop.enqueue("any").await, shop.enqueue("any").await);
+    shop.client.batch_execute("select fn_queue_heartbeat_register('batch', 'PG_worker')").await.unwrap();
+    shop.client
+        .execute("update job_queue set ordering_key = 'k' where job_id = $1", &[&other])
+        .await
+        .unwrap();
+    let claimed = "select jsonb_agg(lease_token) from fn_job_claim('batch', 3)";
+    let tokens: Vec<i64> = serde_json::from_value(shop.value(claimed, &[]).await).unwrap();
+    assert_eq!(tokens, [tokens[0]; 3], "one claim, one token");
+    take_over(&shop, lost).await;
+    let ids = [one, other, lost];
+    let many = "select fn_job_succeed_many($1, $2)";
+    let answer = shop.value(many, &[&ids.as_slice(), &tokens.as_slice()]).await;
+    assert_eq!((&answer["succeeded"], &answer["lease_lost"]), (&2.into(), &serde_json::json!([lost])));
+    for (id, status) in ids.into_iter().zip(["succeeded", "succeeded", "leased"]) {
+        assert_eq!(shop.job(id).await["status"], status);
+    }
+}
+
+#[tokio::test]
 async fn the_effect_is_undone_when_the_lease_is_lost_while_the_handler_runs() {
     let shop = Shop::open().await;
     let body = "insert into effect values ((p_job ->> 'job_id')::uuid, 'x'); perform pg_advisory_xact_lock(7); return '{}';";
