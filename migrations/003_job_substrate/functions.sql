@@ -1231,7 +1231,8 @@ create or replace function fn_job_claim(
   refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamptz, status text, executor text,
   event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority int, scheduled_at timestamptz,
   attempts int, max_attempts int, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid,
-  causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamptz, others_wait boolean)
+  causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamptz, policy jsonb,
+  others_wait boolean)
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -1295,7 +1296,8 @@ begin
     if v_look.reason is not null then
       return query select true, v_look.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
         null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-        null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::boolean;
+        null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::jsonb,
+        null::boolean;
       return;
     end if;
     if cardinality(v_rows) = 0 then
@@ -1324,7 +1326,7 @@ begin
   returning false, null::text, j.job_id, j.job_kind::text, j.lease_token, j.lease_until, j.status::text, j.executor::text, j.event_domain,
     j.source_ref, j.target_ref, j.payload_ref, j.safe_payload::jsonb, j.priority::int, j.scheduled_at, j.attempts::int, j.max_attempts::int,
     j.idempotency_key::text, j.ordering_key, j.actor::text, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id,
-    j.traceparent, j.created_at, coalesce(v_others_wait, false);
+    j.traceparent, j.created_at, j.policy, coalesce(v_others_wait, false);
 end
 $$;
 comment on function fn_job_claim(text, int, int, text[], text)

@@ -45,6 +45,7 @@ create table job_queue (
   attempts job_count not null default 0,
   lease_losses job_count not null default 0,
   max_attempts job_limit not null default 5,
+  policy jsonb,
   error_count job_count not null default 0,
   last_error text,
   idempotency_key job_key not null,
@@ -99,6 +100,7 @@ comment on column job_queue.priority is '0 is first.';
 comment on column job_queue.scheduled_at is 'Not claimed before this moment; also the retry time.';
 comment on column job_queue.lease_token is 'Fresh at every claim, and greater than all before it; a call with an older one is refused as lease_lost.';
 comment on column job_queue.attempts is 'Failures that count towards max_attempts; a claim is not one.';
+comment on column job_queue.policy is 'What this job has of its own instead of its kind''s: backoff_strategy, backoff_seconds, backoff_cap_seconds, max_lease_losses, time_limit_seconds. Null: nothing.';
 comment on column job_queue.lease_losses is 'Leases that ended unreported; counted apart from failures, with a limit of their own.';
 comment on column job_queue.cancel_requested_at is 'Somebody wishes the run to end; the worker learns of it when it renews.';
 comment on column job_queue.idempotency_key is 'A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.';

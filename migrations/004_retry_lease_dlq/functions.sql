@@ -1,9 +1,10 @@
 -- Functions of phase 004: retry policies, the one fail path, dead letters, triage, replay, the reaper.
 
--- How a kind is tried again: its own keys, else its domain's, else the default's, else 10 s exponential up to 1 h, 5
--- attempts and 3 lost leases. `sources` names the key that decided; null is what is built in. Shown by
+-- How a job is tried again: what it has of its own (job_queue.policy), else its kind's keys, else its domain's, else the
+-- default's, else 10 s exponential up to 1 h, 5 attempts and 3 lost leases. `sources` names the key that decided, `job` for
+-- the job's own; null is what is built in. Shown by
 -- `reveille jobs policy`.
-create or replace function fn_job_policy(p_job_kind text, p_event_domain text default null)
+create or replace function fn_job_policy(p_job_kind text, p_event_domain text default null, p_own jsonb default null)
 returns table (strategy text, backoff_seconds numeric, cap_seconds numeric, max_attempts int, max_lease_losses int, sources jsonb)
 language plpgsql stable security definer set search_path from current
 as $$
@@ -16,9 +17,13 @@ declare
 begin
   sources := '{}';
   for i in 1 .. 5 loop
-    select f.* into v_found from fn_config_first(
-      fn_job_policy_keys(v_names[i], p_job_kind, p_event_domain),
-      case i when 1 then '^(constant|linear|exponential)$' else v_number end) f;
+    if p_own ? v_names[i] then
+      select p_own ->> v_names[i] as value, 'job' as key into v_found;
+    else
+      select f.* into v_found from fn_config_first(
+        fn_job_policy_keys(v_names[i], p_job_kind, p_event_domain),
+        case i when 1 then '^(constant|linear|exponential)$' else v_number end) f;
+    end if;
     v_values := v_values || coalesce(v_found.value, v_built_in[i]);
     sources := sources || jsonb_build_object(v_names[i], v_found.key);
   end loop;
@@ -30,18 +35,19 @@ begin
   return next;
 end
 $$;
-comment on function fn_job_policy(text, text) is 'Retry policy of a kind in a domain, and which key of dot_config each part comes from.';
+comment on function fn_job_policy(text, text, jsonb) is 'Retry policy of a kind in a domain, and which key of dot_config each part comes from.';
 
 -- The delay after p_failures failures: constant, linear or exponential, capped. Exponential delays are drawn between
 -- nothing and their length ("full jitter"): jobs that failed together do not come back together.
-create or replace function fn_job_backoff(p_job_kind text, p_failures int, p_event_domain text default null) returns interval
+create or replace function fn_job_backoff(p_job_kind text, p_failures int, p_event_domain text default null, p_own jsonb default null)
+returns interval
 language plpgsql volatile set search_path from current
 as $$
 declare
   v_policy record;
   v_seconds numeric;
 begin
-  select * into v_policy from fn_job_policy(p_job_kind, p_event_domain);
+  select * into v_policy from fn_job_policy(p_job_kind, p_event_domain, p_own);
   v_seconds := least(v_policy.cap_seconds, case v_policy.strategy
     when 'constant' then v_policy.backoff_seconds
     when 'linear' then v_policy.backoff_seconds * p_failures
@@ -50,7 +56,7 @@ begin
   return make_interval(secs => (v_seconds * case v_policy.strategy when 'exponential' then random()::numeric else 1 end)::double precision);
 end
 $$;
-comment on function fn_job_backoff(text, int, text) is 'The delay before the next try, from fn_job_policy.';
+comment on function fn_job_backoff(text, int, text, jsonb) is 'The delay before the next try, from fn_job_policy.';
 
 -- A job dies: its own row becomes dead_letter, and all that is known is kept for triage.
 create or replace function fn_job_die(p_job_id uuid, p_reason_class text) returns void
@@ -91,10 +97,10 @@ begin
     return fn_job_end_cancelled(p_job, p_error);
   end if;
   if p_outcome = 'lease_lost' then
-    select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain) p;
+    select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain, (p_job).policy) p;
     if (p_job).lease_losses + 1 < v_limit then
       return fn_job_requeue(
-        p_job, p_outcome, p_error, v_now + fn_job_backoff((p_job).job_kind, (p_job).lease_losses + 1, (p_job).event_domain));
+        p_job, p_outcome, p_error, v_now + fn_job_backoff((p_job).job_kind, (p_job).lease_losses + 1, (p_job).event_domain, (p_job).policy));
     end if;
   end if;
   perform fn_job_attempt_end(p_job, case p_outcome when 'rest' then 'permanent' else p_outcome end, p_error);
@@ -105,7 +111,7 @@ begin
   where j.job_id = (p_job).job_id
   returning j.* into v_job;
   if p_outcome = 'transient' and v_job.attempts < v_job.max_attempts then
-    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts, v_job.event_domain);
+    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts, v_job.event_domain, v_job.policy);
     update job_queue j set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where j.job_id = v_job.job_id;
     v_job.status := 'retry_waiting';
   elsif p_outcome <> 'rest' then
@@ -194,7 +200,7 @@ begin
       count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
     into v_jobs, v_dead
     from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until offset p_skip limit v_limit) e
-    cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
+    cross join lateral fn_job_policy(e.job_kind, e.event_domain, e.policy) p;
   else
     for v_job in
       select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
@@ -497,9 +503,9 @@ begin
   call pr_grant(
     format('execute on function %s', 'fn_job_lease_reaper(int, text, boolean, int, timestamptz)'::regprocedure),
     array['reveille_dispatcher', 'reveille_operator']);
-  execute format('revoke all on function %s from public', 'fn_job_policy(text, text)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_job_policy(text, text, jsonb)'::regprocedure);
   call pr_grant(
-    format('execute on function %s', 'fn_job_policy(text, text)'::regprocedure),
+    format('execute on function %s', 'fn_job_policy(text, text, jsonb)'::regprocedure),
     array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
   foreach v_function in array array['fn_job_fail(job_queue, text, text)', 'fn_job_die(uuid, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);

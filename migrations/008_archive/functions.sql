@@ -139,12 +139,12 @@ begin
   moved as (
     insert into job_archive (
       job_id, job_kind, status, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      picked_at, started_at, finished_at, lease_owner, lease_token, attempts, lease_losses, max_attempts, error_count, last_error,
+      picked_at, started_at, finished_at, lease_owner, lease_token, attempts, lease_losses, max_attempts, policy, error_count, last_error,
       idempotency_key, ordering_key, actor, run_id, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key,
       correlation_id, traceparent, result_ref, cancel_requested_at, cancel_reason, created_at, updated_at, history)
     select
       g.job_id, g.job_kind, g.status, g.executor, g.event_domain, g.source_ref, g.target_ref, g.payload_ref, g.safe_payload, g.priority, g.scheduled_at,
-      g.picked_at, g.started_at, g.finished_at, g.lease_owner, g.lease_token, g.attempts, g.lease_losses, g.max_attempts, g.error_count, g.last_error,
+      g.picked_at, g.started_at, g.finished_at, g.lease_owner, g.lease_token, g.attempts, g.lease_losses, g.max_attempts, g.policy, g.error_count, g.last_error,
       g.idempotency_key, g.ordering_key, g.actor, g.run_id, g.workflow_id, g.parent_job_id, g.blocked_by, g.causation_event_id, g.consumer_key,
       g.correlation_id, g.traceparent, g.result_ref, g.cancel_requested_at, g.cancel_reason, g.created_at, g.updated_at,
       coalesce(h.history, '[]') || case
@@ -170,7 +170,7 @@ select
   round(extract(epoch from clock_timestamp() - j.picked_at)::numeric, 3) as age_seconds,
   j.lease_until,
   j.lease_until < clock_timestamp() as lease_has_ended,
-  fn_config('job.' || j.job_kind || '.time_limit_seconds', null) as time_limit_seconds,
+  coalesce(j.policy ->> 'time_limit_seconds', fn_config('job.' || j.job_kind || '.time_limit_seconds', null)) as time_limit_seconds,
   j.cancel_requested_at,
   j.attempts, j.lease_losses
 from job_queue j

@@ -20,6 +20,7 @@ create table job_archive (
   attempts job_count not null,
   lease_losses job_count not null,
   max_attempts job_limit not null,
+  policy jsonb,
   error_count job_count not null,
   last_error text,
   idempotency_key job_key not null,

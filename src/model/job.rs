@@ -1,5 +1,7 @@
 //! Jobs: their statuses, and one leased job as its handler sees it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -50,6 +52,8 @@ pub struct Job {
     pub correlation_id: Option<String>,
     pub traceparent: Option<String>,
     pub created_at: Timestamp,
+    /// What it has of its own instead of its kind's: `backoff_*`, `max_lease_losses`, `time_limit_seconds`.
+    pub policy: Option<Value>,
 }
 
 impl Job {
@@ -62,6 +66,13 @@ impl Job {
             let what = format!("safe_payload of {} is not what its handler expects: {error}", self.job_kind);
             Error::new(Kind::Usage, what).because(error)
         })
+    }
+
+    /// How long it may run, if it says so itself.
+    #[must_use]
+    pub fn time_limit(&self) -> Option<Duration> {
+        let seconds = self.policy.as_ref()?.get("time_limit_seconds")?.as_f64()?;
+        Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero())
     }
 }
 
@@ -100,6 +111,7 @@ mod tests {
             correlation_id: None,
             traceparent: None,
             created_at: now,
+            policy: None,
         }
     }
 

@@ -64,7 +64,8 @@ pub async fn claim(client: &impl GenericClient, claim: &Claim<'_>) -> Result<Cla
         select c.refused, c.reason, c.job_id, c.job_kind, c.lease_token, c.lease_until, c.attempts, c.max_attempts,
                c.event_domain, c.source_ref, c.target_ref, c.payload_ref, c.safe_payload, c.priority, c.scheduled_at,
                c.idempotency_key, c.ordering_key, c.actor, c.run_id, c.workflow_id, c.causation_event_id,
-               c.consumer_key, c.correlation_id, c.traceparent, c.created_at, n.now, c.others_wait
+               c.consumer_key, c.correlation_id, c.traceparent, c.created_at, n.now, c.others_wait,
+               c.policy
         from (select clock_timestamp() as now, case when $5::text is not null then pg_notify($5, $6) end as canary) n
         left join fn_job_claim(
           p_executor_name => $1, p_limit => $2, p_lease_seconds => $3, p_job_kinds => $4,
@@ -136,6 +137,7 @@ fn job(row: &Row) -> Result<Job> {
         correlation_id: at(row, 22)?,
         traceparent: at(row, 23)?,
         created_at: at(row, 24)?,
+        policy: at(row, 27)?,
     })
 }
 

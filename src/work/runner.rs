@@ -28,7 +28,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 /// Runs one job; nothing to report when it has been, or must not be.
 async fn one(shared: &Shared, job: &Job, stop: &Stop) -> Option<Ending> {
     let begun = Instant::now();
-    let limit = shared.kinds.time_limit(&job.job_kind).unwrap_or(shared.settings.time_limit);
+    let kinds = || shared.kinds.time_limit(&job.job_kind);
+    let limit = job.time_limit().or_else(kinds).unwrap_or(shared.settings.time_limit);
     let ran = if let Some(handler) = shared.handlers.find(&job.job_kind) {
         let context = JobContext { stop: stop.clone(), deadline: begun + limit };
         rust(shared, handler, job, limit, &context).await

@@ -317,6 +317,7 @@ table job_archive
   attempts job_count not null
   lease_losses job_count not null
   max_attempts job_limit not null
+  policy jsonb
   error_count job_count not null
   last_error text
   idempotency_key job_key not null
@@ -481,6 +482,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   attempts job_count not null default 0
   lease_losses job_count not null default 0
   max_attempts job_limit not null default 5
+  policy jsonb
   error_count job_count not null default 0
   last_error text
   idempotency_key job_key not null
@@ -524,6 +526,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   -- lease_token: Fresh at every claim, and greater than all before it; a call with an older one is refused as lease_lost.
   -- attempts: Failures that count towards max_attempts; a claim is not one.
   -- lease_losses: Leases that ended unreported; counted apart from failures, with a limit of their own.
+  -- policy: What this job has of its own instead of its kind's: backoff_strategy, backoff_seconds, backoff_cap_seconds, max_lease_losses, time_limit_seconds. Null: nothing.
   -- idempotency_key: A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.
   -- ordering_key: Jobs of one key run one at a time, in the order in which they were made, also across retries.
   -- ordering_slot: Of a job with an ordering key: null not placed yet, 0 behind others, from 1 on its turn.
@@ -812,7 +815,7 @@ view v_job_queue_in_progress
     j.lease_owner, j.picked_at, j.started_at,
     round(EXTRACT(epoch FROM clock_timestamp() - j.picked_at), 3) AS age_seconds, j.lease_until,
     j.lease_until < clock_timestamp() AS lease_has_ended,
-    fn_config(('job.'::text || j.job_kind::text) || '.time_limit_seconds'::text, NULL::text) AS time_limit_seconds,
+    COALESCE(j.policy ->> 'time_limit_seconds'::text, fn_config(('job.'::text || j.job_kind::text) || '.time_limit_seconds'::text, NULL::text)) AS time_limit_seconds,
     j.cancel_requested_at, j.attempts, j.lease_losses
    FROM job_queue j
   WHERE j.lease_until IS NOT NULL;
@@ -3175,12 +3178,12 @@ begin
   moved as (
     insert into job_archive (
       job_id, job_kind, status, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      picked_at, started_at, finished_at, lease_owner, lease_token, attempts, lease_losses, max_attempts, error_count, last_error,
+      picked_at, started_at, finished_at, lease_owner, lease_token, attempts, lease_losses, max_attempts, policy, error_count, last_error,
       idempotency_key, ordering_key, actor, run_id, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key,
       correlation_id, traceparent, result_ref, cancel_requested_at, cancel_reason, created_at, updated_at, history)
     select
       g.job_id, g.job_kind, g.status, g.executor, g.event_domain, g.source_ref, g.target_ref, g.payload_ref, g.safe_payload, g.priority, g.scheduled_at,
-      g.picked_at, g.started_at, g.finished_at, g.lease_owner, g.lease_token, g.attempts, g.lease_losses, g.max_attempts, g.error_count, g.last_error,
+      g.picked_at, g.started_at, g.finished_at, g.lease_owner, g.lease_token, g.attempts, g.lease_losses, g.max_attempts, g.policy, g.error_count, g.last_error,
       g.idempotency_key, g.ordering_key, g.actor, g.run_id, g.workflow_id, g.parent_job_id, g.blocked_by, g.causation_event_id, g.consumer_key,
       g.correlation_id, g.traceparent, g.result_ref, g.cancel_requested_at, g.cancel_reason, g.created_at, g.updated_at,
       coalesce(h.history, '[]') || case
@@ -3284,7 +3287,7 @@ end
 $function$
 
 -- The delay before the next try, from fn_job_policy.
-CREATE OR REPLACE FUNCTION fn_job_backoff(p_job_kind text, p_failures integer, p_event_domain text DEFAULT NULL::text)
+CREATE OR REPLACE FUNCTION fn_job_backoff(p_job_kind text, p_failures integer, p_event_domain text DEFAULT NULL::text, p_own jsonb DEFAULT NULL::jsonb)
  RETURNS interval
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -3293,7 +3296,7 @@ declare
   v_policy record;
   v_seconds numeric;
 begin
-  select * into v_policy from fn_job_policy(p_job_kind, p_event_domain);
+  select * into v_policy from fn_job_policy(p_job_kind, p_event_domain, p_own);
   v_seconds := least(v_policy.cap_seconds, case v_policy.strategy
     when 'constant' then v_policy.backoff_seconds
     when 'linear' then v_policy.backoff_seconds * p_failures
@@ -3544,7 +3547,7 @@ $function$
 
 -- Leases jobs to an executor: rows (refused, reason, job columns with lease_token); a refusal is one row, nothing to do is none.
 CREATE OR REPLACE FUNCTION fn_job_claim(p_executor_name text, p_limit integer DEFAULT 1, p_lease_seconds integer DEFAULT NULL::integer, p_job_kinds text[] DEFAULT NULL::text[], p_instance text DEFAULT NULL::text)
- RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone, others_wait boolean)
+ RETURNS TABLE(refused boolean, reason text, job_id uuid, job_kind text, lease_token bigint, lease_until timestamp with time zone, status text, executor text, event_domain text, source_ref text, target_ref text, payload_ref text, safe_payload jsonb, priority integer, scheduled_at timestamp with time zone, attempts integer, max_attempts integer, idempotency_key text, ordering_key text, actor text, run_id uuid, workflow_id uuid, causation_event_id uuid, consumer_key text, correlation_id text, traceparent text, created_at timestamp with time zone, policy jsonb, others_wait boolean)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
@@ -3613,7 +3616,8 @@ begin
     if v_look.reason is not null then
       return query select true, v_look.reason, null::uuid, null::text, null::bigint, null::timestamptz, null::text, null::text,
         null::text, null::text, null::text, null::text, null::jsonb, null::int, null::timestamptz, null::int, null::int, null::text,
-        null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::boolean;
+        null::text, null::text, null::uuid, null::uuid, null::uuid, null::text, null::text, null::text, null::timestamptz, null::jsonb,
+        null::boolean;
       return;
     end if;
     if cardinality(v_rows) = 0 then
@@ -3642,7 +3646,7 @@ begin
   returning false, null::text, j.job_id, j.job_kind::text, j.lease_token, j.lease_until, j.status::text, j.executor::text, j.event_domain,
     j.source_ref, j.target_ref, j.payload_ref, j.safe_payload::jsonb, j.priority::int, j.scheduled_at, j.attempts::int, j.max_attempts::int,
     j.idempotency_key::text, j.ordering_key, j.actor::text, j.run_id, j.workflow_id, j.causation_event_id, j.consumer_key, j.correlation_id,
-    j.traceparent, j.created_at, coalesce(v_others_wait, false);
+    j.traceparent, j.created_at, j.policy, coalesce(v_others_wait, false);
 end
 $function$
 
@@ -4103,10 +4107,10 @@ begin
     return fn_job_end_cancelled(p_job, p_error);
   end if;
   if p_outcome = 'lease_lost' then
-    select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain) p;
+    select p.max_lease_losses into v_limit from fn_job_policy((p_job).job_kind, (p_job).event_domain, (p_job).policy) p;
     if (p_job).lease_losses + 1 < v_limit then
       return fn_job_requeue(
-        p_job, p_outcome, p_error, v_now + fn_job_backoff((p_job).job_kind, (p_job).lease_losses + 1, (p_job).event_domain));
+        p_job, p_outcome, p_error, v_now + fn_job_backoff((p_job).job_kind, (p_job).lease_losses + 1, (p_job).event_domain, (p_job).policy));
     end if;
   end if;
   perform fn_job_attempt_end(p_job, case p_outcome when 'rest' then 'permanent' else p_outcome end, p_error);
@@ -4117,7 +4121,7 @@ begin
   where j.job_id = (p_job).job_id
   returning j.* into v_job;
   if p_outcome = 'transient' and v_job.attempts < v_job.max_attempts then
-    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts, v_job.event_domain);
+    v_retry_at := v_now + fn_job_backoff(v_job.job_kind, v_job.attempts, v_job.event_domain, v_job.policy);
     update job_queue j set status = 'retry_waiting', finished_at = null, scheduled_at = v_retry_at where j.job_id = v_job.job_id;
     v_job.status := 'retry_waiting';
   elsif p_outcome <> 'rest' then
@@ -4567,7 +4571,7 @@ begin
       count(*) filter (where e.cancel_requested_at is null and e.lease_losses + 1 >= p.max_lease_losses)
     into v_jobs, v_dead
     from (select j.* from job_queue j where j.lease_until < v_now order by j.lease_until offset p_skip limit v_limit) e
-    cross join lateral fn_job_policy(e.job_kind, e.event_domain) p;
+    cross join lateral fn_job_policy(e.job_kind, e.event_domain, e.policy) p;
   else
     for v_job in
       select j.* from job_queue j where j.lease_until < v_now order by j.lease_until
@@ -4874,7 +4878,7 @@ end
 $function$
 
 -- Retry policy of a kind in a domain, and which key of dot_config each part comes from.
-CREATE OR REPLACE FUNCTION fn_job_policy(p_job_kind text, p_event_domain text DEFAULT NULL::text)
+CREATE OR REPLACE FUNCTION fn_job_policy(p_job_kind text, p_event_domain text DEFAULT NULL::text, p_own jsonb DEFAULT NULL::jsonb)
  RETURNS TABLE(strategy text, backoff_seconds numeric, cap_seconds numeric, max_attempts integer, max_lease_losses integer, sources jsonb)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
@@ -4889,9 +4893,13 @@ declare
 begin
   sources := '{}';
   for i in 1 .. 5 loop
-    select f.* into v_found from fn_config_first(
-      fn_job_policy_keys(v_names[i], p_job_kind, p_event_domain),
-      case i when 1 then '^(constant|linear|exponential)$' else v_number end) f;
+    if p_own ? v_names[i] then
+      select p_own ->> v_names[i] as value, 'job' as key into v_found;
+    else
+      select f.* into v_found from fn_config_first(
+        fn_job_policy_keys(v_names[i], p_job_kind, p_event_domain),
+        case i when 1 then '^(constant|linear|exponential)$' else v_number end) f;
+    end if;
     v_values := v_values || coalesce(v_found.value, v_built_in[i]);
     sources := sources || jsonb_build_object(v_names[i], v_found.key);
   end loop;
@@ -5978,13 +5986,15 @@ begin
     select s.workflow_id, s.outcome, case
       when s.cancel_reason is not null then 'cancelled'
       when s.bad = 0 then 'succeeded'
-      when s.good_ends > 0 then 'partially_failed'
+      when exists ( -- an end of the graph was reached
+        select from job_queue j
+        where j.workflow_id = s.workflow_id and j.status = 'succeeded'
+          and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
       else 'failed' end as status
     from (
       select j.workflow_id, x.cancel_reason,
         count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
           or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
-        count(*) filter (where j.status = 'succeeded' and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) as good_ends,
         count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
           j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
         jsonb_build_object(
@@ -5992,12 +6002,12 @@ begin
           'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
           'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
           'blocked', count(*) filter (where j.status = 'queued')) as outcome
-      from unnest(v_locked) l (workflow_id)
-      join job_workflow x on x.workflow_id = l.workflow_id
-      join job_queue j on j.workflow_id = l.workflow_id
+      from job_workflow x
+      join job_queue j on j.workflow_id = x.workflow_id
+      where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
-  where w.workflow_id = c.workflow_id;
+  where w.workflow_id = c.workflow_id and w.workflow_id = any (v_locked);
   get diagnostics v_ended = row_count;
   return v_ended;
 end
@@ -6085,7 +6095,7 @@ begin
   then
     return array[format('%s must be %s, not %s', p_at, v_type, left(p_value::text, 80))];
   end if;
-  if p_schema ? 'enum' and not p_schema -> 'enum' @> jsonb_build_array(p_value) then
+  if p_schema ? 'enum' and not exists (select from jsonb_array_elements(p_schema -> 'enum') e where e = p_value) then
     v_errors := v_errors || format('%s must be one of %s', p_at, p_schema -> 'enum');
   end if;
   if (case when v_is = 'number' then
@@ -6165,9 +6175,22 @@ begin
   if p_schema ? 'items' then
     v_errors := v_errors || fn_json_schema_unknown(p_schema -> 'items', p_at || '[]');
   end if;
-  if p_schema ? 'required' and jsonb_typeof(p_schema -> 'required') <> 'array' then
-    v_errors := v_errors || format('%s: required must be an array', p_at);
-  end if;
+  v_errors := v_errors || array(
+    select format('%s: %s must be %s, not %s', p_at, k.name, k.must_be, left((p_schema -> k.name)::text, 40))
+    from (values
+      ('required', 'array', 'an array'), ('enum', 'array', 'an array'), ('additionalProperties', 'boolean', 'true or false'),
+      ('minimum', 'number', 'a number'), ('maximum', 'number', 'a number'),
+      ('minLength', 'number', 'a whole number'), ('maxLength', 'number', 'a whole number'),
+      ('minItems', 'number', 'a whole number'), ('maxItems', 'number', 'a whole number')) k (name, type, must_be)
+    where p_schema ? k.name
+      and (jsonb_typeof(p_schema -> k.name) <> k.type or k.must_be = 'a whole number' and p_schema ->> k.name !~ '^[0-9]{1,9}$'));
+  v_errors := v_errors || array(
+    select format('%s: a parameter named %s is denied: send references, not data', p_at, d.name)
+    from (
+      select k as name from jsonb_object_keys(case jsonb_typeof(p_schema -> 'properties') when 'object' then p_schema -> 'properties' else '{}' end) k
+      union
+      select r from jsonb_array_elements_text(case jsonb_typeof(p_schema -> 'required') when 'array' then p_schema -> 'required' else '[]' end) r) d
+    where not fn_is_signal(jsonb_build_object(d.name, null)));
   return v_errors;
 end
 $function$
@@ -6288,8 +6311,15 @@ begin
 end
 $function$
 
+-- The refusal invalid_params. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_emit_refused(p_template mot_template, p_errors text[])
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+RETURN jsonb_build_object('refused', true, 'reason', 'invalid_params', 'template', (((p_template).template_key || '@'::text) || (p_template).version), 'errors', to_jsonb(p_errors))
+
 -- The steps of a graph and what each needs. Internal.
-CREATE OR REPLACE FUNCTION fn_mot_expand(p_template mot_template, p_context jsonb, p_prefix text, p_depth integer, INOUT p_steps jsonb[], INOUT p_needs jsonb[], OUT entries integer[], OUT exits integer[])
+CREATE OR REPLACE FUNCTION fn_mot_expand(p_template mot_template, p_context jsonb, p_prefix text, p_depth integer, INOUT p_steps jsonb[], INOUT p_needs jsonb[], OUT entries integer[], OUT exits integer[], OUT is_open boolean)
  RETURNS record
  LANGUAGE plpgsql
  STABLE
@@ -6302,22 +6332,30 @@ declare
   v_item jsonb;
   v_context jsonb;
   v_inner mot_template;
-  v_ins jsonb := '[]';   -- the steps that nothing comes before
-  v_outs jsonb := '{}';  -- by node: the steps that end it
-  v_empty jsonb := '{}'; -- nodes without items: what they would have waited for
+  v_place jsonb := (
+    select jsonb_object_agg(n.node ->> 'key', n.nth) from jsonb_array_elements(p_template.nodes) with ordinality n (node, nth));
+  v_outs jsonb[] := '{}';  -- by place of the node: the steps that end it, and the item of each
+  v_from jsonb;
+  v_need jsonb;
+  v_through jsonb := '{}'; -- by node that lets something through: which steps
+  v_opens text[] := '{}';  -- nodes that let through what the whole graph waits for
   v_before jsonb := (select coalesce(jsonb_object_agg(e.key, e.edges), '{}') from (
     select e ->> 'to' as key, jsonb_agg(e) as edges from jsonb_array_elements(p_template.edges) e group by 1) e);
   v_after jsonb := (select coalesce(jsonb_object_agg(e ->> 'from', true), '{}') from jsonb_array_elements(p_template.edges) e);
   v_in int[];
+  v_in_item int[];
   v_out int[];
+  v_out_item int[];
   v_part record;
   v_key text;
-  v_from text;
+  v_step text;
   v_number int;
+  v_lets_through boolean;
 begin
   if p_depth > 8 then
     raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
   end if;
+  entries := '{}';
   for v_node in select n from jsonb_array_elements(p_template.nodes) n loop
     v_key := v_node ->> 'key';
     v_items := case when v_node ? 'for_each' then p_context #> string_to_array(v_node ->> 'for_each', '.') else '[null]' end;
@@ -6325,64 +6363,81 @@ begin
       raise exception 'node %: % is no list', v_key, v_node ->> 'for_each' using errcode = '22023';
     end if;
     v_in := '{}';
+    v_in_item := '{}';
     v_out := '{}';
+    v_out_item := '{}';
     v_number := 0;
+    v_lets_through := jsonb_array_length(v_items) = 0;
     for v_item in select i.value from jsonb_array_elements(v_items) with ordinality i (value, n) order by i.n loop
       v_number := v_number + 1;
       v_context := p_context || jsonb_build_object('node', p_prefix || v_key)
         || case when v_node ? 'for_each' then jsonb_build_object('item', v_item) else '{}' end;
+      v_step := p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end;
       if v_node ->> 'type' = 'graph' then
         v_inner := fn_mot_template_of(v_node ->> 'template');
         v_context := v_context || jsonb_build_object('params', fn_mot_fill(coalesce(v_node -> 'params', '{}'), v_context));
         if cardinality(fn_json_schema_errors(v_inner.params, v_context -> 'params')) > 0 then
           raise exception 'node %: %', v_key, array_to_string(fn_json_schema_errors(v_inner.params, v_context -> 'params'), '; ') using errcode = '22023';
         end if;
-        select * into v_part from fn_mot_expand(v_inner, v_context,
-          p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end || '/', p_depth + 1, p_steps, p_needs) e;
+        select * into v_part from fn_mot_expand(v_inner, v_context, v_step || '/', p_depth + 1, p_steps, p_needs) e;
         p_steps := v_part.p_steps;
         p_needs := v_part.p_needs;
         v_in := v_in || v_part.entries;
+        v_in_item := v_in_item || array_fill(v_number, array[cardinality(v_part.entries)]);
         v_out := v_out || v_part.exits;
+        v_out_item := v_out_item || array_fill(v_number, array[cardinality(v_part.exits)]);
+        v_lets_through := v_lets_through or v_part.is_open;
       else
-        p_steps := p_steps || (v_node || jsonb_build_object('context', v_context,
-          'step', p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end));
+        p_steps := p_steps || (v_node || jsonb_build_object('context', v_context, 'step', v_step));
         if cardinality(p_steps) > 20000 then
           raise exception 'more than 20000 steps' using errcode = '22023';
         end if;
         v_in := v_in || cardinality(p_steps);
+        v_in_item := v_in_item || v_number;
         v_out := v_out || cardinality(p_steps);
+        v_out_item := v_out_item || v_number;
       end if;
     end loop;
-    if not v_before ? v_key then
-      v_ins := v_ins || to_jsonb(v_in);
-    end if;
-    v_outs := v_outs || jsonb_build_object(v_key, to_jsonb(v_out));
-    for v_edge in select e from jsonb_array_elements(coalesce(v_before -> v_key, '[]')) e loop
-      v_from := v_edge ->> 'from';
-      if cardinality(v_in) = 0 then
-        -- nothing to run: what this would have waited for, what follows waits for
-        v_empty := v_empty || jsonb_build_object(v_key, coalesce(v_empty -> v_key, '[]') || (v_outs -> v_from) || coalesce(v_empty -> v_from, '[]'));
-      elsif v_edge -> 'each' = 'true' then
-        p_needs := p_needs || array(
-          select jsonb_build_object('from', (v_outs -> v_from ->> (u.n - 1)::int)::int, 'to', u.step) || (v_edge - array['from', 'to'])
-          from unnest(v_in) with ordinality u (step, n));
-      else
-        p_needs := p_needs || array(
-          select jsonb_build_object('from', f::int, 'to', t) || (v_edge - array['from', 'to'])
-          from (select distinct x as f from jsonb_array_elements_text((v_outs -> v_from) || coalesce(v_empty -> v_from, '[]')) x) f
-          cross join unnest(v_in) t);
+    v_outs := v_outs || jsonb_build_array(v_out, v_out_item);
+    if not v_before ? v_key or exists (select from jsonb_array_elements(v_before -> v_key) e where e ->> 'from' = any (v_opens)) then
+      entries := entries || v_in;
+      if v_lets_through then
+        v_opens := v_opens || v_key;
       end if;
+    end if;
+    for v_edge in select e from jsonb_array_elements(coalesce(v_before -> v_key, '[]')) e loop
+      v_from := v_outs[(v_place ->> (v_edge ->> 'from'))::int];
+      for v_need in -- one by one: an array that is joined with another is copied as a whole
+        select jsonb_build_object('from', f.step, 'to', t.step) || (v_edge - array['from', 'to', 'each']) || f.mark
+        from (
+          select o.step::int as step, o.item::int as item, jsonb '{}' as mark
+          from rows from (jsonb_array_elements_text(v_from -> 0), jsonb_array_elements_text(v_from -> 1)) o (step, item)
+          union all
+          select h::int, null, '{"through": true}' from jsonb_array_elements_text(v_through -> (v_edge ->> 'from')) h) f
+        join unnest(v_in, v_in_item) t (step, item) on (v_edge -> 'each' = 'true' and f.item is not null) is not true or f.item = t.item
+      loop
+        p_needs := p_needs || v_need;
+      end loop;
       if cardinality(p_needs) > 200000 then
         raise exception 'more than 200000 edges between steps' using errcode = '22023';
       end if;
+      if v_lets_through then
+        v_through := v_through || jsonb_build_object(v_key, coalesce(v_through -> v_key, '[]')
+          || (v_from -> 0) || coalesce(v_through -> (v_edge ->> 'from'), '[]'));
+      end if;
     end loop;
   end loop;
-  entries := array(select i::int from jsonb_array_elements_text(v_ins) i);
   exits := array(
     select distinct o::int
-    from jsonb_array_elements(p_template.nodes) n
-    cross join jsonb_array_elements_text((v_outs -> (n ->> 'key')) || coalesce(v_empty -> (n ->> 'key'), '[]')) o
-    where not v_after ? (n ->> 'key'));
+    from jsonb_array_elements(p_template.nodes) with ordinality n (node, nth)
+    cross join jsonb_array_elements_text((v_outs[n.nth] -> 0) || coalesce(v_through -> (n.node ->> 'key'), '[]')) o
+    where not v_after ? (n.node ->> 'key'));
+  is_open := exists (select from unnest(v_opens) o where not v_after ? o);
+  if p_depth = 0 and exists (select from unnest(p_needs) d where d ? 'through') then -- an edge of its own counts, or one of them
+    p_needs := array(
+      select distinct on ((d ->> 'to')::int, (d ->> 'from')::int) d - 'through'
+      from unnest(p_needs) d order by (d ->> 'to')::int, (d ->> 'from')::int, d ? 'through');
+  end if;
 end
 $function$
 
@@ -6390,37 +6445,34 @@ $function$
 CREATE OR REPLACE FUNCTION fn_mot_fill(p_value jsonb, p_context jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
- IMMUTABLE
+ IMMUTABLE STRICT
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
+  v_placeholder constant text := '\{([a-z_]+(?:\.[A-Za-z0-9_]+)*)\}';
   v_text text := p_value #>> '{}';
-  v_name text;
-  v_found jsonb;
+  v_names text[];
+  v_missing text;
 begin
-  case jsonb_typeof(p_value)
-    when 'object' then
-      return (select coalesce(jsonb_object_agg(e.key, fn_mot_fill(e.value, p_context)), '{}') from jsonb_each(p_value) e);
-    when 'array' then
-      return (select coalesce(jsonb_agg(fn_mot_fill(e.value, p_context) order by e.n), '[]')
-        from jsonb_array_elements(p_value) with ordinality e (value, n));
-    when 'string' then
-      if position('{' in v_text) = 0 then
-        return p_value;
-      end if;
-      for v_name in select distinct m[1] from regexp_matches(v_text, '\{([a-z_]+(?:\.[A-Za-z0-9_]+)*)\}', 'g') m loop
-        v_found := p_context #> string_to_array(v_name, '.');
-        if v_found is null then
-          raise exception 'the placeholder {%} stands for nothing here', v_name using errcode = '22023';
-        elsif v_text = '{' || v_name || '}' then
-          return v_found;
-        end if;
-        v_text := replace(v_text, '{' || v_name || '}', v_found #>> '{}');
-      end loop;
-      return to_jsonb(v_text);
-    else
-      return p_value;
-  end case;
+  if (v_text ~ v_placeholder) is not true then
+    return p_value;
+  elsif jsonb_typeof(p_value) = 'object' then
+    return (select jsonb_object_agg(e.key, fn_mot_fill(e.value, p_context)) from jsonb_each(p_value) e);
+  elsif jsonb_typeof(p_value) = 'array' then
+    return (
+      select jsonb_agg(fn_mot_fill(e.value, p_context) order by e.n)
+      from jsonb_array_elements(p_value) with ordinality e (value, n));
+  end if;
+  v_names := array(select m[1] from regexp_matches(v_text, v_placeholder, 'g') m);
+  v_missing := (select n from unnest(v_names) n where p_context #> string_to_array(n, '.') is null limit 1);
+  if v_missing is not null then
+    raise exception 'the placeholder {%} stands for nothing here', v_missing using errcode = '22023';
+  elsif v_text = '{' || v_names[1] || '}' then
+    return p_context #> string_to_array(v_names[1], '.');
+  end if;
+  return to_jsonb((
+    select string_agg(u.between || coalesce(p_context #>> string_to_array(u.name, '.'), ''), '' order by u.n)
+    from unnest(regexp_split_to_array(v_text, v_placeholder), v_names) with ordinality u (between, name, n)));
 end
 $function$
 
@@ -6455,66 +6507,79 @@ begin
   select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
   if found then
     return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status,
-      'jobs', v_known.jobs, 'dry_run', p_dry_run);
+      'jobs', v_known.jobs, 'same_params', v_known.params = v_params, 'dry_run', p_dry_run);
+  end if;
+  if v_template.used_at is null and not p_dry_run then -- whoever changes it now ends first, or waits
+    perform pg_advisory_xact_lock_shared(fn_mot_template_lock(v_template.template_key));
+    v_template := fn_mot_template_of(p_template_id);
   end if;
   v_errors := fn_json_schema_errors(v_template.params, v_params)
     || case when jsonb_typeof(v_params) <> 'object' then array['params must be an object']
       when not fn_is_signal(v_params) then array['params hold a denied key, or more than 16 kB: send references, not data'] else '{}' end;
-  if cardinality(v_errors) = 0 then
-    begin
-      v_context := jsonb_build_object('params', v_params, 'workflow_id', v_workflow_id, 'correlation_id', v_correlation);
-      select e.p_steps as steps, e.p_needs as needs into v_parts from fn_mot_expand(v_template, v_context, '', 0, '{}', '{}') e;
-    exception when sqlstate '22023' then
-      v_errors := v_errors || sqlerrm;
-    end;
-  end if;
   if cardinality(v_errors) > 0 then
-    return jsonb_build_object('refused', true, 'reason', 'invalid_params', 'template', v_template.template_key || '@' || v_template.version,
-      'errors', to_jsonb(v_errors));
+    return fn_mot_emit_refused(v_template, v_errors);
   end if;
-  if p_dry_run then
-    return jsonb_build_object('refused', false, 'dry_run', true, 'created', false, 'template', v_template.template_key || '@' || v_template.version,
-      'jobs', cardinality(v_parts.steps),
-      'steps', (
-        select coalesce(jsonb_agg(jsonb_build_object('step', s.step ->> 'step', 'job_kind', s.step ->> 'job_kind',
-          'executor', coalesce(s.step ->> 'executor', 'PG_worker'), 'type', coalesce(s.step ->> 'type', 'job'),
-          'source_ref', fn_mot_fill(s.step -> 'source_ref', s.step -> 'context'), 'safe_payload', fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'),
-          'needs', (select coalesce(jsonb_agg(v_parts.steps[(d ->> 'from')::int] ->> 'step'), '[]') from unnest(v_parts.needs) d where (d ->> 'to')::int = s.n)) order by s.n), '[]')
-        from unnest(v_parts.steps) with ordinality s (step, n)));
-  end if;
-  insert into job_workflow (
-    workflow_id, template_key, template_version, params, correlation_id, actor, causation_event_id, consumer_key, jobs)
-  values (v_workflow_id, v_template.template_key, v_template.version, v_params, v_correlation, p_actor, p_causation_event_id, p_consumer_key,
-    cardinality(v_parts.steps))
-  on conflict (template_key, correlation_id) do nothing;
-  if not found then -- somebody was faster, and has committed
-    select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
-    return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status, 'jobs', v_known.jobs,
-      'dry_run', false);
-  end if;
-  insert into job_queue (
-    job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-    scheduled_at, max_attempts, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
-  select
-    fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
-    coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
-    s.step ->> 'event_domain', fn_mot_fill(coalesce(s.step -> 'safe_payload', '{}'), s.step -> 'context'),
-    fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
-    fn_mot_fill(s.step -> 'payload_ref', s.step -> 'context') #>> '{}', fn_job_key(v_workflow_id || '/' || (s.step ->> 'step')),
-    fn_mot_fill(s.step -> 'ordering_key', s.step -> 'context') #>> '{}', coalesce((s.step ->> 'priority')::int, 100),
-    v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
-    coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')), v_workflow_id,
-    coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
-  from unnest(v_parts.steps) with ordinality s (step, n)
-  left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
-  insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
-  select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
-  from unnest(v_parts.needs) d;
-  insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
-  select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
-    nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
-  from unnest(v_parts.steps) with ordinality s (step, n)
-  where s.step ->> 'type' in ('approval', 'event');
+  begin
+    v_context := jsonb_build_object('params', v_params, 'workflow_id', v_workflow_id, 'correlation_id', v_correlation);
+    select e.p_steps as steps, e.p_needs as needs into v_parts from fn_mot_expand(v_template, v_context, '', 0, '{}', '{}') e;
+    if p_dry_run then
+      return jsonb_build_object('refused', false, 'dry_run', true, 'created', false, 'template', v_template.template_key || '@' || v_template.version,
+        'jobs', cardinality(v_parts.steps),
+        'steps', (
+          select coalesce(jsonb_agg(jsonb_build_object('step', s.step ->> 'step', 'job_kind', s.step ->> 'job_kind',
+            'executor', coalesce(s.step ->> 'executor', 'PG_worker'), 'type', coalesce(s.step ->> 'type', 'job'),
+            'source_ref', fn_mot_fill(s.step -> 'source_ref', s.step -> 'context'),
+            'safe_payload', fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context')::signal, 'policy', fn_mot_policy(s.step),
+            'needs', coalesce(d.needs, '[]')) order by s.n), '[]')
+          from unnest(v_parts.steps) with ordinality s (step, n)
+          left join (
+            select (d ->> 'to')::int as step, jsonb_agg(f.step ->> 'step' order by f.n) as needs
+            from unnest(v_parts.needs) d
+            join unnest(v_parts.steps) with ordinality f (step, n) on f.n = (d ->> 'from')::int
+            group by 1) d on d.step = s.n));
+    end if;
+    insert into job_workflow (
+      workflow_id, template_key, template_version, params, correlation_id, actor, causation_event_id, consumer_key, jobs, status, outcome, finished_at)
+    select v_workflow_id, v_template.template_key, v_template.version, v_params, v_correlation, p_actor, p_causation_event_id, p_consumer_key,
+      cardinality(v_parts.steps), e.status, e.outcome, e.finished_at
+    from (
+      select 'active' as status, null::jsonb as outcome, null::timestamptz as finished_at where cardinality(v_parts.steps) > 0
+      union all -- all its lists are empty: there is nothing to do, and that is done
+      select 'succeeded', '{"succeeded": 0, "failed": 0, "skipped": 0, "cancelled": 0, "blocked": 0}', v_now where cardinality(v_parts.steps) = 0) e
+    on conflict (template_key, correlation_id) do nothing;
+    if not found then -- somebody was faster, and has committed
+      select w.* into v_known from job_workflow w where w.template_key = v_template.template_key and w.correlation_id = v_correlation;
+      return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status, 'jobs', v_known.jobs,
+        'same_params', v_known.params = v_params, 'dry_run', false);
+    end if;
+    insert into job_queue (
+      job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
+      scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+    select
+      fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
+      coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
+      s.step ->> 'event_domain', coalesce(fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'), '{}'),
+      fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
+      fn_mot_fill(s.step -> 'payload_ref', s.step -> 'context') #>> '{}', fn_job_key(v_workflow_id || '/' || (s.step ->> 'step')),
+      fn_mot_fill(s.step -> 'ordering_key', s.step -> 'context') #>> '{}', coalesce((s.step ->> 'priority')::int, 100),
+      v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
+      coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
+      fn_mot_policy(s.step), v_workflow_id,
+      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
+    from unnest(v_parts.steps) with ordinality s (step, n)
+    left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
+    insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
+    select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
+    from unnest(v_parts.needs) d;
+    insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
+    select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
+      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+    from unnest(v_parts.steps) with ordinality s (step, n)
+    where s.step ->> 'type' in ('approval', 'event');
+  -- what the parameters make of the template does not fit: a text too long, a date too far, a denied key
+  exception when data_exception or check_violation or program_limit_exceeded then
+    return fn_mot_emit_refused(v_template, array[sqlerrm]);
+  end;
   update mot_template t set used_at = v_now where t.template_key = v_template.template_key and t.version = v_template.version and t.used_at is null;
   perform fn_job_wake(w.executor, w.kinds, w.jobs)
   from (
@@ -6522,7 +6587,8 @@ begin
     from job_queue j
     where j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by 1) w;
-  return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id, 'status', 'active', 'jobs', cardinality(v_parts.steps),
+  return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id,
+    'status', case cardinality(v_parts.steps) when 0 then 'succeeded' else 'active' end, 'jobs', cardinality(v_parts.steps),
     'template', v_template.template_key || '@' || v_template.version, 'dry_run', false);
 end
 $function$
@@ -6537,10 +6603,10 @@ AS $function$
 declare
   v_errors text[] := fn_json_schema_unknown(p_params);
   v_node jsonb;
-  v_edge jsonb;
   v_at text;
   v_known text[];
-  v_keys text[] := '{}';
+  v_lists jsonb; -- by node: what it goes through
+  v_sorted text[];
   v_kinds text[] := fn_pause_names('job_kind') || array(select distinct k from queue_heartbeat h cross join unnest(h.wakes_for) k);
   v_inner mot_template;
 begin
@@ -6556,13 +6622,11 @@ begin
     if jsonb_typeof(v_node) <> 'object' or coalesce(v_node ->> 'key', '') !~ '^[a-z][a-z0-9_]{0,59}$' then
       v_errors := v_errors || format('%s: key must be a letter, then up to 59 letters, digits or _, all small', v_at);
       continue;
-    elsif v_node ->> 'key' = any (v_keys) then
-      v_errors := v_errors || format('%s stands twice', v_at);
     end if;
-    v_keys := v_keys || (v_node ->> 'key');
     v_known := array['key', 'type', 'description'] || case coalesce(v_node ->> 'type', 'job')
       when 'job' then array['job_kind', 'executor', 'event_domain', 'priority', 'max_attempts', 'source_ref', 'target_ref', 'payload_ref', 'ordering_key',
-        'safe_payload', 'for_each', 'delay_seconds']
+        'safe_payload', 'for_each', 'delay_seconds', 'backoff_strategy', 'backoff_seconds', 'backoff_cap_seconds', 'max_lease_losses',
+        'time_limit_seconds']
       when 'approval' then array['expires_seconds']
       when 'event' then array['event_domain', 'event_type', 'filter', 'correlation_id', 'expires_seconds']
       when 'graph' then array['template', 'params', 'for_each'] end;
@@ -6588,9 +6652,21 @@ begin
         end if;
         if coalesce(v_node ->> 'job_kind', '') !~ '^[A-Za-z][A-Za-z0-9_.:-]*$' then
           v_errors := v_errors || format('%s: job_kind is missing or no name of a kind', v_at);
+        elsif v_node ->> 'job_kind' like 'workflow:%' then
+          v_errors := v_errors || format('%s: a job of kind %s starts a workflow; a graph within a graph is a node of type graph', v_at, v_node ->> 'job_kind');
         elsif v_node ->> 'job_kind' <> all (v_kinds) then
           v_errors := v_errors || format('%s: nobody knows jobs of kind %s; register a handler (job_handler), a consumer or an executor for it first', v_at, v_node ->> 'job_kind');
         end if;
+        if v_node ? 'event_domain' and not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain') then
+          v_errors := v_errors || format('%s: the domain %s is not known', v_at, v_node -> 'event_domain');
+        end if;
+        v_errors := v_errors || array(
+          select format('%s: %s is a number of at least %s, not %s', v_at, k.name, k.least, v_node -> k.name)
+          from (values ('backoff_seconds', 0), ('backoff_cap_seconds', 0), ('max_lease_losses', 1), ('time_limit_seconds', 1)) k (name, least)
+          where v_node ? k.name
+            and (case jsonb_typeof(v_node -> k.name) when 'number' then (v_node ->> k.name)::numeric between k.least and 999999999 end) is not true)
+          || array(select format('%s: backoff_strategy is constant, linear or exponential', v_at)
+            where v_node ->> 'backoff_strategy' <> all (array['constant', 'linear', 'exponential']));
         begin
           perform (v_node ->> 'priority')::job_priority, (v_node ->> 'max_attempts')::job_limit;
           if v_node ? 'safe_payload' and (jsonb_typeof(v_node -> 'safe_payload') <> 'object' or not fn_is_signal(v_node -> 'safe_payload')) then
@@ -6616,32 +6692,36 @@ begin
       else
     end case;
   end loop;
-  for v_edge in select e from jsonb_array_elements(p_edges) e loop
-    v_at := format('edge %s → %s', v_edge ->> 'from', v_edge ->> 'to');
-    if jsonb_typeof(v_edge) <> 'object' or v_edge - array['from', 'to', 'on', 'otherwise', 'each'] <> '{}' then
-      v_errors := v_errors || format('%s: an edge has from, to, on, otherwise, each', v_at);
-      continue;
-    end if;
-    v_errors := v_errors || array(
-      select format('%s: there is no node %s', v_at, coalesce(x, '(none named)')) from unnest(array[v_edge ->> 'from', v_edge ->> 'to']) x
-      where (x = any (v_keys)) is not true);
-    if coalesce(v_edge ->> 'on', 'success') <> all (array['success', 'failure', 'always'])
-      or coalesce(v_edge ->> 'otherwise', 'fail') <> all (array['fail', 'skip', 'continue'])
-    then
-      v_errors := v_errors || format('%s: on is success, failure or always, otherwise is fail, skip or continue', v_at);
-    end if;
-    if v_edge -> 'each' = 'true' and (
-      select count(distinct n ->> 'for_each') <> 1 or count(n ->> 'for_each') <> 2 from jsonb_array_elements(p_nodes) n where n ->> 'key' in (v_edge ->> 'from', v_edge ->> 'to')) then
-      v_errors := v_errors || format('%s: each joins two nodes with the same for_each, item by item', v_at);
-    end if;
-  end loop;
+  v_errors := v_errors || array(
+    select format('node %s stands twice', n ->> 'key') from jsonb_array_elements(p_nodes) n where jsonb_typeof(n) = 'object' group by n ->> 'key' having count(*) > 1);
+  v_lists := (
+    select coalesce(jsonb_object_agg(n ->> 'key', n -> 'for_each'), '{}') from jsonb_array_elements(p_nodes) n where n ->> 'key' is not null);
+  v_errors := v_errors || array(
+    select format('edge %s → %s: %s', e ->> 'from', e ->> 'to', w.wrong)
+    from jsonb_array_elements(p_edges) e
+    cross join lateral (
+      select 'an edge has from, to, on, otherwise, each' as wrong
+      where jsonb_typeof(e) <> 'object' or e - array['from', 'to', 'on', 'otherwise', 'each'] <> '{}'
+      union all
+      select format('there is no node %s', coalesce(x, '(none named)')) from unnest(array[e ->> 'from', e ->> 'to']) x where (v_lists ? x) is not true
+      union all
+      select 'on is success, failure or always, otherwise is fail, skip or continue'
+      where coalesce(e ->> 'on', 'success') <> all (array['success', 'failure', 'always'])
+        or coalesce(e ->> 'otherwise', 'fail') <> all (array['fail', 'skip', 'continue'])
+      union all
+      select 'each is true or false' where jsonb_typeof(e -> 'each') <> 'boolean'
+      union all
+      select 'each joins two nodes with the same for_each, item by item'
+      where e -> 'each' = 'true' and (v_lists ->> (e ->> 'from') = v_lists ->> (e ->> 'to')) is not true) w);
   if exists (select from jsonb_array_elements(p_edges) e group by e ->> 'from', e ->> 'to' having count(*) > 1) then
     v_errors := v_errors || 'two edges join the same nodes'::text;
   end if;
   if cardinality(v_errors) = 0 then
-    if cardinality(fn_mot_sorted(p_nodes, p_edges)) < jsonb_array_length(p_nodes) then
+    v_sorted := fn_mot_sorted(p_nodes, p_edges);
+    if cardinality(v_sorted) < jsonb_array_length(p_nodes) then
       v_errors := v_errors || format('the edges go in a circle among %s', (
-        select string_agg(k, ', ') from unnest(v_keys) k where k <> all (fn_mot_sorted(p_nodes, p_edges))));
+        select string_agg(k, ', ') from (
+          select n ->> 'key' as k from jsonb_array_elements(p_nodes) n except all select k from unnest(v_sorted) k) u));
     end if;
     if p_template_key = any (fn_mot_reached(p_nodes)) then
       v_errors := v_errors || format('the graph holds itself, %s', p_template_key);
@@ -6651,28 +6731,44 @@ begin
 end
 $function$
 
+-- The policy of a step's own (job_queue.policy), null when it has none. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_policy(p_step jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE
+RETURN CASE WHEN (p_step ?| ARRAY['backoff_strategy'::text, 'backoff_seconds'::text, 'backoff_cap_seconds'::text, 'max_lease_losses'::text, 'time_limit_seconds'::text]) THEN jsonb_strip_nulls(jsonb_build_object('backoff_strategy', (p_step -> 'backoff_strategy'::text), 'backoff_seconds', (p_step -> 'backoff_seconds'::text), 'backoff_cap_seconds', (p_step -> 'backoff_cap_seconds'::text), 'max_lease_losses', (p_step -> 'max_lease_losses'::text), 'time_limit_seconds', (p_step -> 'time_limit_seconds'::text))) ELSE NULL::jsonb END
+
 -- Which templates a graph holds, at any depth. Internal.
-CREATE OR REPLACE FUNCTION fn_mot_reached(p_nodes jsonb, p_depth integer DEFAULT 0)
+CREATE OR REPLACE FUNCTION fn_mot_reached(p_nodes jsonb)
  RETURNS text[]
  LANGUAGE plpgsql
  STABLE
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_reached text[] := '{}';
-  v_name text;
-  v_inner mot_template;
+  v_reached text[];
+  v_depth int;
 begin
-  if p_depth > 8 then
+  with recursive reached (depth, template_key, version) as (
+    select 1, t.template_key, t.version
+    from jsonb_array_elements(p_nodes) n
+    cross join lateral fn_mot_template_of(n ->> 'template') t
+    where n ->> 'type' = 'graph'
+    union -- each once at a depth: what holds a template often does not look into it as often
+    select r.depth + 1, t.template_key, t.version
+    from reached r
+    join mot_template o on o.template_key = r.template_key and o.version = r.version
+    cross join lateral jsonb_array_elements(o.nodes) n
+    cross join lateral fn_mot_template_of(n ->> 'template') t
+    where n ->> 'type' = 'graph' and r.depth <= 8
+  )
+  select max(r.depth), array_agg(distinct r.template_key || '@' || r.version) || array_agg(distinct r.template_key)
+  into v_depth, v_reached
+  from reached r where r.template_key is not null;
+  if v_depth > 8 then
     raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
   end if;
-  for v_name in select n ->> 'template' from jsonb_array_elements(p_nodes) n where n ->> 'type' = 'graph' loop
-    v_inner := fn_mot_template_of(v_name);
-    if v_inner.template_key is not null then
-      v_reached := v_reached || (v_inner.template_key || '@' || v_inner.version) || v_inner.template_key || fn_mot_reached(v_inner.nodes, p_depth + 1);
-    end if;
-  end loop;
-  return v_reached;
+  return coalesce(v_reached, '{}');
 end
 $function$
 
@@ -6772,6 +6868,13 @@ begin
 end
 $function$
 
+-- The advisory lock that stands for a template. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_template_lock(p_template_key text)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE
+RETURN hashtextextended(((("current_schema"())::text || '.mot_template:'::text) || p_template_key), (0)::bigint)
+
 -- The template of that name, KEY or KEY@VERSION.
 CREATE OR REPLACE FUNCTION fn_mot_template_of(p_template_id text)
  RETURNS mot_template
@@ -6814,10 +6917,11 @@ begin
     return jsonb_build_object('refused', true, 'reason', 'invalid_template', 'template_key', v_key, 'errors', to_jsonb(v_errors));
   end if;
   v_nodes := (
-    select jsonb_agg(n.node order by array_position(v_sorted, n.node ->> 'key'))
-    from (select fn_mot_sorted(v_nodes, v_edges) as v_sorted offset 0) s
-    cross join jsonb_array_elements(v_nodes) n (node));
-  perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.mot_template:' || v_key, 0));
+    select jsonb_agg(n.node order by s.nth)
+    from unnest(fn_mot_sorted(v_nodes, v_edges)) with ordinality s (key, nth)
+    join jsonb_array_elements(v_nodes) n (node) on n.node ->> 'key' = s.key);
+  -- as whoever emits an unused version does, so that none is changed while its first workflow is made
+  perform pg_advisory_xact_lock(fn_mot_template_lock(v_key));
   v_last := fn_mot_template_of(v_key);
   v_version := case when v_last.template_key is null then 1 else v_last.version + (v_last.used_at is not null)::int end;
   if v_last.nodes = v_nodes and v_last.edges = v_edges and v_last.params = v_params
@@ -8846,7 +8950,7 @@ grant EXECUTE on function fn_job_backlog() to reveille_operator
 
 grant EXECUTE on function fn_job_backlog() to reveille_reader
 
-grant EXECUTE on function fn_job_backoff(text,integer,text) to public
+grant EXECUTE on function fn_job_backoff(text,integer,text,jsonb) to public
 
 grant EXECUTE on function fn_job_busy(uuid[],bigint[]) to reveille_executor
 
@@ -8928,13 +9032,13 @@ grant EXECUTE on function fn_job_order_sweep() to reveille_dispatcher
 
 grant EXECUTE on function fn_job_pass_on(text,text,text[],boolean) to reveille_executor
 
-grant EXECUTE on function fn_job_policy(text,text) to reveille_dispatcher
+grant EXECUTE on function fn_job_policy(text,text,jsonb) to reveille_dispatcher
 
-grant EXECUTE on function fn_job_policy(text,text) to reveille_executor
+grant EXECUTE on function fn_job_policy(text,text,jsonb) to reveille_executor
 
-grant EXECUTE on function fn_job_policy(text,text) to reveille_operator
+grant EXECUTE on function fn_job_policy(text,text,jsonb) to reveille_operator
 
-grant EXECUTE on function fn_job_policy(text,text) to reveille_reader
+grant EXECUTE on function fn_job_policy(text,text,jsonb) to reveille_reader
 
 grant EXECUTE on function fn_job_policy_keys(text,text,text) to public
 

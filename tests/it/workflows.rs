@@ -8,3 +8,4 @@ mod model;
 mod retry;
 mod stage;
 mod starts;
+mod templates;
