@@ -922,23 +922,78 @@ end
 $$;
 comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.';
 
--- Looks after workflows that are active, those longest not looked at first: gates whose time is over fail, what the end of a job should have
--- freed is freed, counts that are wrong are put right, and what does not move any more ends. All of this happens by itself
--- when a job ends; here is what finds out if it ever did not. Called by the maintenance of `reveille run`, by `tick`, by operators.
-create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path from current
+-- Looks after one active workflow: gates whose time is over fail, what the end of a job should have freed is freed, counts that are wrong are
+-- put right, and what does not move any more ends. All of this happens by itself when a job ends; here is what finds out if it
+-- ever did not, and what a retry frees its steps by.
+create or replace function fn_job_workflow_mend(p_workflow_id uuid, p_now timestamptz default null) returns jsonb
+language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_repaired int := 0;
+  v_expired int := 0;
+  v_count int;
+  v_job record;
+begin
+  for v_job in
+    select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
+    where g.workflow_id = p_workflow_id and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
+  loop
+    v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
+      else 'the event did not come in time' end)::int;
+  end loop;
+  for v_job in
+    select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
+      when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
+    from job_queue j
+    where j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+      and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
+  loop
+    perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
+    v_repaired := v_repaired + 1;
+  end loop;
+  with counted as (
+    select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
+      + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
+    from job_queue j
+    where j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
+      or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
+  )
+  update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
+  from counted c
+  where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    v_repaired := v_repaired + v_count;
+    perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
+    from job_queue j where j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    group by j.executor;
+  end if;
+  perform fn_job_gate_pass(g.job_id, 'success', 'event')
+  from job_gate g join job_queue j on j.job_id = g.job_id
+  where g.workflow_id = p_workflow_id and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
+  perform fn_job_workflow_settle(array[p_workflow_id]);
+  update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = p_workflow_id and w.status = 'active';
+  return jsonb_build_object('repaired', v_repaired, 'expired', v_expired, 'finished', (not found)::int);
+end
+$$;
+comment on function fn_job_workflow_mend(uuid, timestamptz) is 'Repairs and ends one active workflow: {repaired, expired, finished}. Internal.';
+
+-- Looks after workflows that are active, those longest not looked at first, and starts those that jobs ask for. Called by the
+-- maintenance of `reveille run`, by `tick`, by operators.
+create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
   v_workflow uuid;
   v_started int;
+  v_answer jsonb;
   v_checked int := 0;
   v_repaired int := 0;
   v_expired int := 0;
   v_finished int := 0;
-  v_count int;
-  v_job record;
 begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
@@ -947,47 +1002,11 @@ begin
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
+    v_answer := fn_job_workflow_mend(v_workflow, p_now);
     v_checked := v_checked + 1;
-    for v_job in
-      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-    loop
-      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-        else 'the event did not come in time' end)::int;
-    end loop;
-    for v_job in
-      select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
-        when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
-      from job_queue j
-      where j.workflow_id = v_workflow and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
-        and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
-    loop
-      perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
-      v_repaired := v_repaired + 1;
-    end loop;
-    with counted as (
-      select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
-        + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
-      from job_queue j
-      where j.workflow_id = v_workflow and j.status = 'queued' and (j.blocked_by > 0
-        or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
-    )
-    update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
-    from counted c
-    where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
-    get diagnostics v_count = row_count;
-    if v_count > 0 then
-      v_repaired := v_repaired + v_count;
-      perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
-      from job_queue j where j.workflow_id = v_workflow and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
-      group by j.executor;
-    end if;
-    perform fn_job_gate_pass(g.job_id, 'success', 'event')
-    from job_gate g join job_queue j on j.job_id = g.job_id
-    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
-    perform fn_job_workflow_settle(array[v_workflow]);
-    update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
-    v_finished := v_finished + (not found)::int;
+    v_repaired := v_repaired + (v_answer ->> 'repaired')::int;
+    v_expired := v_expired + (v_answer ->> 'expired')::int;
+    v_finished := v_finished + (v_answer ->> 'finished')::int;
   end loop;
   return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
 end
@@ -1119,8 +1138,8 @@ begin
       update job_gate g set job_id = v_new, expires_at = clock_timestamp() + (g.expires_at - g.created_at), created_at = clock_timestamp() where g.job_id = v_old;
     end;
   end loop;
-  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = '-infinity' where w.workflow_id = p_workflow_id;
-  perform fn_job_workflow_refresh(1); -- the oldest look is this one's: counts what the new ones wait for, and frees them
+  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp() where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_mend(p_workflow_id); -- counts what the new ones wait for, and frees them
   return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
 exception when sqlstate 'RV001' then
   return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
@@ -1201,7 +1220,7 @@ begin
   revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
-    'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
+    'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])', 'fn_job_workflow_mend(uuid, timestamptz)',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
