@@ -14,6 +14,7 @@ drop function fn_mot_start();
 drop function fn_job_workflow_steps(uuid);
 drop function fn_job_workflow_retry(uuid, text, text, boolean);
 drop function fn_job_workflow_cancel(uuid, text, text);
+drop function fn_job_workflow_stop(uuid, text, timestamptz);
 drop function fn_job_workflow_refresh(int, timestamptz);
 drop function fn_job_workflow_mend(uuid, timestamptz);
 drop function fn_job_gate_events(uuid[]);

@@ -1013,41 +1013,41 @@ end
 $$;
 comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished}.';
 
--- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
-create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
-language plpgsql volatile security definer set search_path from current
+-- Stops a workflow: what waits ends at once, what runs is asked to end, and the workflow ends as every one does, when nothing of it moves any
+-- more. p_if_ended_before: only while it rests as failed, since before that moment.
+create or replace function fn_job_workflow_stop(p_workflow_id uuid, p_why text, p_if_ended_before timestamptz default null) returns jsonb
+language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_workflow job_workflow;
-  v_why text := left(p_actor || ': ' || p_reason, 2000);
   v_asked int;
   v_ended record;
 begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
-  end if;
-  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
+  -- nobody begins, ends or retries one until this is over
+  perform from job_queue j
+  where j.workflow_id = p_workflow_id
+  order by j.status in ('queued', 'retry_waiting'), j.job_id
+  for update;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif p_if_ended_before is not null and (v_workflow.status not in ('failed', 'partially_failed') or v_workflow.finished_at >= p_if_ended_before)
+    or v_workflow.status = 'succeeded'
+  then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   elsif v_workflow.status = 'cancelled' then
     return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', 'cancelled', 'cancelled', 0, 'requested', 0);
-  elsif v_workflow.status = 'succeeded' then
-    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them
   update job_queue j
-  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_why), updated_at = clock_timestamp()
-  where j.job_id = any (array(
-    select r.job_id from job_queue r where r.workflow_id = p_workflow_id and r.status in ('leased', 'in_progress') order by r.job_id for update))
-    and j.status in ('leased', 'in_progress');
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, p_why), updated_at = clock_timestamp()
+  where j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
   get diagnostics v_asked = row_count;
   with ended as (
     update job_queue j
-    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = v_why, updated_at = clock_timestamp()
-    where j.job_id = any (array(
-      select q.job_id from job_queue q where q.workflow_id = p_workflow_id and q.status in ('queued', 'retry_waiting') order by q.job_id for update))
-      and j.status in ('queued', 'retry_waiting')
+    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = p_why, updated_at = clock_timestamp()
+    where j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
     returning j.ordering_key, j.ordering_slot
   )
   select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
@@ -1055,12 +1055,25 @@ begin
     perform fn_job_promote(v_ended.keys);
   end if;
   update job_workflow w
-  set cancel_reason = v_why, status = case when v_asked = 0 then 'cancelled' else 'active' end,
-      finished_at = case when v_asked = 0 then clock_timestamp() end, updated_at = clock_timestamp()
+  set cancel_reason = p_why, status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp()
   where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_settle(array[p_workflow_id]);
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   perform pg_notify('queue_control', '') where v_asked > 0;
-  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', case when v_asked = 0 then 'cancelled' else 'active' end,
-    'cancelled', v_ended.jobs, 'requested', v_asked);
+  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', v_workflow.status, 'cancelled', v_ended.jobs, 'requested', v_asked);
+end
+$$;
+comment on function fn_job_workflow_stop(uuid, text, timestamptz) is 'Cancels a workflow, as fn_job_workflow_cancel says. Internal.';
+
+-- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
+create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
+  end if;
+  return fn_job_workflow_stop(p_workflow_id, left(p_actor || ': ' || p_reason, 2000));
 end
 $$;
 comment on function fn_job_workflow_cancel(uuid, text, text) is 'Cancels a workflow: {status, cancelled, requested}. Refused not_found or illegal_transition.';
@@ -1082,6 +1095,14 @@ declare
 begin
   if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_job_workflow_retry needs an actor and a reason' using errcode = '22023';
+  end if;
+  if not coalesce(p_dry_run, true) then
+    -- letters, then jobs, as a replay locks them: whoever retries or cancels it at the same time comes before or after, not between
+    perform from job_dead_letter d
+    where d.job_id in (select j.job_id from job_queue j where j.workflow_id = p_workflow_id) and d.replayed_at is null
+    order by d.dead_letter_id
+    for update;
+    perform from job_queue j where j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
   end if;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
@@ -1220,7 +1241,7 @@ begin
   revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
-    'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])', 'fn_job_workflow_mend(uuid, timestamptz)',
+    'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])', 'fn_job_workflow_mend(uuid, timestamptz)', 'fn_job_workflow_stop(uuid, text, timestamptz)',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
