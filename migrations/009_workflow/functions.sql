@@ -683,7 +683,8 @@ $$;
 comment on function fn_job_unblock(uuid[], text) is 'Frees or skips what needs jobs that have ended. Internal.';
 
 -- Ends workflows of which nothing moves any more: no step runs, is free to run or waits for a decision. Two last steps that end at the same
--- time meet at the workflow''s row: the later one sees both. Called when steps end, and by the refresh.
+-- time meet at the workflow''s row: the later one sees both, or, when its snapshot is older (REPEATABLE READ, SERIALIZABLE), gets 40001 and is
+-- to be tried again. Called when steps end, and by the refresh.
 create or replace function fn_job_workflow_settle(p_workflow_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -691,7 +692,8 @@ as $$
 declare
   v_still uuid[] := array(
     select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
-    where not exists ( -- free and not begun: it will end later, and settle then
+    where current_setting('transaction_isolation') in ('repeatable read', 'serializable') -- what looks free may have ended since
+      or not exists ( -- free and not begun: it will end later, and settle then
       select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
   v_locked uuid[];
   v_ended int := 0;
@@ -732,6 +734,10 @@ begin
     where s.moving = 0) c
   where w.workflow_id = c.workflow_id;
   get diagnostics v_ended = row_count;
+  if v_ended < cardinality(v_locked) then
+    -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
+    update job_workflow w set jobs = w.jobs where w.workflow_id = any (v_locked) and w.status = 'active';
+  end if;
   return v_ended;
 end
 $$;
@@ -836,15 +842,19 @@ end
 $$;
 comment on function fn_job_reject(uuid, text, text) is 'Rejects a waiting gate, which fails. Refused not_found or illegal_transition.';
 
--- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all.
+-- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. The gates' jobs come first, and are
+-- written: whoever ends the last step that one of them needs at this very moment is waited for, or sees the event.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+  v_jobs uuid[];
+  v_events uuid[];
   v_gates uuid[];
 begin
-  with found as (
+  select array_agg(f.job_id order by f.job_id), array_agg(f.id order by f.job_id) into v_jobs, v_events
+  from (
     select distinct on (g.job_id) g.job_id, e.id
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
@@ -852,10 +862,16 @@ begin
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
       and (g.filter is null or jsonb_path_exists(
         jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
-    order by g.job_id, e.created_at, e.id
-  ),
-  met as (
-    update job_gate g set event_id = f.id from found f where g.job_id = f.job_id and g.event_id is null
+    order by g.job_id, e.created_at, e.id) f;
+  if v_jobs is null then
+    return 0;
+  end if;
+  update job_queue j set updated_at = clock_timestamp()
+  where j.job_id = any (array(select q.job_id from job_queue q where q.job_id = any (v_jobs) order by q.job_id for update));
+  with met as (
+    update job_gate g set event_id = f.id
+    from unnest(v_jobs, v_events) f (job_id, id)
+    where g.job_id = f.job_id and g.event_id is null
     returning g.job_id
   )
   select array_agg(m.job_id order by m.job_id) into v_gates from met m;

@@ -5,6 +5,7 @@ mod commands;
 mod edges;
 mod emit;
 mod gates;
+mod isolation;
 mod model;
 mod retry;
 mod stage;

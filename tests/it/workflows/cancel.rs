@@ -34,7 +34,10 @@ async fn a_cancelled_workflow_still_tells_how_its_steps_ended_when_they_have_lef
     assert_eq!(counts(&before[0]), [json!(1), json!(0), json!(2)]);
     assert_eq!(counts(&before[1]), [json!(0), json!(1), json!(2)]);
     stage
-        .value("select fn_job_dead_letter_triage(dead_letter_id, 'discarded', 'test') from job_dead_letter", &[])
+        .value(
+            "select fn_job_dead_letter_triage(dead_letter_id, 'discarded', 'test') from job_dead_letter",
+            &[],
+        )
         .await;
     stage.value("select fn_gate_set('queue.archive.enabled', 'true', 'test', 'test')", &[]).await;
     let archive = "select fn_job_archive(1000, false, p_now => clock_timestamp() + interval '1 day')";
