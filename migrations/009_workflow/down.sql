@@ -11,6 +11,7 @@ $$;
 
 drop view v_job_workflow_health;
 drop function fn_mot_start();
+drop function fn_job_workflow_retention(int, boolean, timestamptz);
 drop function fn_job_workflow_steps(uuid);
 drop function fn_job_workflow_retry(uuid, text, text, boolean);
 drop function fn_job_workflow_cancel(uuid, text, text);
@@ -34,6 +35,9 @@ drop function fn_mot_sorted(jsonb, jsonb);
 drop function fn_mot_fill(jsonb, jsonb);
 drop function fn_json_schema_unknown(jsonb, text);
 drop function fn_json_schema_errors(jsonb, jsonb, text);
+drop index job_archive_workflow_idx;
+drop index job_workflow_failed_idx;
+drop index job_workflow_over_idx;
 drop table job_approval;
 drop table job_dependency;
 drop table mot_template;

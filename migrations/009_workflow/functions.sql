@@ -1185,6 +1185,95 @@ $$;
 comment on function fn_job_workflow_retry(uuid, text, text, boolean)
   is 'Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
 
+-- What is kept of workflows, and how long. One that succeeded or was cancelled is kept as long as its steps are: when the archive has no
+-- month left in which it could have ended, and none of its steps is anywhere any more, it goes, with its gates and with who
+-- approved what. Edges go with the last of the two steps that they join: `show` draws them until then. One that failed is kept, its
+-- steps too, until it is retried or cancelled; queue.retention.failed_workflow_days (no row, or 0: never) cancels it for good so
+-- long after its end. At most p_limit workflows of each sort, and 50 times as many edges; `more` says that there are others.
+-- What somebody has locked is left for the next time. Dry run unless told otherwise; null does as the gate
+-- queue.archive.enabled says. Called by the archiver of `reveille run`, by `tick`, by operators. (Trap 17.)
+create or replace function fn_job_workflow_retention(p_limit int default 100, p_dry_run boolean default true, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_days numeric := nullif(fn_config_number('queue.retention.failed_workflow_days', null), 0);
+  v_before timestamptz := coalesce(p_now, clock_timestamp()) - make_interval(secs => (v_days * 86400)::double precision);
+  v_kept_from timestamptz;
+  v_failed uuid[];
+  v_over uuid[];
+  v_edges tid[];
+  v_workflow uuid;
+  v_cancelled int := 0;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_workflow_retention: p_limit must be at least 1' using errcode = '22023';
+  elsif not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_failed := array(
+    select w.workflow_id from job_workflow w
+    where w.status in ('failed', 'partially_failed') and w.finished_at < v_before
+    order by w.finished_at
+    limit p_limit);
+  if not v_dry then
+    foreach v_workflow in array v_failed loop -- judged anew once its steps are locked
+      v_cancelled := v_cancelled + (fn_job_workflow_stop(v_workflow, format('retention: nobody decided about it within %s days', v_days), v_before)
+        ->> 'refused' = 'false')::int;
+    end loop;
+  end if;
+  select to_timestamp(min(right(c.relname, 7)), 'YYYY_MM')::timestamp at time zone 'UTC' into v_kept_from
+  from pg_class a
+  join pg_inherits i on i.inhparent = a.oid
+  join pg_class c on c.oid = i.inhrelid
+  where a.relname = 'job_archive' and a.relnamespace = quote_ident(current_schema())::regnamespace and c.relname ~ '^job_archive_\d{4}_\d{2}$';
+  if v_dry then
+    v_over := array(
+      select w.workflow_id from job_workflow w
+      where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
+        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
+      order by w.finished_at
+      limit p_limit);
+    v_edges := array(
+      select d.ctid from job_dependency d
+      where d.needs_job_id < fn_uuid_v7_floor(v_kept_from)
+        and not exists (select from job_queue j where j.job_id in (d.needs_job_id, d.job_id))
+        and not exists (select from job_archive a where a.job_id in (d.needs_job_id, d.job_id))
+      order by d.needs_job_id, d.job_id
+      limit p_limit * 50);
+  else
+    v_over := array(
+      select w.workflow_id from job_workflow w
+      where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
+        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
+      order by w.finished_at
+      limit p_limit
+      for update of w skip locked);
+    v_edges := array(
+      select d.ctid from job_dependency d
+      where d.needs_job_id < fn_uuid_v7_floor(v_kept_from)
+        and not exists (select from job_queue j where j.job_id in (d.needs_job_id, d.job_id))
+        and not exists (select from job_archive a where a.job_id in (d.needs_job_id, d.job_id))
+      order by d.needs_job_id, d.job_id
+      limit p_limit * 50
+      for update of d skip locked);
+    delete from job_dependency d where d.ctid = any (v_edges);
+    delete from job_approval a where a.workflow_id = any (v_over);
+    delete from job_gate g where g.workflow_id = any (v_over);
+    delete from job_workflow w where w.workflow_id = any (v_over);
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', v_dry, 'kept_from', v_kept_from, 'failed', cardinality(v_failed), 'cancelled', v_cancelled,
+    'found', cardinality(v_over), 'pruned', case when v_dry then 0 else cardinality(v_over) end, 'edges', cardinality(v_edges),
+    'more', p_limit in (cardinality(v_failed), cardinality(v_over)) or cardinality(v_edges) = p_limit * 50);
+end
+$$;
+comment on function fn_job_workflow_retention(int, boolean, timestamptz)
+  is 'Removes workflows whose steps have left the archive, cancels those that failed long ago: {dry_run, kept_from, failed, cancelled, found, pruned, edges, more}. Refused archive_disabled.';
+
 -- The steps of a workflow with their states and needs, also those that have left for the archive. Called by `reveille workflows show`.
 create or replace function fn_job_workflow_steps(p_workflow_id uuid)
 returns table (
@@ -1254,8 +1343,10 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
   end loop;
-  revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
-  call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
+  foreach v_function in array array['fn_job_workflow_refresh(int, timestamptz)', 'fn_job_workflow_retention(int, boolean, timestamptz)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
+  end loop;
   foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])', 'fn_job_workflow_mend(uuid, timestamptz)', 'fn_job_workflow_stop(uuid, text, timestamptz)',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop

@@ -7,6 +7,7 @@ mod emit;
 mod gates;
 mod isolation;
 mod model;
+mod retention;
 mod retry;
 mod stage;
 mod starts;
