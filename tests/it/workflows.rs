@@ -6,6 +6,7 @@ mod edges;
 mod emit;
 mod gates;
 mod isolation;
+mod kills;
 mod model;
 mod retention;
 mod retry;
