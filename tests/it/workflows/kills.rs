@@ -69,10 +69,10 @@ async fn an_end_is_on_its_way(stage: &Stage) -> bool {
     wait_for("an end is on its way", SOON, async || {
         let over = "select not exists (select from job_workflow where status = 'active')";
         let now = "select exists (select from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep')";
-        match stage.value(over, &[]).await == true {
-            true => Some(false),
-            false => (stage.value(now, &[]).await == true).then_some(true),
+        if stage.value(over, &[]).await == true {
+            return Some(false);
         }
+        (stage.value(now, &[]).await == true).then_some(true)
     })
     .await
 }
