@@ -690,11 +690,12 @@ language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_still uuid[] := array(
-    select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
-    where current_setting('transaction_isolation') in ('repeatable read', 'serializable') -- what looks free may have ended since
-      or not exists ( -- free and not begun: it will end later, and settle then
-      select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  v_still uuid[] := case
+    when current_setting('transaction_isolation') in ('repeatable read', 'serializable') then p_workflow_ids -- what looks free may have ended since
+    else array(
+      select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
+      where not exists ( -- free and not begun: it will end later, and settle then
+        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin
@@ -842,19 +843,17 @@ end
 $$;
 comment on function fn_job_reject(uuid, text, text) is 'Rejects a waiting gate, which fails. Refused not_found or illegal_transition.';
 
--- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. The gates' jobs come first, and are
--- written: whoever ends the last step that one of them needs at this very moment is waited for, or sees the event.
+-- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. The job of a gate comes first, and
+-- is written: whoever ends the last step that it needs at this very moment is waited for, or sees the event.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_jobs uuid[];
-  v_events uuid[];
-  v_gates uuid[];
+  v_gate record;
+  v_met int := 0;
 begin
-  select array_agg(f.job_id order by f.job_id), array_agg(f.id order by f.job_id) into v_jobs, v_events
-  from (
+  for v_gate in
     select distinct on (g.job_id) g.job_id, e.id
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
@@ -862,21 +861,16 @@ begin
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
       and (g.filter is null or jsonb_path_exists(
         jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
-    order by g.job_id, e.created_at, e.id) f;
-  if v_jobs is null then
-    return 0;
-  end if;
-  update job_queue j set updated_at = clock_timestamp()
-  where j.job_id = any (array(select q.job_id from job_queue q where q.job_id = any (v_jobs) order by q.job_id for update));
-  with met as (
-    update job_gate g set event_id = f.id
-    from unnest(v_jobs, v_events) f (job_id, id)
-    where g.job_id = f.job_id and g.event_id is null
-    returning g.job_id
-  )
-  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
-  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  return coalesce(cardinality(v_gates), 0);
+    order by g.job_id, e.created_at, e.id
+  loop
+    update job_queue j set updated_at = clock_timestamp() where j.job_id = v_gate.job_id;
+    update job_gate g set event_id = v_gate.id where g.job_id = v_gate.job_id and g.event_id is null;
+    if found then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+      v_met := v_met + 1;
+    end if;
+  end loop;
+  return v_met;
 end
 $$;
 comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
@@ -1194,7 +1188,7 @@ comment on function fn_job_workflow_retry(uuid, text, text, boolean)
 -- queue.archive.enabled says. Called by the archiver of `reveille run`, by `tick`, by operators. (Trap 17.)
 create or replace function fn_job_workflow_retention(p_limit int default 100, p_dry_run boolean default true, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_is_open boolean := fn_gate_is_open('queue.archive.enabled');

@@ -4180,18 +4180,15 @@ CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
- SET enable_seqscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
 AS $function$
 declare
-  v_jobs uuid[];
-  v_events uuid[];
-  v_gates uuid[];
+  v_gate record;
+  v_met int := 0;
 begin
-  select array_agg(f.job_id order by f.job_id), array_agg(f.id order by f.job_id) into v_jobs, v_events
-  from (
+  for v_gate in
     select distinct on (g.job_id) g.job_id, e.id
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
@@ -4199,21 +4196,16 @@ begin
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
       and (g.filter is null or jsonb_path_exists(
         jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
-    order by g.job_id, e.created_at, e.id) f;
-  if v_jobs is null then
-    return 0;
-  end if;
-  update job_queue j set updated_at = clock_timestamp()
-  where j.job_id = any (array(select q.job_id from job_queue q where q.job_id = any (v_jobs) order by q.job_id for update));
-  with met as (
-    update job_gate g set event_id = f.id
-    from unnest(v_jobs, v_events) f (job_id, id)
-    where g.job_id = f.job_id and g.event_id is null
-    returning g.job_id
-  )
-  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
-  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  return coalesce(cardinality(v_gates), 0);
+    order by g.job_id, e.created_at, e.id
+  loop
+    update job_queue j set updated_at = clock_timestamp() where j.job_id = v_gate.job_id;
+    update job_gate g set event_id = v_gate.id where g.job_id = v_gate.job_id and g.event_id is null;
+    if found then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+      v_met := v_met + 1;
+    end if;
+  end loop;
+  return v_met;
 end
 $function$
 
@@ -5834,6 +5826,7 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_retention(p_limit integer DEFAULT 100
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
@@ -6017,11 +6010,12 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_settle(p_workflow_ids uuid[])
  SET jit TO 'off'
 AS $function$
 declare
-  v_still uuid[] := array(
-    select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
-    where current_setting('transaction_isolation') in ('repeatable read', 'serializable') -- what looks free may have ended since
-      or not exists ( -- free and not begun: it will end later, and settle then
-      select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  v_still uuid[] := case
+    when current_setting('transaction_isolation') in ('repeatable read', 'serializable') then p_workflow_ids -- what looks free may have ended since
+    else array(
+      select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
+      where not exists ( -- free and not begun: it will end later, and settle then
+        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin

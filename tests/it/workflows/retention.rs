@@ -200,3 +200,25 @@ async fn a_round_that_finds_nothing_reads_no_workflow_and_no_edge_that_is_kept()
     assert_eq!(stage.value(read, &[]).await, before);
     stage.client.batch_execute("commit").await.unwrap();
 }
+
+/// Planned while the tables were empty, as a new database would.
+#[tokio::test]
+async fn a_batch_reads_no_more_workflows_and_edges_than_it_removes() {
+    let stage = open().await;
+    let old = "
+        select fn_job_archive(1, false);
+        insert into job_workflow (template_key, template_version, correlation_id, actor, jobs, status, finished_at, outcome)
+        select 't', 1, n::text, 'test', 2, 'succeeded', clock_timestamp() - interval '100 days', '{}' from generate_series(1, 500) n;
+        insert into job_dependency (job_id, needs_job_id)
+        select fn_uuid_v7_nth(f, 2), fn_uuid_v7_nth(f, 1)
+        from generate_series(1, 500) n, fn_uuid_v7_floor(clock_timestamp() - interval '100 days' + n * interval '1 second') f";
+    stage.client.batch_execute(old).await.unwrap();
+    let read = "select jsonb_object_agg(relname, seq_tup_read + idx_tup_fetch) from pg_stat_xact_user_tables
+        where relname in ('job_workflow', 'job_dependency')";
+    stage.client.batch_execute("begin").await.unwrap();
+    let applied = stage.value("select fn_job_workflow_retention(2, false)", &[]).await;
+    assert_eq!((&applied["pruned"], &applied["edges"]), (&json!(2), &json!(100)));
+    // a workflow is found once, and once more by its key when it is deleted
+    assert_eq!(stage.value(read, &[]).await, json!({"job_workflow": 4, "job_dependency": 100}));
+    stage.client.batch_execute("commit").await.unwrap();
+}
