@@ -196,23 +196,27 @@ returns text
 language plpgsql stable security definer set search_path from current
 as $$
 declare
+  v_is_start boolean := p_job_kind like 'workflow:%'; -- dispatch or the next refresh takes it, no executor: fn_mot_start
   v_pause text;
   v_limit text;
   v_used bigint;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return 'job_substrate_disabled';
-  elsif not fn_gate_is_open('queue.worker.enabled') then
+  elsif not v_is_start and not fn_gate_is_open('queue.worker.enabled') then
     return 'worker_disabled';
   end if;
   select 'paused: ' || case p.scope when 'all' then 'all' else p.scope || ' ' || p.name end into v_pause
   from queue_pause p
   where p.resumed_at is null and (
     p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
-    or (p.scope = 'consumer' and p.name = p_consumer_key) or (p.scope = 'executor' and p.name = p_executor))
+    or (p.scope = 'consumer' and p.name = p_consumer_key) or (not v_is_start and p.scope = 'executor' and p.name = p_executor))
   order by p.pause_id limit 1;
   if found then
     return v_pause;
+  end if;
+  if v_is_start then
+    return null;
   end if;
   if not exists (select from fn_executors_live(p_executor)) then
     return 'no_live_executor';

@@ -782,16 +782,19 @@ $$;
 comment on function fn_job_unblock(uuid[], text) is 'Frees or skips what needs jobs that have ended. Internal.';
 
 -- Ends workflows of which nothing moves any more: no step runs, is free to run or waits for a decision. Two last steps that end at the same
--- time meet at the workflow''s row: the later one sees both. Called when steps end, and by the refresh.
+-- time meet at the workflow''s row: the later one sees both, or, when its snapshot is older (REPEATABLE READ, SERIALIZABLE), gets 40001 and is
+-- to be tried again. Called when steps end, and by the refresh.
 create or replace function fn_job_workflow_settle(p_workflow_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_still uuid[] := array(
-    select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
-    where not exists ( -- free and not begun: it will end later, and settle then
-      select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  v_still uuid[] := case
+    when current_setting('transaction_isolation') in ('repeatable read', 'serializable') then p_workflow_ids -- what looks free may have ended since
+    else array(
+      select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
+      where not exists ( -- free and not begun: it will end later, and settle then
+        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin
@@ -833,6 +836,10 @@ begin
     where s.moving = 0) c
   where w.workflow_id = c.workflow_id and w.workflow_id = any (v_locked);
   get diagnostics v_ended = row_count;
+  if v_ended < cardinality(v_locked) then
+    -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
+    update job_workflow w set jobs = w.jobs where w.workflow_id = any (v_locked) and w.status = 'active';
+  end if;
   return v_ended;
 end
 $$;
@@ -937,15 +944,17 @@ end
 $$;
 comment on function fn_job_reject(uuid, text, text) is 'Rejects a waiting gate, which fails. Refused not_found or illegal_transition.';
 
--- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all.
+-- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. The job of a gate comes first, and
+-- is written: whoever ends the last step that it needs at this very moment is waited for, or sees the event.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_gates uuid[];
+  v_gate record;
+  v_met int := 0;
 begin
-  with found as (
+  for v_gate in
     select distinct on (g.job_id) g.job_id, e.id
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
@@ -954,14 +963,15 @@ begin
       and (g.filter is null or jsonb_path_exists(
         jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
     order by g.job_id, e.created_at, e.id
-  ),
-  met as (
-    update job_gate g set event_id = f.id from found f where g.job_id = f.job_id and g.event_id is null
-    returning g.job_id
-  )
-  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
-  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  return coalesce(cardinality(v_gates), 0);
+  loop
+    update job_queue j set updated_at = clock_timestamp() where j.job_id = v_gate.job_id;
+    update job_gate g set event_id = v_gate.id where g.job_id = v_gate.job_id and g.event_id is null;
+    if found then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+      v_met := v_met + 1;
+    end if;
+  end loop;
+  return v_met;
 end
 $$;
 comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
@@ -1023,23 +1033,78 @@ end
 $$;
 comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.';
 
--- Looks after workflows that are active, those longest not looked at first: gates whose time is over fail, what the end of a job should have
--- freed is freed, counts that are wrong are put right, and what does not move any more ends. All of this happens by itself
--- when a job ends; here is what finds out if it ever did not. Called by the maintenance of `reveille run`, by `tick`, by operators.
-create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path from current
+-- Looks after one active workflow: gates whose time is over fail, what the end of a job should have freed is freed, counts that are wrong are
+-- put right, and what does not move any more ends. All of this happens by itself when a job ends; here is what finds out if it
+-- ever did not, and what a retry frees its steps by.
+create or replace function fn_job_workflow_mend(p_workflow_id uuid, p_now timestamptz default null) returns jsonb
+language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_repaired int := 0;
+  v_expired int := 0;
+  v_count int;
+  v_job record;
+begin
+  for v_job in
+    select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
+    where g.workflow_id = p_workflow_id and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
+  loop
+    v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
+      else 'the event did not come in time' end)::int;
+  end loop;
+  for v_job in
+    select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
+      when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
+    from job_queue j
+    where j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+      and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
+  loop
+    perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
+    v_repaired := v_repaired + 1;
+  end loop;
+  with counted as (
+    select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
+      + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
+    from job_queue j
+    where j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
+      or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
+  )
+  update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
+  from counted c
+  where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    v_repaired := v_repaired + v_count;
+    perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
+    from job_queue j where j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    group by j.executor;
+  end if;
+  perform fn_job_gate_pass(g.job_id, 'success', 'event')
+  from job_gate g join job_queue j on j.job_id = g.job_id
+  where g.workflow_id = p_workflow_id and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
+  perform fn_job_workflow_settle(array[p_workflow_id]);
+  update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = p_workflow_id and w.status = 'active';
+  return jsonb_build_object('repaired', v_repaired, 'expired', v_expired, 'finished', (not found)::int);
+end
+$$;
+comment on function fn_job_workflow_mend(uuid, timestamptz) is 'Repairs and ends one active workflow: {repaired, expired, finished}. Internal.';
+
+-- Looks after workflows that are active, those longest not looked at first, and starts those that jobs ask for. Called by the
+-- maintenance of `reveille run`, by `tick`, by operators.
+create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
   v_workflow uuid;
   v_started int;
+  v_answer jsonb;
   v_checked int := 0;
   v_repaired int := 0;
   v_expired int := 0;
   v_finished int := 0;
-  v_count int;
-  v_job record;
 begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
@@ -1048,88 +1113,52 @@ begin
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
+    v_answer := fn_job_workflow_mend(v_workflow, p_now);
     v_checked := v_checked + 1;
-    for v_job in
-      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-    loop
-      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-        else 'the event did not come in time' end)::int;
-    end loop;
-    for v_job in
-      select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
-        when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
-      from job_queue j
-      where j.workflow_id = v_workflow and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
-        and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
-    loop
-      perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
-      v_repaired := v_repaired + 1;
-    end loop;
-    with counted as (
-      select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
-        + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
-      from job_queue j
-      where j.workflow_id = v_workflow and j.status = 'queued' and (j.blocked_by > 0
-        or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
-    )
-    update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
-    from counted c
-    where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
-    get diagnostics v_count = row_count;
-    if v_count > 0 then
-      v_repaired := v_repaired + v_count;
-      perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
-      from job_queue j where j.workflow_id = v_workflow and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
-      group by j.executor;
-    end if;
-    perform fn_job_gate_pass(g.job_id, 'success', 'event')
-    from job_gate g join job_queue j on j.job_id = g.job_id
-    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
-    perform fn_job_workflow_settle(array[v_workflow]);
-    update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
-    v_finished := v_finished + (not found)::int;
+    v_repaired := v_repaired + (v_answer ->> 'repaired')::int;
+    v_expired := v_expired + (v_answer ->> 'expired')::int;
+    v_finished := v_finished + (v_answer ->> 'finished')::int;
   end loop;
   return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
 end
 $$;
 comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished}.';
 
--- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
-create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
-language plpgsql volatile security definer set search_path from current
+-- Stops a workflow: what waits ends at once, what runs is asked to end, and the workflow ends as every one does, when nothing of it moves any
+-- more. p_if_ended_before: only while it rests as failed, since before that moment.
+create or replace function fn_job_workflow_stop(p_workflow_id uuid, p_why text, p_if_ended_before timestamptz default null) returns jsonb
+language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_workflow job_workflow;
-  v_why text := left(p_actor || ': ' || p_reason, 2000);
   v_asked int;
   v_ended record;
 begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
-  end if;
-  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
+  -- nobody begins, ends or retries one until this is over
+  perform from job_queue j
+  where j.workflow_id = p_workflow_id
+  order by j.status in ('queued', 'retry_waiting'), j.job_id
+  for update;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif p_if_ended_before is not null and (v_workflow.status not in ('failed', 'partially_failed') or v_workflow.finished_at >= p_if_ended_before)
+    or v_workflow.status = 'succeeded'
+  then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   elsif v_workflow.status = 'cancelled' then
     return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', 'cancelled', 'cancelled', 0, 'requested', 0);
-  elsif v_workflow.status = 'succeeded' then
-    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them
   update job_queue j
-  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_why), updated_at = clock_timestamp()
-  where j.job_id = any (array(
-    select r.job_id from job_queue r where r.workflow_id = p_workflow_id and r.status in ('leased', 'in_progress') order by r.job_id for update))
-    and j.status in ('leased', 'in_progress');
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, p_why), updated_at = clock_timestamp()
+  where j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
   get diagnostics v_asked = row_count;
   with ended as (
     update job_queue j
-    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = v_why, updated_at = clock_timestamp()
-    where j.job_id = any (array(
-      select q.job_id from job_queue q where q.workflow_id = p_workflow_id and q.status in ('queued', 'retry_waiting') order by q.job_id for update))
-      and j.status in ('queued', 'retry_waiting')
+    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = p_why, updated_at = clock_timestamp()
+    where j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
     returning j.ordering_key, j.ordering_slot
   )
   select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
@@ -1137,12 +1166,25 @@ begin
     perform fn_job_promote(v_ended.keys);
   end if;
   update job_workflow w
-  set cancel_reason = v_why, status = case when v_asked = 0 then 'cancelled' else 'active' end,
-      finished_at = case when v_asked = 0 then clock_timestamp() end, updated_at = clock_timestamp()
+  set cancel_reason = p_why, status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp()
   where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_settle(array[p_workflow_id]);
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   perform pg_notify('queue_control', '') where v_asked > 0;
-  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', case when v_asked = 0 then 'cancelled' else 'active' end,
-    'cancelled', v_ended.jobs, 'requested', v_asked);
+  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', v_workflow.status, 'cancelled', v_ended.jobs, 'requested', v_asked);
+end
+$$;
+comment on function fn_job_workflow_stop(uuid, text, timestamptz) is 'Cancels a workflow, as fn_job_workflow_cancel says. Internal.';
+
+-- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
+create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
+  end if;
+  return fn_job_workflow_stop(p_workflow_id, left(p_actor || ': ' || p_reason, 2000));
 end
 $$;
 comment on function fn_job_workflow_cancel(uuid, text, text) is 'Cancels a workflow: {status, cancelled, requested}. Refused not_found or illegal_transition.';
@@ -1164,6 +1206,14 @@ declare
 begin
   if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_job_workflow_retry needs an actor and a reason' using errcode = '22023';
+  end if;
+  if not coalesce(p_dry_run, true) then
+    -- letters, then jobs, as a replay locks them: whoever retries or cancels it at the same time comes before or after, not between
+    perform from job_dead_letter d
+    where d.job_id in (select j.job_id from job_queue j where j.workflow_id = p_workflow_id) and d.replayed_at is null
+    order by d.dead_letter_id
+    for update;
+    perform from job_queue j where j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
   end if;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
@@ -1209,10 +1259,10 @@ begin
       v_new := fn_uuid_v7();
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-        max_attempts, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+        max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
       select v_new, j.job_kind, p_actor, j.executor, j.event_domain, j.safe_payload, j.source_ref, j.target_ref, j.payload_ref,
         fn_job_key(regexp_replace(j.idempotency_key, '~\d+$', '') || '~' || (coalesce(substring(j.idempotency_key from '~(\d+)$')::int, 1) + 1)),
-        j.ordering_key, j.priority, j.max_attempts, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
+        j.ordering_key, j.priority, j.max_attempts, j.policy, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
       from job_queue j where j.job_id = v_old;
       update job_queue j set workflow_id = null where j.job_id = v_old; -- its place is taken; parent_job_id leads back to it
       update job_dependency d set job_id = v_new, state = case when d.state = 'met' then d.state end where d.job_id = v_old;
@@ -1220,8 +1270,8 @@ begin
       update job_gate g set job_id = v_new, expires_at = clock_timestamp() + (g.expires_at - g.created_at), created_at = clock_timestamp() where g.job_id = v_old;
     end;
   end loop;
-  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = '-infinity' where w.workflow_id = p_workflow_id;
-  perform fn_job_workflow_refresh(1); -- the oldest look is this one's: counts what the new ones wait for, and frees them
+  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp() where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_mend(p_workflow_id); -- counts what the new ones wait for, and frees them
   return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
 exception when sqlstate 'RV001' then
   return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
@@ -1229,6 +1279,95 @@ end
 $$;
 comment on function fn_job_workflow_retry(uuid, text, text, boolean)
   is 'Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
+
+-- What is kept of workflows, and how long. One that succeeded or was cancelled is kept as long as its steps are: when the archive has no
+-- month left in which it could have ended, and none of its steps is anywhere any more, it goes, with its gates and with who
+-- approved what. Edges go with the last of the two steps that they join: `show` draws them until then. One that failed is kept, its
+-- steps too, until it is retried or cancelled; queue.retention.failed_workflow_days (no row, or 0: never) cancels it for good so
+-- long after its end. At most p_limit workflows of each sort, and 50 times as many edges; `more` says that there are others.
+-- What somebody has locked is left for the next time. Dry run unless told otherwise; null does as the gate
+-- queue.archive.enabled says. Called by the archiver of `reveille run`, by `tick`, by operators. (Trap 17.)
+create or replace function fn_job_workflow_retention(p_limit int default 100, p_dry_run boolean default true, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_days numeric := nullif(fn_config_number('queue.retention.failed_workflow_days', null), 0);
+  v_before timestamptz := coalesce(p_now, clock_timestamp()) - make_interval(secs => (v_days * 86400)::double precision);
+  v_kept_from timestamptz;
+  v_failed uuid[];
+  v_over uuid[];
+  v_edges tid[];
+  v_workflow uuid;
+  v_cancelled int := 0;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_workflow_retention: p_limit must be at least 1' using errcode = '22023';
+  elsif not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_failed := array(
+    select w.workflow_id from job_workflow w
+    where w.status in ('failed', 'partially_failed') and w.finished_at < v_before
+    order by w.finished_at
+    limit p_limit);
+  if not v_dry then
+    foreach v_workflow in array v_failed loop -- judged anew once its steps are locked
+      v_cancelled := v_cancelled + (fn_job_workflow_stop(v_workflow, format('retention: nobody decided about it within %s days', v_days), v_before)
+        ->> 'refused' = 'false')::int;
+    end loop;
+  end if;
+  select to_timestamp(min(right(c.relname, 7)), 'YYYY_MM')::timestamp at time zone 'UTC' into v_kept_from
+  from pg_class a
+  join pg_inherits i on i.inhparent = a.oid
+  join pg_class c on c.oid = i.inhrelid
+  where a.relname = 'job_archive' and a.relnamespace = quote_ident(current_schema())::regnamespace and c.relname ~ '^job_archive_\d{4}_\d{2}$';
+  if v_dry then
+    v_over := array(
+      select w.workflow_id from job_workflow w
+      where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
+        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
+      order by w.finished_at
+      limit p_limit);
+    v_edges := array(
+      select d.ctid from job_dependency d
+      where d.needs_job_id < fn_uuid_v7_floor(v_kept_from)
+        and not exists (select from job_queue j where j.job_id in (d.needs_job_id, d.job_id))
+        and not exists (select from job_archive a where a.job_id in (d.needs_job_id, d.job_id))
+      order by d.needs_job_id, d.job_id
+      limit p_limit * 50);
+  else
+    v_over := array(
+      select w.workflow_id from job_workflow w
+      where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
+        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
+      order by w.finished_at
+      limit p_limit
+      for update of w skip locked);
+    v_edges := array(
+      select d.ctid from job_dependency d
+      where d.needs_job_id < fn_uuid_v7_floor(v_kept_from)
+        and not exists (select from job_queue j where j.job_id in (d.needs_job_id, d.job_id))
+        and not exists (select from job_archive a where a.job_id in (d.needs_job_id, d.job_id))
+      order by d.needs_job_id, d.job_id
+      limit p_limit * 50
+      for update of d skip locked);
+    delete from job_dependency d where d.ctid = any (v_edges);
+    delete from job_approval a where a.workflow_id = any (v_over);
+    delete from job_gate g where g.workflow_id = any (v_over);
+    delete from job_workflow w where w.workflow_id = any (v_over);
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', v_dry, 'kept_from', v_kept_from, 'failed', cardinality(v_failed), 'cancelled', v_cancelled,
+    'found', cardinality(v_over), 'pruned', case when v_dry then 0 else cardinality(v_over) end, 'edges', cardinality(v_edges),
+    'more', p_limit in (cardinality(v_failed), cardinality(v_over)) or cardinality(v_edges) = p_limit * 50);
+end
+$$;
+comment on function fn_job_workflow_retention(int, boolean, timestamptz)
+  is 'Removes workflows whose steps have left the archive, cancels those that failed long ago: {dry_run, kept_from, failed, cancelled, found, pruned, edges, more}. Refused archive_disabled.';
 
 -- The steps of a workflow with their states and needs, also those that have left for the archive. Called by `reveille workflows show`.
 create or replace function fn_job_workflow_steps(p_workflow_id uuid)
@@ -1299,10 +1438,14 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
   end loop;
-  revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
-  call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
-  foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb)', 'fn_mot_policy(jsonb)', 'fn_mot_emit_refused(mot_template, text[])', 'fn_mot_template_lock(text)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
+  foreach v_function in array array['fn_job_workflow_refresh(int, timestamptz)', 'fn_job_workflow_retention(int, boolean, timestamptz)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
+  end loop;
+  foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb)', 'fn_mot_policy(jsonb)', 'fn_mot_emit_refused(mot_template, text[])',
+    'fn_mot_template_lock(text)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
+    'fn_job_workflow_mend(uuid, timestamptz)', 'fn_job_workflow_stop(uuid, text, timestamptz)',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;

@@ -50,4 +50,11 @@ create table job_approval (
   expires_at timestamptz
 );
 create index job_approval_job_idx on job_approval (job_id);
+create index job_approval_workflow_idx on job_approval (workflow_id);
 comment on table job_approval is 'Approvals and rejections, with who and why.';
+
+-- What has ended, oldest first: what may go, and what nobody has decided about. A workflow stands in one of them.
+create index job_workflow_over_idx on job_workflow (finished_at) where status in ('succeeded', 'cancelled');
+create index job_workflow_failed_idx on job_workflow (finished_at) where status in ('failed', 'partially_failed');
+-- The steps of a workflow that have left. Months made later have it, too.
+create index job_archive_workflow_idx on job_archive (workflow_id) where workflow_id is not null;

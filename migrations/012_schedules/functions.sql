@@ -349,7 +349,8 @@ end
 $$;
 comment on function fn_maintenance_stale_check(jsonb) is 'Handler: notices and announces silences and their ends, unless queue.heartbeat.enabled says no.';
 
--- Up to 20 steps of 1000 looked at, so that what still waits does not hide what is over; ends when one has moved something.
+-- Up to 20 steps of 1000 looked at, so that what still waits does not hide what is over; ends when one has moved something. Then a batch of
+-- workflows that have had their time.
 create or replace function fn_maintenance_archive(p_job jsonb) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
@@ -364,7 +365,7 @@ begin
     v_after := (v_answer ->> 'next')::uuid;
     exit when v_after is null or (v_answer ->> 'archived')::int > 0 or v_answer ->> 'busy' = 'true';
   end loop;
-  return v_answer || jsonb_build_object('found', v_found, 'job_id', p_job -> 'job_id');
+  return v_answer || jsonb_build_object('found', v_found, 'workflows', fn_job_workflow_retention(p_dry_run => null), 'job_id', p_job -> 'job_id');
 end
 $$;
 comment on function fn_maintenance_archive(jsonb) is 'Handler: moves finished jobs to the archive, or counts them while queue.archive.enabled is closed.';

@@ -1,4 +1,4 @@
-//! The archiver: moves finished jobs from the hot table to `job_archive`.
+//! The archiver: moves finished jobs from the hot table to `job_archive`, and removes workflows whose jobs have left that, too.
 //!
 //! Settings: `[maintenance] archive_interval`; in the database `queue.archive.after_seconds` (3600), how long a job stays
 //! after its end. A round is batches with short pauses, so that nobody waits for it; of any number of sidecars one
@@ -24,6 +24,9 @@ use crate::store;
 
 /// Jobs that a statement looks at.
 const BATCH: i32 = 1000;
+
+/// Workflows that a statement removes or cancels; a cancellation may take thousands of jobs.
+const WORKFLOWS: i32 = 20;
 
 /// Between two statements that moved something.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -52,6 +55,10 @@ pub struct Archived {
     pub found: u64,
     /// Of these, how many have left; somebody had the others locked.
     pub archived: u64,
+    /// Workflows removed, because none of their jobs is kept any more.
+    pub workflows_pruned: u64,
+    /// Workflows that had failed for longer than `queue.retention.failed_workflow_days`, and are cancelled now.
+    pub workflows_cancelled: u64,
     /// The gate lets it only look: nothing was changed.
     pub dry_run: bool,
 }
@@ -113,12 +120,31 @@ impl Archiver {
         let begun = Instant::now();
         let again = self.walk(if is_whole { None } else { place.again }, archived).await?;
         *place = Place { again, walked: if is_whole { Some(begun) } else { place.walked } };
-        Ok(())
+        self.retain(archived).await
     }
 
-    /// One round over all old jobs; counted batch by batch, for who cuts it off.
+    /// One round over all old jobs and workflows; counted batch by batch, for who cuts it off.
     pub async fn run_once(&self, archived: &mut Archived) -> Result<()> {
-        self.walk(None, archived).await.map(drop)
+        self.walk(None, archived).await?;
+        self.retain(archived).await
+    }
+
+    /// Batches until there are no more workflows that have had their time.
+    async fn retain(&self, archived: &mut Archived) -> Result<()> {
+        loop {
+            let client = self.server.take(&self.pool).await?;
+            let retain = store::archive::retain(&client, WORKFLOWS);
+            let outcome = self.server.in_time(1, "pruning workflows", retain).await;
+            let answer = hand_back(client, outcome)?.done("pruning workflows")?;
+            let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
+            let is = |key: &str| answer.get(key).and_then(Value::as_bool).unwrap_or(false);
+            archived.workflows_pruned += count("pruned");
+            archived.workflows_cancelled += count("cancelled");
+            if is("dry_run") || !is("more") {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// Batches until there are no more old jobs, or another sidecar archives; where the next round may begin.
@@ -151,9 +177,21 @@ impl Archiver {
 
 /// What left is said each time; that something only would, once.
 fn tell(archived: Archived, told: &mut bool) {
-    let Archived { found, archived, dry_run } = archived;
+    let Archived { found, archived, workflows_pruned, workflows_cancelled, dry_run } = archived;
     if archived > 0 {
         tracing::info!(jobs.archived = archived, "{archived} finished jobs left for the archive");
+    }
+    if workflows_pruned > 0 {
+        tracing::info!(
+            workflows.pruned = workflows_pruned,
+            "{workflows_pruned} workflows went, as their jobs had"
+        );
+    }
+    if workflows_cancelled > 0 {
+        tracing::warn!(
+            workflows.cancelled = workflows_cancelled,
+            "{workflows_cancelled} workflows are cancelled: they had failed longer ago than queue.retention.failed_workflow_days"
+        );
     }
     if dry_run && found > 0 && !*told {
         tracing::info!(

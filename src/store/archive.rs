@@ -13,3 +13,11 @@ pub async fn archive(client: &impl GenericClient, limit: i32, after: Option<Uuid
     let answer = row(client, "archiving finished jobs", SQL, &[&limit, &after]).await?;
     Ok(Answer::from_json(get(&answer, "answer")?))
 }
+
+/// Removes at most `limit` workflows whose steps have left the archive, and cancels as many that failed long ago; or only counts
+/// them, as the gate says.
+pub async fn retain(client: &impl GenericClient, limit: i32) -> Result<Answer> {
+    const SQL: &str = "select fn_job_workflow_retention(p_limit => $1, p_dry_run => null) as answer";
+    let answer = row(client, "pruning workflows", SQL, &[&limit]).await?;
+    Ok(Answer::from_json(get(&answer, "answer")?))
+}

@@ -295,6 +295,7 @@ table job_approval
   job_approval_decision_check CHECK ((decision = ANY (ARRAY['approved'::text, 'rejected'::text])))
   job_approval_pkey PRIMARY KEY (approval_id)
   CREATE INDEX job_approval_job_idx ON job_approval USING btree (job_id)
+  CREATE INDEX job_approval_workflow_idx ON job_approval USING btree (workflow_id)
   -- table: Approvals and rejections, with who and why.
 
 table job_archive
@@ -340,6 +341,7 @@ table job_archive
   archived_at timestamp with time zone not null default clock_timestamp()
   job_archive_pkey PRIMARY KEY (job_id, finished_at)
   CREATE INDEX job_archive_event_idx ON ONLY job_archive USING btree (causation_event_id) WHERE (causation_event_id IS NOT NULL)
+  CREATE INDEX job_archive_workflow_idx ON ONLY job_archive USING btree (workflow_id) WHERE (workflow_id IS NOT NULL)
   -- table: Jobs that have left job_queue, by the month (UTC) in which they ended. fn_job_archive makes the partitions; there is no default one.
   -- history: How each lease ended: the rows of job_attempt, oldest first, and the success that stood on the job's own row.
 
@@ -646,6 +648,8 @@ table job_workflow with (fillfactor=80)
   job_workflow_pkey PRIMARY KEY (workflow_id)
   job_workflow_status_check CHECK ((status = ANY (ARRAY['active'::text, 'succeeded'::text, 'failed'::text, 'partially_failed'::text, 'cancelled'::text])))
   CREATE INDEX job_workflow_active_idx ON job_workflow USING btree (updated_at) WHERE (status = 'active'::text)
+  CREATE INDEX job_workflow_failed_idx ON job_workflow USING btree (finished_at) WHERE (status = ANY (ARRAY['failed'::text, 'partially_failed'::text]))
+  CREATE INDEX job_workflow_over_idx ON job_workflow USING btree (finished_at) WHERE (status = ANY (ARRAY['succeeded'::text, 'cancelled'::text]))
   -- table: One run of a template; its jobs are the rows of job_queue with its workflow_id.
   -- correlation_id: A second emit of the same template with the same one answers the first workflow.
   -- outcome: How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.
@@ -4185,9 +4189,10 @@ CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
  SET jit TO 'off'
 AS $function$
 declare
-  v_gates uuid[];
+  v_gate record;
+  v_met int := 0;
 begin
-  with found as (
+  for v_gate in
     select distinct on (g.job_id) g.job_id, e.id
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
@@ -4196,14 +4201,15 @@ begin
       and (g.filter is null or jsonb_path_exists(
         jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
     order by g.job_id, e.created_at, e.id
-  ),
-  met as (
-    update job_gate g set event_id = f.id from found f where g.job_id = f.job_id and g.event_id is null
-    returning g.job_id
-  )
-  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
-  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  return coalesce(cardinality(v_gates), 0);
+  loop
+    update job_queue j set updated_at = clock_timestamp() where j.job_id = v_gate.job_id;
+    update job_gate g set event_id = v_gate.id where g.job_id = v_gate.job_id and g.event_id is null;
+    if found then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+      v_met := v_met + 1;
+    end if;
+  end loop;
+  return v_met;
 end
 $function$
 
@@ -4363,23 +4369,27 @@ CREATE OR REPLACE FUNCTION fn_job_lane_verdict(p_executor text, p_job_kind text,
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
+  v_is_start boolean := p_job_kind like 'workflow:%'; -- dispatch or the next refresh takes it, no executor: fn_mot_start
   v_pause text;
   v_limit text;
   v_used bigint;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return 'job_substrate_disabled';
-  elsif not fn_gate_is_open('queue.worker.enabled') then
+  elsif not v_is_start and not fn_gate_is_open('queue.worker.enabled') then
     return 'worker_disabled';
   end if;
   select 'paused: ' || case p.scope when 'all' then 'all' else p.scope || ' ' || p.name end into v_pause
   from queue_pause p
   where p.resumed_at is null and (
     p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
-    or (p.scope = 'consumer' and p.name = p_consumer_key) or (p.scope = 'executor' and p.name = p_executor))
+    or (p.scope = 'consumer' and p.name = p_consumer_key) or (not v_is_start and p.scope = 'executor' and p.name = p_executor))
   order by p.pause_id limit 1;
   if found then
     return v_pause;
+  end if;
+  if v_is_start then
+    return null;
   end if;
   if not exists (select from fn_executors_live(p_executor)) then
     return 'no_live_executor';
@@ -5744,52 +5754,73 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_cancel(p_workflow_id uuid, p_actor te
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
- SET plan_cache_mode TO 'force_generic_plan'
- SET enable_seqscan TO 'off'
 AS $function$
-declare
-  v_workflow job_workflow;
-  v_why text := left(p_actor || ': ' || p_reason, 2000);
-  v_asked int;
-  v_ended record;
 begin
   if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
   end if;
-  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
-  if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
-  elsif v_workflow.status = 'cancelled' then
-    return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', 'cancelled', 'cancelled', 0, 'requested', 0);
-  elsif v_workflow.status = 'succeeded' then
-    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
-  end if;
-  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them
-  update job_queue j
-  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, v_why), updated_at = clock_timestamp()
-  where j.job_id = any (array(
-    select r.job_id from job_queue r where r.workflow_id = p_workflow_id and r.status in ('leased', 'in_progress') order by r.job_id for update))
-    and j.status in ('leased', 'in_progress');
-  get diagnostics v_asked = row_count;
-  with ended as (
-    update job_queue j
-    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = v_why, updated_at = clock_timestamp()
-    where j.job_id = any (array(
-      select q.job_id from job_queue q where q.workflow_id = p_workflow_id and q.status in ('queued', 'retry_waiting') order by q.job_id for update))
-      and j.status in ('queued', 'retry_waiting')
-    returning j.ordering_key, j.ordering_slot
+  return fn_job_workflow_stop(p_workflow_id, left(p_actor || ': ' || p_reason, 2000));
+end
+$function$
+
+-- Repairs and ends one active workflow: {repaired, expired, finished}. Internal.
+CREATE OR REPLACE FUNCTION fn_job_workflow_mend(p_workflow_id uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_repaired int := 0;
+  v_expired int := 0;
+  v_count int;
+  v_job record;
+begin
+  for v_job in
+    select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
+    where g.workflow_id = p_workflow_id and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
+  loop
+    v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
+      else 'the event did not come in time' end)::int;
+  end loop;
+  for v_job in
+    select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
+      when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
+    from job_queue j
+    where j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+      and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
+  loop
+    perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
+    v_repaired := v_repaired + 1;
+  end loop;
+  with counted as (
+    select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
+      + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
+    from job_queue j
+    where j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
+      or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
   )
-  select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
-  if v_ended.keys is not null then
-    perform fn_job_promote(v_ended.keys);
+  update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
+  from counted c
+  where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
+  get diagnostics v_count = row_count;
+  if v_count > 0 then
+    v_repaired := v_repaired + v_count;
+    perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
+    from job_queue j where j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    group by j.executor;
   end if;
-  update job_workflow w
-  set cancel_reason = v_why, status = case when v_asked = 0 then 'cancelled' else 'active' end,
-      finished_at = case when v_asked = 0 then clock_timestamp() end, updated_at = clock_timestamp()
-  where w.workflow_id = p_workflow_id;
-  perform pg_notify('queue_control', '') where v_asked > 0;
-  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', case when v_asked = 0 then 'cancelled' else 'active' end,
-    'cancelled', v_ended.jobs, 'requested', v_asked);
+  perform fn_job_gate_pass(g.job_id, 'success', 'event')
+  from job_gate g join job_queue j on j.job_id = g.job_id
+  where g.workflow_id = p_workflow_id and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
+  perform fn_job_workflow_settle(array[p_workflow_id]);
+  update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = p_workflow_id and w.status = 'active';
+  return jsonb_build_object('repaired', v_repaired, 'expired', v_expired, 'finished', (not found)::int);
 end
 $function$
 
@@ -5801,20 +5832,15 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, 
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
- SET enable_hashjoin TO 'off'
- SET enable_mergejoin TO 'off'
- SET jit TO 'off'
 AS $function$
 declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_workflow uuid;
   v_started int;
+  v_answer jsonb;
   v_checked int := 0;
   v_repaired int := 0;
   v_expired int := 0;
   v_finished int := 0;
-  v_count int;
-  v_job record;
 begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
@@ -5823,49 +5849,102 @@ begin
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
+    v_answer := fn_job_workflow_mend(v_workflow, p_now);
     v_checked := v_checked + 1;
-    for v_job in
-      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-    loop
-      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-        else 'the event did not come in time' end)::int;
-    end loop;
-    for v_job in
-      select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
-        when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
-      from job_queue j
-      where j.workflow_id = v_workflow and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
-        and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
-    loop
-      perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
-      v_repaired := v_repaired + 1;
-    end loop;
-    with counted as (
-      select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
-        + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
-      from job_queue j
-      where j.workflow_id = v_workflow and j.status = 'queued' and (j.blocked_by > 0
-        or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
-    )
-    update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
-    from counted c
-    where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
-    get diagnostics v_count = row_count;
-    if v_count > 0 then
-      v_repaired := v_repaired + v_count;
-      perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
-      from job_queue j where j.workflow_id = v_workflow and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
-      group by j.executor;
-    end if;
-    perform fn_job_gate_pass(g.job_id, 'success', 'event')
-    from job_gate g join job_queue j on j.job_id = g.job_id
-    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
-    perform fn_job_workflow_settle(array[v_workflow]);
-    update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
-    v_finished := v_finished + (not found)::int;
+    v_repaired := v_repaired + (v_answer ->> 'repaired')::int;
+    v_expired := v_expired + (v_answer ->> 'expired')::int;
+    v_finished := v_finished + (v_answer ->> 'finished')::int;
   end loop;
   return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+end
+$function$
+
+-- Removes workflows whose steps have left the archive, cancels those that failed long ago: {dry_run, kept_from, failed, cancelled, found, pruned, edges, more}. Refused archive_disabled.
+CREATE OR REPLACE FUNCTION fn_job_workflow_retention(p_limit integer DEFAULT 100, p_dry_run boolean DEFAULT true, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_days numeric := nullif(fn_config_number('queue.retention.failed_workflow_days', null), 0);
+  v_before timestamptz := coalesce(p_now, clock_timestamp()) - make_interval(secs => (v_days * 86400)::double precision);
+  v_kept_from timestamptz;
+  v_failed uuid[];
+  v_over uuid[];
+  v_edges tid[];
+  v_workflow uuid;
+  v_cancelled int := 0;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_workflow_retention: p_limit must be at least 1' using errcode = '22023';
+  elsif not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_failed := array(
+    select w.workflow_id from job_workflow w
+    where w.status in ('failed', 'partially_failed') and w.finished_at < v_before
+    order by w.finished_at
+    limit p_limit);
+  if not v_dry then
+    foreach v_workflow in array v_failed loop -- judged anew once its steps are locked
+      v_cancelled := v_cancelled + (fn_job_workflow_stop(v_workflow, format('retention: nobody decided about it within %s days', v_days), v_before)
+        ->> 'refused' = 'false')::int;
+    end loop;
+  end if;
+  select to_timestamp(min(right(c.relname, 7)), 'YYYY_MM')::timestamp at time zone 'UTC' into v_kept_from
+  from pg_class a
+  join pg_inherits i on i.inhparent = a.oid
+  join pg_class c on c.oid = i.inhrelid
+  where a.relname = 'job_archive' and a.relnamespace = quote_ident(current_schema())::regnamespace and c.relname ~ '^job_archive_\d{4}_\d{2}$';
+  if v_dry then
+    v_over := array(
+      select w.workflow_id from job_workflow w
+      where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
+        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
+      order by w.finished_at
+      limit p_limit);
+    v_edges := array(
+      select d.ctid from job_dependency d
+      where d.needs_job_id < fn_uuid_v7_floor(v_kept_from)
+        and not exists (select from job_queue j where j.job_id in (d.needs_job_id, d.job_id))
+        and not exists (select from job_archive a where a.job_id in (d.needs_job_id, d.job_id))
+      order by d.needs_job_id, d.job_id
+      limit p_limit * 50);
+  else
+    v_over := array(
+      select w.workflow_id from job_workflow w
+      where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
+        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
+      order by w.finished_at
+      limit p_limit
+      for update of w skip locked);
+    v_edges := array(
+      select d.ctid from job_dependency d
+      where d.needs_job_id < fn_uuid_v7_floor(v_kept_from)
+        and not exists (select from job_queue j where j.job_id in (d.needs_job_id, d.job_id))
+        and not exists (select from job_archive a where a.job_id in (d.needs_job_id, d.job_id))
+      order by d.needs_job_id, d.job_id
+      limit p_limit * 50
+      for update of d skip locked);
+    delete from job_dependency d where d.ctid = any (v_edges);
+    delete from job_approval a where a.workflow_id = any (v_over);
+    delete from job_gate g where g.workflow_id = any (v_over);
+    delete from job_workflow w where w.workflow_id = any (v_over);
+  end if;
+  return jsonb_build_object('refused', false, 'dry_run', v_dry, 'kept_from', v_kept_from, 'failed', cardinality(v_failed), 'cancelled', v_cancelled,
+    'found', cardinality(v_over), 'pruned', case when v_dry then 0 else cardinality(v_over) end, 'edges', cardinality(v_edges),
+    'more', p_limit in (cardinality(v_failed), cardinality(v_over)) or cardinality(v_edges) = p_limit * 50);
 end
 $function$
 
@@ -5888,6 +5967,14 @@ declare
 begin
   if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_job_workflow_retry needs an actor and a reason' using errcode = '22023';
+  end if;
+  if not coalesce(p_dry_run, true) then
+    -- letters, then jobs, as a replay locks them: whoever retries or cancels it at the same time comes before or after, not between
+    perform from job_dead_letter d
+    where d.job_id in (select j.job_id from job_queue j where j.workflow_id = p_workflow_id) and d.replayed_at is null
+    order by d.dead_letter_id
+    for update;
+    perform from job_queue j where j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
   end if;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
@@ -5933,10 +6020,10 @@ begin
       v_new := fn_uuid_v7();
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-        max_attempts, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+        max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
       select v_new, j.job_kind, p_actor, j.executor, j.event_domain, j.safe_payload, j.source_ref, j.target_ref, j.payload_ref,
         fn_job_key(regexp_replace(j.idempotency_key, '~\d+$', '') || '~' || (coalesce(substring(j.idempotency_key from '~(\d+)$')::int, 1) + 1)),
-        j.ordering_key, j.priority, j.max_attempts, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
+        j.ordering_key, j.priority, j.max_attempts, j.policy, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
       from job_queue j where j.job_id = v_old;
       update job_queue j set workflow_id = null where j.job_id = v_old; -- its place is taken; parent_job_id leads back to it
       update job_dependency d set job_id = v_new, state = case when d.state = 'met' then d.state end where d.job_id = v_old;
@@ -5944,8 +6031,8 @@ begin
       update job_gate g set job_id = v_new, expires_at = clock_timestamp() + (g.expires_at - g.created_at), created_at = clock_timestamp() where g.job_id = v_old;
     end;
   end loop;
-  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = '-infinity' where w.workflow_id = p_workflow_id;
-  perform fn_job_workflow_refresh(1); -- the oldest look is this one's: counts what the new ones wait for, and frees them
+  update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp() where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_mend(p_workflow_id); -- counts what the new ones wait for, and frees them
   return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
 exception when sqlstate 'RV001' then
   return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
@@ -5964,10 +6051,12 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_settle(p_workflow_ids uuid[])
  SET jit TO 'off'
 AS $function$
 declare
-  v_still uuid[] := array(
-    select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
-    where not exists ( -- free and not begun: it will end later, and settle then
-      select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  v_still uuid[] := case
+    when current_setting('transaction_isolation') in ('repeatable read', 'serializable') then p_workflow_ids -- what looks free may have ended since
+    else array(
+      select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
+      where not exists ( -- free and not begun: it will end later, and settle then
+        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin
@@ -6009,6 +6098,10 @@ begin
     where s.moving = 0) c
   where w.workflow_id = c.workflow_id and w.workflow_id = any (v_locked);
   get diagnostics v_ended = row_count;
+  if v_ended < cardinality(v_locked) then
+    -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
+    update job_workflow w set jobs = w.jobs where w.workflow_id = any (v_locked) and w.status = 'active';
+  end if;
   return v_ended;
 end
 $function$
@@ -6074,6 +6167,59 @@ BEGIN ATOMIC
       LEFT JOIN job_gate g ON ((g.job_id = j.job_id)))
    ORDER BY j.job_id;
 END
+
+-- Cancels a workflow, as fn_job_workflow_cancel says. Internal.
+CREATE OR REPLACE FUNCTION fn_job_workflow_stop(p_workflow_id uuid, p_why text, p_if_ended_before timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_workflow job_workflow;
+  v_asked int;
+  v_ended record;
+begin
+  -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
+  -- nobody begins, ends or retries one until this is over
+  perform from job_queue j
+  where j.workflow_id = p_workflow_id
+  order by j.status in ('queued', 'retry_waiting'), j.job_id
+  for update;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
+  elsif p_if_ended_before is not null and (v_workflow.status not in ('failed', 'partially_failed') or v_workflow.finished_at >= p_if_ended_before)
+    or v_workflow.status = 'succeeded'
+  then
+    return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
+  elsif v_workflow.status = 'cancelled' then
+    return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', 'cancelled', 'cancelled', 0, 'requested', 0);
+  end if;
+  update job_queue j
+  set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, p_why), updated_at = clock_timestamp()
+  where j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
+  get diagnostics v_asked = row_count;
+  with ended as (
+    update job_queue j
+    set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = p_why, updated_at = clock_timestamp()
+    where j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
+    returning j.ordering_key, j.ordering_slot
+  )
+  select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
+  if v_ended.keys is not null then
+    perform fn_job_promote(v_ended.keys);
+  end if;
+  update job_workflow w
+  set cancel_reason = p_why, status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp()
+  where w.workflow_id = p_workflow_id;
+  perform fn_job_workflow_settle(array[p_workflow_id]);
+  select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
+  perform pg_notify('queue_control', '') where v_asked > 0;
+  return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', v_workflow.status, 'cancelled', v_ended.jobs, 'requested', v_asked);
+end
+$function$
 
 -- What is wrong with a value by a schema; empty when nothing is.
 CREATE OR REPLACE FUNCTION fn_json_schema_errors(p_schema jsonb, p_value jsonb, p_at text DEFAULT 'params'::text)
@@ -6253,7 +6399,7 @@ begin
     v_after := (v_answer ->> 'next')::uuid;
     exit when v_after is null or (v_answer ->> 'archived')::int > 0 or v_answer ->> 'busy' = 'true';
   end loop;
-  return v_answer || jsonb_build_object('found', v_found, 'job_id', p_job -> 'job_id');
+  return v_answer || jsonb_build_object('found', v_found, 'workflows', fn_job_workflow_retention(p_dry_run => null), 'job_id', p_job -> 'job_id');
 end
 $function$
 
@@ -9071,6 +9217,10 @@ grant EXECUTE on function fn_job_workflow_cancel(uuid,text,text) to reveille_ope
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_retention(integer,boolean,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_workflow_retention(integer,boolean,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_job_workflow_retry(uuid,text,text,boolean) to reveille_operator
 

@@ -181,4 +181,5 @@ async fn the_commands_of_the_page_on_workflows_end_in_an_active_workflow() {
     let found = client.query_one("select status, jobs, correlation_id from job_workflow", &[]).await.unwrap();
     let found: (&str, i32, &str) = (found.get(0), found.get(1), found.get(2));
     assert_eq!(found, ("active", 5, "report:7"));
+    client.batch_execute(&block("sql")).await.unwrap();
 }

@@ -65,6 +65,26 @@ async fn a_step_that_rests_as_failed_and_a_gate_that_was_rejected_are_asked_agai
 }
 
 #[tokio::test]
+async fn a_retry_frees_its_own_steps_whoever_else_waits_to_be_looked_after() {
+    let stage = with_replay().await;
+    stage.put("t", json!([node("a")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let job = stage.claim("one", 1).await.remove(0);
+    stage.value("select fn_job_fail_permanent($1, $2, 'no', false)", &[&job.id, &job.token]).await;
+    // others that nobody has looked after for longer than anybody can say
+    for _ in 0..3 {
+        stage.emit("t", json!({})).await;
+    }
+    let longest = "update job_workflow set updated_at = '-infinity' where status = 'active'";
+    stage.client.batch_execute(longest).await.unwrap();
+    stage.value("select fn_job_workflow_retry($1, 'test', 'mended', false)", &[&id]).await;
+    let mut ran = stage.run(&[]).await;
+    ran.sort();
+    assert_eq!(ran, ["a", "a", "a", "a~2"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
 async fn a_replayed_dead_letter_sets_its_workflow_going_again() {
     let stage = with_replay().await;
     stage.put("t", json!([node("a"), node("b")]), json!([edge("a", "b")])).await;

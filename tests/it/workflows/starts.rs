@@ -70,3 +70,25 @@ async fn a_job_that_asks_for_a_workflow_is_started_by_the_refresh_and_waits_whil
     assert_eq!(stage.value("select fn_job_workflow_refresh()", &[]).await["started"], 1);
     assert_eq!(stage.run(&[]).await, ["a"]);
 }
+
+/// The refresh comes once a minute, and a minute is the patience of whoever warns.
+#[tokio::test]
+async fn a_job_that_asks_for_a_workflow_is_no_backlog_that_nobody_may_claim() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a")]), json!([])).await;
+    let late = "select fn_job_enqueue('workflow:t', 'test', p_executor => e) from unnest(array['Agent', 'PG_worker']) e;
+        insert into job_queue (job_kind, actor, executor, idempotency_key) values ('mail.send', 'test', 'Agent', '1');
+        update job_queue set scheduled_at = clock_timestamp() - interval '70 seconds'";
+    stage.client.batch_execute(late).await.unwrap();
+    let unclaimed = "select jsonb_object_agg(executor || ' ' || job_kind, reason) from v_job_queue_backlog";
+    assert_eq!(
+        stage.value(unclaimed, &[]).await,
+        json!({"Agent workflow:t": null, "PG_worker workflow:t": null, "Agent mail.send": "no_live_executor"})
+    );
+    stage.value("select fn_pause('job_kind', 'workflow:t', 'test', 'test')", &[]).await;
+    assert_eq!(
+        stage.value(unclaimed, &[]).await["Agent workflow:t"],
+        "paused: job_kind workflow:t",
+        "what holds up the dispatcher, too, is told"
+    );
+}
