@@ -1630,7 +1630,7 @@ declare
 begin
   if p_result_refs is null and p_lease_tokens[1] = all (p_lease_tokens) and cardinality(p_lease_tokens) = cardinality(p_job_ids) then
     select j.lease_owner,
-      not exists ( -- as fn_lease_is_ours
+      j.workflow_id is null and not exists ( -- as fn_lease_is_ours
         select from queue_heartbeat h
         where h.executor_name = j.lease_owner and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
       and not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') as is_plain

@@ -237,9 +237,9 @@ create table job_workflow (
 ) with (fillfactor = 80);
 create index job_workflow_active_idx on job_workflow (updated_at) where status = 'active';
 comment on table job_workflow is 'One run of a template; its jobs are the rows of job_queue with its workflow_id.';
+comment on column job_workflow.workflow_id is 'Its last 32 bits are 0; its jobs are numbered on from it in theirs, so that their own key finds them.';
 comment on column job_workflow.correlation_id is 'A second emit of the same template with the same one answers the first workflow.';
 comment on column job_workflow.outcome is 'How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.';
-create index job_queue_workflow_idx on job_queue (workflow_id) where workflow_id is not null;
 
 -- What a node waits for that is no job of an executor: somebody''s approval, or a fact.
 create table job_gate (

@@ -604,8 +604,7 @@ as $$
 declare
   v_template mot_template := fn_mot_template_of(p_template_id);
   v_params jsonb := coalesce(p_template_params, '{}');
-  v_workflow_id uuid := fn_uuid_v7();
-  v_first uuid := fn_uuid_v7();
+  v_workflow_id uuid := fn_uuid_v7_nth(fn_uuid_v7(), 0); -- its jobs are numbered on from it: they are found by the key
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
@@ -672,7 +671,7 @@ begin
       job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
       scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
     select
-      fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
+      fn_uuid_v7_nth(v_workflow_id, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
       coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
       s.step ->> 'event_domain', coalesce(fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'), '{}'),
       fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
@@ -685,10 +684,10 @@ begin
     from unnest(v_parts.steps) with ordinality s (step, n)
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
-    select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
+    select fn_uuid_v7_nth(v_workflow_id, (d ->> 'to')::int), fn_uuid_v7_nth(v_workflow_id, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
-    select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
+    select fn_uuid_v7_nth(v_workflow_id, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
       nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
     where s.step ->> 'type' in ('approval', 'event');
@@ -701,7 +700,7 @@ begin
   from (
     select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
     from job_queue j
-    where j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    where j.job_id between v_workflow_id and fn_uuid_v7_nth(v_workflow_id, -1) and j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by 1) w;
   return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id,
     'status', case cardinality(v_parts.steps) when 0 then 'succeeded' else 'active' end, 'jobs', cardinality(v_parts.steps),
@@ -726,6 +725,7 @@ declare
   v_met uuid[];
   v_skipped uuid[];
   v_gates uuid[];
+  v_moving uuid[]; -- workflows that go on, and need not be looked at
   v_free record;
 begin
   loop
@@ -748,11 +748,13 @@ begin
         set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp()
         from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
         where j.job_id = m.job_id and j.status = 'queued'
-        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at
+        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at, j.workflow_id
       )
       select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
+        array_agg(f.workflow_id) filter (where f.blocked_by = 0) as moving,
         jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
       into v_free from freed f;
+      v_moving := v_moving || v_free.moving;
       if v_free.ready is not null then
         perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
         from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
@@ -776,7 +778,8 @@ begin
     v_outcome := 'skipped';
   end loop;
   perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  perform fn_job_workflow_settle(array(select distinct j.workflow_id from job_queue j where j.job_id = any (v_all) order by 1));
+  perform fn_job_workflow_settle(array(
+    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1));
 end
 $$;
 comment on function fn_job_unblock(uuid[], text) is 'Frees or skips what needs jobs that have ended. Internal.';
@@ -794,7 +797,7 @@ declare
     else array(
       select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
       where not exists ( -- free and not begun: it will end later, and settle then
-        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
+        select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin
@@ -815,7 +818,7 @@ begin
       when s.bad = 0 then 'succeeded'
       when exists ( -- an end of the graph was reached
         select from job_queue j
-        where j.workflow_id = s.workflow_id and j.status = 'succeeded'
+        where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id and j.status = 'succeeded'
           and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
       else 'failed' end as status
     from (
@@ -830,7 +833,7 @@ begin
           'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
           'blocked', count(*) filter (where j.status = 'queued')) as outcome
       from job_workflow x
-      join job_queue j on j.workflow_id = x.workflow_id
+      join job_queue j on j.job_id between x.workflow_id and fn_uuid_v7_nth(x.workflow_id, -1) and j.workflow_id = x.workflow_id
       where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
@@ -1058,7 +1061,7 @@ begin
     select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
       when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
     from job_queue j
-    where j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
       and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
   loop
     perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
@@ -1068,7 +1071,7 @@ begin
     select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
       + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
     from job_queue j
-    where j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
       or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
   )
   update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
@@ -1078,7 +1081,7 @@ begin
   if v_count > 0 then
     v_repaired := v_repaired + v_count;
     perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
-    from job_queue j where j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by j.executor;
   end if;
   perform fn_job_gate_pass(g.job_id, 'success', 'event')
@@ -1138,7 +1141,7 @@ begin
   -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
   -- nobody begins, ends or retries one until this is over
   perform from job_queue j
-  where j.workflow_id = p_workflow_id
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
   order by j.status in ('queued', 'retry_waiting'), j.job_id
   for update;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
@@ -1153,12 +1156,12 @@ begin
   end if;
   update job_queue j
   set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, p_why), updated_at = clock_timestamp()
-  where j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
   get diagnostics v_asked = row_count;
   with ended as (
     update job_queue j
     set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = p_why, updated_at = clock_timestamp()
-    where j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
     returning j.ordering_key, j.ordering_slot
   )
   select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
@@ -1210,10 +1213,10 @@ begin
   if not coalesce(p_dry_run, true) then
     -- letters, then jobs, as a replay locks them: whoever retries or cancels it at the same time comes before or after, not between
     perform from job_dead_letter d
-    where d.job_id in (select j.job_id from job_queue j where j.workflow_id = p_workflow_id) and d.replayed_at is null
+    where d.job_id in (select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id) and d.replayed_at is null
     order by d.dead_letter_id
     for update;
-    perform from job_queue j where j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
+    perform from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
   end if;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
@@ -1221,7 +1224,7 @@ begin
   elsif v_workflow.status not in ('failed', 'partially_failed') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  v_failed := array(select j.job_id from job_queue j where j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  v_failed := array(select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
   -- skipped because of them, directly or by way of others that were
   with recursive reached as (
     select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
@@ -1256,7 +1259,12 @@ begin
     declare
       v_old uuid := v_new;
     begin
-      v_new := fn_uuid_v7();
+      v_new := (
+        select fn_uuid_v7_nth(p_workflow_id, 1 + max(('x' || right(u.job_id::text, 8))::bit(32)::int))
+        from (
+          select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)
+          union all
+          select a.job_id from job_archive a where a.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)) u);
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
         max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
@@ -1328,7 +1336,7 @@ begin
     v_over := array(
       select w.workflow_id from job_workflow w
       where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
-        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id)
         and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
       order by w.finished_at
       limit p_limit);
@@ -1343,7 +1351,7 @@ begin
     v_over := array(
       select w.workflow_id from job_workflow w
       where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
-        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id)
         and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
       order by w.finished_at
       limit p_limit
@@ -1385,7 +1393,7 @@ begin atomic
   from (
     select q.idempotency_key, q.job_id, q.job_kind, q.executor, q.status, q.blocked_by, q.lease_owner, q.attempts, q.scheduled_at, q.started_at,
       q.finished_at, q.last_error, q.cancel_reason, q.result_ref
-    from job_queue q where q.workflow_id = p_workflow_id
+    from job_queue q where q.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and q.workflow_id = p_workflow_id
     union all
     select a.idempotency_key, a.job_id, a.job_kind, a.executor, a.status, a.blocked_by, a.lease_owner, a.attempts, a.scheduled_at, a.started_at,
       a.finished_at, a.last_error, a.cancel_reason, a.result_ref
@@ -1420,7 +1428,7 @@ left join lateral (
     array_agg(g.kind || ' ' || substr(j.idempotency_key, 38) order by j.job_id) filter (where g.job_id is not null and j.status = 'queued' and j.blocked_by = 1) as waiting_for
   from job_queue j
   left join job_gate g on g.job_id = j.job_id
-  where j.workflow_id = w.workflow_id) c on w.outcome is null;
+  where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id) c on w.outcome is null;
 comment on view v_job_workflow_health is 'Workflows: how many of their jobs stand where, and which gates they wait for.';
 
 do $$

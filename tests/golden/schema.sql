@@ -515,7 +515,6 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
   CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, lane, priority, scheduled_at, job_id) WHERE claimable
   CREATE INDEX job_queue_unplaced_idx ON job_queue USING btree (created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (ordering_slot IS NULL) AND ((status)::text = 'queued'::text))
-  CREATE INDEX job_queue_workflow_idx ON job_queue USING btree (workflow_id) WHERE (workflow_id IS NOT NULL)
   CREATE UNIQUE INDEX job_queue_limit_idx ON job_queue USING btree (job_kind, limit_slot) WHERE ((limit_slot IS NOT NULL) AND (lease_until IS NOT NULL))
   CREATE UNIQUE INDEX job_queue_turn_idx ON job_queue USING btree (ordering_key, ordering_slot) WHERE ((ordering_slot > 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])))
   CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN (((new.status)::text <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
@@ -651,6 +650,7 @@ table job_workflow with (fillfactor=80)
   CREATE INDEX job_workflow_failed_idx ON job_workflow USING btree (finished_at) WHERE (status = ANY (ARRAY['failed'::text, 'partially_failed'::text]))
   CREATE INDEX job_workflow_over_idx ON job_workflow USING btree (finished_at) WHERE (status = ANY (ARRAY['succeeded'::text, 'cancelled'::text]))
   -- table: One run of a template; its jobs are the rows of job_queue with its workflow_id.
+  -- workflow_id: Its last 32 bits are 0; its jobs are numbered on from it in theirs, so that their own key finds them.
   -- correlation_id: A second emit of the same template with the same one answers the first workflow.
   -- outcome: How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.
 
@@ -887,7 +887,7 @@ view v_job_workflow_health
             array_agg((g.kind || ' '::text) || substr(j.idempotency_key::text, 38) ORDER BY j.job_id) FILTER (WHERE g.job_id IS NOT NULL AND j.status::text = 'queued'::text AND j.blocked_by::integer = 1) AS waiting_for
            FROM job_queue j
              LEFT JOIN job_gate g ON g.job_id = j.job_id
-          WHERE j.workflow_id = w.workflow_id) c ON w.outcome IS NULL;
+          WHERE j.job_id >= w.workflow_id AND j.job_id <= fn_uuid_v7_nth(w.workflow_id, '-1'::integer) AND j.workflow_id = w.workflow_id) c ON w.outcome IS NULL;
 
 view v_ordering_blocked
   -- Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).
@@ -5409,7 +5409,7 @@ declare
 begin
   if p_result_refs is null and p_lease_tokens[1] = all (p_lease_tokens) and cardinality(p_lease_tokens) = cardinality(p_job_ids) then
     select j.lease_owner,
-      not exists ( -- as fn_lease_is_ours
+      j.workflow_id is null and not exists ( -- as fn_lease_is_ours
         select from queue_heartbeat h
         where h.executor_name = j.lease_owner and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
       and not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') as is_plain
@@ -5650,6 +5650,7 @@ declare
   v_met uuid[];
   v_skipped uuid[];
   v_gates uuid[];
+  v_moving uuid[]; -- workflows that go on, and need not be looked at
   v_free record;
 begin
   loop
@@ -5672,11 +5673,13 @@ begin
         set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp()
         from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
         where j.job_id = m.job_id and j.status = 'queued'
-        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at
+        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at, j.workflow_id
       )
       select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
+        array_agg(f.workflow_id) filter (where f.blocked_by = 0) as moving,
         jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
       into v_free from freed f;
+      v_moving := v_moving || v_free.moving;
       if v_free.ready is not null then
         perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
         from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
@@ -5700,7 +5703,8 @@ begin
     v_outcome := 'skipped';
   end loop;
   perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  perform fn_job_workflow_settle(array(select distinct j.workflow_id from job_queue j where j.job_id = any (v_all) order by 1));
+  perform fn_job_workflow_settle(array(
+    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1));
 end
 $function$
 
@@ -5792,7 +5796,7 @@ begin
     select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
       when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
     from job_queue j
-    where j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
       and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
   loop
     perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
@@ -5802,7 +5806,7 @@ begin
     select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
       + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
     from job_queue j
-    where j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
       or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
   )
   update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
@@ -5812,7 +5816,7 @@ begin
   if v_count > 0 then
     v_repaired := v_repaired + v_count;
     perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
-    from job_queue j where j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by j.executor;
   end if;
   perform fn_job_gate_pass(g.job_id, 'success', 'event')
@@ -5909,7 +5913,7 @@ begin
     v_over := array(
       select w.workflow_id from job_workflow w
       where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
-        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id)
         and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
       order by w.finished_at
       limit p_limit);
@@ -5924,7 +5928,7 @@ begin
     v_over := array(
       select w.workflow_id from job_workflow w
       where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
-        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id)
         and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
       order by w.finished_at
       limit p_limit
@@ -5971,10 +5975,10 @@ begin
   if not coalesce(p_dry_run, true) then
     -- letters, then jobs, as a replay locks them: whoever retries or cancels it at the same time comes before or after, not between
     perform from job_dead_letter d
-    where d.job_id in (select j.job_id from job_queue j where j.workflow_id = p_workflow_id) and d.replayed_at is null
+    where d.job_id in (select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id) and d.replayed_at is null
     order by d.dead_letter_id
     for update;
-    perform from job_queue j where j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
+    perform from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
   end if;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
@@ -5982,7 +5986,7 @@ begin
   elsif v_workflow.status not in ('failed', 'partially_failed') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  v_failed := array(select j.job_id from job_queue j where j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  v_failed := array(select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
   -- skipped because of them, directly or by way of others that were
   with recursive reached as (
     select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
@@ -6017,7 +6021,12 @@ begin
     declare
       v_old uuid := v_new;
     begin
-      v_new := fn_uuid_v7();
+      v_new := (
+        select fn_uuid_v7_nth(p_workflow_id, 1 + max(('x' || right(u.job_id::text, 8))::bit(32)::int))
+        from (
+          select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)
+          union all
+          select a.job_id from job_archive a where a.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)) u);
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
         max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
@@ -6056,7 +6065,7 @@ declare
     else array(
       select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
       where not exists ( -- free and not begun: it will end later, and settle then
-        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
+        select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin
@@ -6077,7 +6086,7 @@ begin
       when s.bad = 0 then 'succeeded'
       when exists ( -- an end of the graph was reached
         select from job_queue j
-        where j.workflow_id = s.workflow_id and j.status = 'succeeded'
+        where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id and j.status = 'succeeded'
           and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
       else 'failed' end as status
     from (
@@ -6092,7 +6101,7 @@ begin
           'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
           'blocked', count(*) filter (where j.status = 'queued')) as outcome
       from job_workflow x
-      join job_queue j on j.workflow_id = x.workflow_id
+      join job_queue j on j.job_id between x.workflow_id and fn_uuid_v7_nth(x.workflow_id, -1) and j.workflow_id = x.workflow_id
       where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
@@ -6146,7 +6155,7 @@ BEGIN ATOMIC
              q.cancel_reason,
              q.result_ref
             FROM job_queue q
-           WHERE (q.workflow_id = fn_job_workflow_steps.p_workflow_id)
+           WHERE (((q.job_id >= fn_job_workflow_steps.p_workflow_id) AND (q.job_id <= fn_uuid_v7_nth(fn_job_workflow_steps.p_workflow_id, '-1'::integer))) AND (q.workflow_id = fn_job_workflow_steps.p_workflow_id))
          UNION ALL
           SELECT a.idempotency_key,
              a.job_id,
@@ -6184,7 +6193,7 @@ begin
   -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
   -- nobody begins, ends or retries one until this is over
   perform from job_queue j
-  where j.workflow_id = p_workflow_id
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
   order by j.status in ('queued', 'retry_waiting'), j.job_id
   for update;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
@@ -6199,12 +6208,12 @@ begin
   end if;
   update job_queue j
   set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, p_why), updated_at = clock_timestamp()
-  where j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
   get diagnostics v_asked = row_count;
   with ended as (
     update job_queue j
     set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = p_why, updated_at = clock_timestamp()
-    where j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
     returning j.ordering_key, j.ordering_slot
   )
   select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
@@ -6634,8 +6643,7 @@ AS $function$
 declare
   v_template mot_template := fn_mot_template_of(p_template_id);
   v_params jsonb := coalesce(p_template_params, '{}');
-  v_workflow_id uuid := fn_uuid_v7();
-  v_first uuid := fn_uuid_v7();
+  v_workflow_id uuid := fn_uuid_v7_nth(fn_uuid_v7(), 0); -- its jobs are numbered on from it: they are found by the key
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
@@ -6702,7 +6710,7 @@ begin
       job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
       scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
     select
-      fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
+      fn_uuid_v7_nth(v_workflow_id, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
       coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
       s.step ->> 'event_domain', coalesce(fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'), '{}'),
       fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
@@ -6715,10 +6723,10 @@ begin
     from unnest(v_parts.steps) with ordinality s (step, n)
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
-    select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
+    select fn_uuid_v7_nth(v_workflow_id, (d ->> 'to')::int), fn_uuid_v7_nth(v_workflow_id, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
-    select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
+    select fn_uuid_v7_nth(v_workflow_id, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
       nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
     where s.step ->> 'type' in ('approval', 'event');
@@ -6731,7 +6739,7 @@ begin
   from (
     select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
     from job_queue j
-    where j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    where j.job_id between v_workflow_id and fn_uuid_v7_nth(v_workflow_id, -1) and j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by 1) w;
   return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id,
     'status', case cardinality(v_parts.steps) when 0 then 'succeeded' else 'active' end, 'jobs', cardinality(v_parts.steps),
