@@ -850,8 +850,7 @@ begin
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
     join job_workflow w on w.workflow_id = g.workflow_id and w.status = 'active'
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
-      and (g.filter is null or jsonb_path_exists(
-        jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
+      and (g.filter is null or coalesce(jsonb_path_match_tz(fn_event_document(row(e.*)::event_outbox), g.filter, '{}', true), false))
     order by g.job_id, e.created_at, e.id
   ),
   met as (

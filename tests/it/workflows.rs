@@ -3,6 +3,7 @@
 mod commands;
 mod edges;
 mod emit;
+mod facts;
 mod gates;
 mod model;
 mod retry;
