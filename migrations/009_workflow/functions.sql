@@ -175,6 +175,25 @@ as $$
 $$;
 comment on function fn_mot_template_of(text) is 'The template of that name, KEY or KEY@VERSION.';
 
+-- What is wrong with the filter of an event node; null when nothing is. The same questions as of a consumer's filter.
+create or replace function fn_gate_filter_problem(p_filter jsonpath) returns text
+language plpgsql stable set search_path from current
+as $$
+begin
+  if regexp_replace(p_filter::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+    return 'filter has a variable ($name); a filter has none, write the value itself';
+  end if;
+  perform jsonb_path_match_tz('{"event": {}, "payload": {}}', p_filter, '{}', false);
+  return null;
+exception
+  when singleton_sql_json_item_required then
+    return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+  when others then
+    return null; -- strict paths may fail on the empty sample and work on real events
+end
+$$;
+comment on function fn_gate_filter_problem(jsonpath) is 'What is wrong with the filter of an event node, as a sentence; null when it is sound. Internal.';
+
 -- What is wrong with a graph, as texts that say where; empty when nothing is. Called by fn_mot_template_put and by
 -- `reveille workflows validate`.
 create or replace function fn_mot_graph_errors(p_template_key text, p_nodes jsonb, p_edges jsonb, p_params jsonb default '{"type": "object"}') returns text[]
@@ -247,7 +266,9 @@ begin
         end;
       when 'event' then
         begin
-          perform (v_node ->> 'filter')::jsonpath;
+          if fn_gate_filter_problem((v_node ->> 'filter')::jsonpath) is not null then
+            v_errors := v_errors || format('%s: %s', v_at, fn_gate_filter_problem((v_node ->> 'filter')::jsonpath));
+          end if;
           if not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain' and r.event_type = v_node ->> 'event_type' and r.active) then
             v_errors := v_errors || format('%s: the event %s.%s is not registered', v_at, v_node ->> 'event_domain', v_node ->> 'event_type');
           end if;
@@ -836,25 +857,56 @@ end
 $$;
 comment on function fn_job_reject(uuid, text, text) is 'Rejects a waiting gate, which fails. Refused not_found or illegal_transition.';
 
--- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all.
+-- Whether an event is what a gate waits for: match, filtered, or what the filter raised. The pass of a domain asks this: a filter that
+-- raises, however it came to be stored, must stop its own gate and nothing else.
+create or replace function fn_job_gate_verdict(p_filter jsonpath, p_event event_outbox) returns text
+language plpgsql stable set search_path from current
+as $$
+begin
+  return case when coalesce(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}', true), false) then 'match' else 'filtered' end;
+exception when others then
+  return 'filter: ' || sqlerrm;
+end
+$$;
+comment on function fn_job_gate_verdict(jsonpath, event_outbox) is 'match, filtered, or the error of the filter. Internal.';
+
+-- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. Of several events the
+-- first opens; what a filter raised is noted with the gate's job, where `workflows show` has it.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
+  v_found record;
   v_gates uuid[];
 begin
-  with found as (
-    select distinct on (g.job_id) g.job_id, e.id
+  with looked as materialized ( -- the filter last, after all that is cheaper
+    select g.job_id, e.id, e.created_at, case when g.filter is null then 'match' else fn_job_gate_verdict(g.filter, row(e.*)::event_outbox) end as verdict
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
     join job_workflow w on w.workflow_id = g.workflow_id and w.status = 'active'
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
-      and (g.filter is null or coalesce(jsonb_path_match_tz(fn_event_document(row(e.*)::event_outbox), g.filter, '{}', true), false))
-    order by g.job_id, e.created_at, e.id
   ),
-  met as (
-    update job_gate g set event_id = f.id from found f where g.job_id = f.job_id and g.event_id is null
+  first as (
+    select distinct on (l.job_id) l.job_id, l.id, l.verdict
+    from looked l
+    where l.verdict <> 'filtered'
+    order by l.job_id, l.verdict <> 'match', l.created_at, l.id
+  )
+  select array_agg(f.job_id order by f.job_id) filter (where f.verdict = 'match') as jobs,
+    array_agg(f.id order by f.job_id) filter (where f.verdict = 'match') as events,
+    array_agg(f.job_id) filter (where f.verdict <> 'match') as unfit, array_agg(f.verdict) filter (where f.verdict <> 'match') as errors
+  into v_found from first f;
+  if v_found.unfit is not null then
+    update job_queue j set last_error = left(u.error, 8000), updated_at = clock_timestamp()
+    from unnest(v_found.unfit, v_found.errors) u (job_id, error)
+    where j.job_id = u.job_id and j.last_error is distinct from left(u.error, 8000) and j.job_id = any (array(
+      select q.job_id from job_queue q where q.job_id = any (v_found.unfit) and q.status = 'queued' for update skip locked));
+  end if;
+  with met as (
+    update job_gate g set event_id = f.event_id
+    from unnest(v_found.jobs, v_found.events) f (job_id, event_id)
+    where g.job_id = f.job_id and g.event_id is null
     returning g.job_id
   )
   select array_agg(m.job_id order by m.job_id) into v_gates from met m;
@@ -1201,7 +1253,8 @@ begin
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
-    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
+    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_job_gate_verdict(jsonpath, event_outbox)',
+    'fn_gate_filter_problem(jsonpath)', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
   call pr_grant('select on table mot_template, job_dependency, job_approval', array['reveille_operator', 'reveille_reader']);

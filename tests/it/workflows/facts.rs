@@ -44,3 +44,55 @@ async fn an_event_that_a_gates_filter_does_not_want_leaves_it_closed() {
     assert_eq!(stage.run(&[]).await, ["b"]);
     assert_eq!(stage.status(id).await, "succeeded");
 }
+
+#[tokio::test]
+async fn a_filter_that_can_never_be_asked_is_refused_when_the_template_is_written() {
+    let stage = Stage::open().await;
+    for (filter, why) in [
+        ("$.payload.n == $x", "has a variable"),
+        ("$.payload.n", "is not a predicate"),
+        ("5", "is not a predicate"),
+        ("$.payload ==", "filter: "),
+    ] {
+        let answer = stage.put("t", json!([fact(filter)]), json!([])).await;
+        assert_eq!(answer["reason"], "invalid_template", "{filter}");
+        assert!(answer["errors"][0].as_str().unwrap().contains(why), "{answer}");
+    }
+    for filter in [
+        "$.payload.note == \"$x\"",
+        "$.event.created_at.datetime() > \"2020-01-01\".datetime()",
+        "exists($.payload.n)",
+    ] {
+        let answer = stage.put("t", json!([fact(filter)]), json!([])).await;
+        assert_eq!(answer["refused"], false, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn times_are_compared_as_consumers_compare_them() {
+    let stage = Stage::open().await;
+    let id = stage.waiting("$.event.created_at.datetime() > \"2020-01-01\".datetime()").await;
+    stage.fact(json!({})).await;
+    assert_eq!(stage.pass().await["events"], 1);
+    assert_eq!(stage.run(&[]).await, ["a", "b"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn a_filter_that_raises_stops_neither_its_domain_nor_other_gates_and_is_told() {
+    let stage = Stage::open().await;
+    let bad = stage.waiting("$.payload.n > 3").await;
+    let good = stage.emit("t", json!({})).await;
+    // as somebody wrote it who knew a way past the check
+    let spoil = format!("update job_gate set filter = '$.payload.n == $x' where workflow_id = '{bad}'");
+    stage.client.batch_execute(&spoil).await.unwrap();
+    stage.fact(json!({"n": 4})).await;
+    assert_eq!(stage.pass().await["events"], 1);
+    let mut ran = stage.run(&[]).await;
+    ran.sort();
+    assert_eq!(ran, ["a", "a", "b"]);
+    assert_eq!((stage.status(good).await, stage.status(bad).await), ("succeeded".into(), "active".into()));
+    let gate = stage.job(bad, "g").await;
+    let told = stage.value("select last_error from job_queue where job_id = $1", &[&gate]).await;
+    assert!(told.as_str().unwrap().contains("could not find jsonpath variable"), "{told}");
+}
