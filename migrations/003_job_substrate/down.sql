@@ -65,6 +65,7 @@ drop function fn_job_enqueue_many(jsonb);
 drop function fn_job_rows(jsonb, uuid, timestamptz);
 drop function fn_job_moment(timestamptz);
 drop function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text);
+drop function fn_workflow_may_start();
 drop function fn_job_may_be_archived(text, text);
 drop function fn_job_repeated(uuid, uuid);
 drop function fn_job_gone(uuid);

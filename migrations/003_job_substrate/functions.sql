@@ -332,6 +332,18 @@ end
 $$;
 comment on function fn_job_may_be_archived(text, text) is 'Whether an archived job holds this (stored) key, or the snapshot is too old to tell. Internal.';
 
+-- Who may ask for a workflow by a job of kind workflow:TEMPLATE: whoever may start one, by the grants of fn_mot_graph_emit. The job
+-- would be started in the name of the sidecar, which may.
+create or replace function fn_workflow_may_start() returns boolean
+language sql stable set search_path from current
+as $$
+  select coalesce(bool_or(has_function_privilege(session_user, p.oid, 'execute')), true)
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  where n.nspname = current_schema() and p.proname = 'fn_mot_graph_emit'
+$$;
+comment on function fn_workflow_may_start() is 'Whether the session''s role may start workflows. Internal.';
+
 -- Adds a job, in the caller's transaction. A second call with the same kind and key answers the first job. While that one
 -- still waits, p_on_duplicate says what else happens: keep, nothing; replace, it gets what this call says, but stays due
 -- when it was; debounce, it is due when this call says, too, so that each further call puts it off. Its executor and ordering
@@ -367,6 +379,8 @@ begin
   end if;
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
+  elsif p_job_kind like 'workflow:%' and not fn_workflow_may_start() then
+    return jsonb_build_object('refused', true, 'reason', 'workflow_not_allowed', 'job_id', null, 'job_kind', p_job_kind);
   end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -400,7 +414,7 @@ begin
 end
 $$;
 comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)
-  is 'Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed.';
+  is 'Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed, workflow_not_allowed for workflow:* by who may start none.';
 
 -- A moment at which a job may be due; never and always are none.
 create or replace function fn_job_moment(p_at timestamptz) returns timestamptz
@@ -474,6 +488,10 @@ begin
   v_count := jsonb_array_length(p_jobs);
   select array_agg(k.job_kind), array_agg(fn_job_max_attempts(k.job_kind)) into v_kinds, v_limits
   from (select distinct e.job ->> 'job_kind' as job_kind from jsonb_array_elements(p_jobs) e (job)) k;
+  if exists (select from unnest(v_kinds) k where k like 'workflow:%') and not fn_workflow_may_start() then
+    return jsonb_build_object('refused', true, 'reason', 'workflow_not_allowed',
+      'job_kind', (select min(k) from unnest(v_kinds) k where k like 'workflow:%'));
+  end if;
   begin
     insert into job_queue (
       job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -521,7 +539,7 @@ begin
   return jsonb_build_object('refused', false, 'created', v_created, 'duplicates', v_count - v_created, 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
 end
 $$;
-comment on function fn_job_enqueue_many(jsonb) is 'Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled.';
+comment on function fn_job_enqueue_many(jsonb) is 'Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled or workflow_not_allowed.';
 
 -- Where a part of the retry policy is looked for, in this order: the kind's keys, its domain's, the default's.
 create or replace function fn_job_policy_keys(p_name text, p_job_kind text, p_event_domain text) returns text[]
@@ -1943,7 +1961,7 @@ begin
     'fn_job_choose(text, int, text[], text, text[], boolean, numeric)', 'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)',
     'fn_job_limit_slots(text, int, int, int[])', 'fn_job_limit_keys(tid[], text, text, timestamptz)',
     'fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[])', 'fn_job_see_to_order(int, timestamptz)',
-    'fn_executor_is_subscribed(text, text[])'] loop
+    'fn_executor_is_subscribed(text, text[])', 'fn_workflow_may_start()'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
   call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate, job_workflow, job_gate', array['reveille_operator', 'reveille_reader']);

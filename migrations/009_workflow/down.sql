@@ -11,6 +11,9 @@ $$;
 
 drop view v_job_workflow_health;
 drop function fn_mot_start();
+drop function fn_mot_start_one(uuid);
+drop function fn_mot_start_refused(uuid, text);
+drop function fn_mot_start_lease(uuid);
 drop function fn_job_workflow_steps(uuid);
 drop function fn_job_workflow_retry(uuid, text, text, boolean);
 drop function fn_job_workflow_cancel(uuid, text, text);

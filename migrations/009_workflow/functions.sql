@@ -916,25 +916,84 @@ end
 $$;
 comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
 
+-- Starts what one locked job of kind workflow:TEMPLATE asks for, and ends that job; answers whether a workflow began. Each parameter of
+-- the template is taken from what has its name: the job's refs, its payload, or the columns of its event. Raises whatever
+-- the making of the workflow raises.
+create or replace function fn_mot_start_one(p_job_id uuid) returns boolean
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_job job_queue;
+  v_event jsonb;
+  v_known jsonb;
+  v_template mot_template;
+  v_answer jsonb;
+begin
+  select j.* into v_job from job_queue j where j.job_id = p_job_id;
+  v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
+  select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
+  v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
+    || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
+  v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
+      select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
+    v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
+  if v_answer ->> 'reason' = 'job_substrate_disabled' then
+    return false; -- it waits for the gate
+  elsif (v_answer ->> 'refused')::boolean then
+    perform fn_mot_start_refused(p_job_id, format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
+    return false;
+  end if;
+  perform fn_mot_start_lease(p_job_id);
+  update job_queue j
+  set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
+  where j.job_id = p_job_id;
+  perform fn_job_make_room(v_job.ordering_key, null, v_job.executor, v_job.job_kind);
+  return (v_answer ->> 'created')::boolean;
+end
+$$;
+comment on function fn_mot_start_one(uuid) is 'Starts the workflow that a job asks for, and ends the job; whether one began. Internal.';
+
+-- No executor claims these jobs: the lease says that they were seen to here.
+create or replace function fn_mot_start_lease(p_job_id uuid) returns job_queue
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job job_queue;
+begin
+  update job_queue j
+  set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+      picked_at = v_now, started_at = v_now, updated_at = v_now
+  where j.job_id = p_job_id
+  returning j.* into v_job;
+  return v_job;
+end
+$$;
+comment on function fn_mot_start_lease(uuid) is 'Leases a job that asks for a workflow to whoever starts it. Internal.';
+
+create or replace function fn_mot_start_refused(p_job_id uuid, p_why text) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  perform fn_job_fail(fn_mot_start_lease(p_job_id), 'permanent', p_why);
+end
+$$;
+comment on function fn_mot_start_refused(uuid, text) is 'Makes a job whose workflow cannot be started a dead letter that says why. Internal.';
+
 -- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
--- others, and end here: well with the workflow's id as result, or as a dead letter that says why it was refused. No executor
--- claims them. Each parameter of the template is taken from what has its name: the job's refs, its payload, or the columns of
--- its event. Called by dispatch in the pass that made them, and by the refresh.
+-- others, and end here: well with the workflow's id as result, or as a dead letter that says why not. No executor
+-- claims them. Called by dispatch in the pass that made them, and by the refresh; what cannot be made must stop neither. One savepoint
+-- holds all that follow each other and can be made, as more than 64 in a transaction cost everybody (trap 19): when one raises,
+-- those before it are made anew, it becomes a dead letter, and those behind it are next. After 20 such the rest waits for the next call.
 create or replace function fn_mot_start() returns int
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_job job_queue;
-  v_now timestamptz;
-  v_event jsonb;
-  v_known jsonb;
-  v_template mot_template;
-  v_answer jsonb;
-  v_started int := 0;
-begin
-  for v_job in
-    select j.*
+  v_jobs uuid[] := array(
+    select j.job_id
     from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
     cross join lateral fn_job_lanes(x.executor) l
     join job_queue j on j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority
@@ -943,30 +1002,37 @@ begin
       and not exists (select from queue_pause p where p.resumed_at is null and (p.scope, p.name) in (
         ('all', ''), ('job_kind', l.job_kind), ('domain', l.event_domain), ('consumer', l.consumer_key)))
     limit 1000
-    for update of j skip locked
-  loop
-    v_now := clock_timestamp();
-    v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
-    select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
-    v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
-      || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
-    v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
-        select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
-      v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
-    continue when v_answer ->> 'reason' = 'job_substrate_disabled';
-    update job_queue j
-    set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
-        picked_at = v_now, started_at = v_now, updated_at = v_now
-    where j.job_id = v_job.job_id
-    returning j.* into v_job;
-    if (v_answer ->> 'refused')::boolean then
-      perform fn_job_fail(v_job, 'permanent', format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
-    else
-      update job_queue j
-      set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
-      where j.job_id = v_job.job_id;
-      v_started := v_started + (v_answer ->> 'created')::boolean::int;
-    end if;
+    for update of j skip locked);
+  v_from int := 1;
+  v_to int := cardinality(v_jobs);
+  v_at int;
+  v_part int;
+  v_bad int := 0;
+  v_started int := 0;
+begin
+  while v_from <= cardinality(v_jobs) and v_bad < 20 loop
+    begin
+      v_at := v_from;
+      v_part := 0;
+      while v_at <= v_to loop
+        v_part := v_part + fn_mot_start_one(v_jobs[v_at])::int;
+        v_at := v_at + 1;
+      end loop;
+      v_started := v_started + v_part;
+      v_from := v_at;
+      v_to := cardinality(v_jobs);
+    exception when others then
+      if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate in ('55P03', 'XX001', 'XX002') then
+        raise; -- no fault of the job's: the server's, or somebody else's lock
+      elsif v_at > v_from then
+        v_to := v_at - 1;
+      else
+        perform fn_mot_start_refused(v_jobs[v_from], format('not_started: %s (SQLSTATE %s)', sqlerrm, sqlstate));
+        v_bad := v_bad + 1;
+        v_from := v_from + 1;
+        v_to := cardinality(v_jobs);
+      end if;
+    end;
   end loop;
   return v_started;
 end
@@ -1251,7 +1317,7 @@ begin
   end loop;
   revoke all on function fn_job_workflow_refresh(int, timestamptz) from public;
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
-  foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
+  foreach v_function in array array['fn_mot_start()', 'fn_mot_start_one(uuid)', 'fn_mot_start_lease(uuid)', 'fn_mot_start_refused(uuid, text)', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_job_gate_verdict(jsonpath, event_outbox)',
     'fn_gate_filter_problem(jsonpath)', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop

@@ -6,6 +6,7 @@ mod emit;
 mod facts;
 mod gates;
 mod model;
+mod poison;
 mod retry;
 mod stage;
 mod starts;
