@@ -648,6 +648,7 @@ declare
   v_met uuid[];
   v_skipped uuid[];
   v_gates uuid[];
+  v_turns text[];
   v_free record;
 begin
   loop
@@ -690,10 +691,11 @@ begin
       set status = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
           cancel_reason = 'skipped: a step that it needs did not end as it wants'
       where j.job_id = any (v_skipped) and j.status in ('queued', 'retry_waiting') and j.workflow_id is not null
-      returning j.job_id
+      returning j.job_id, case when j.ordering_slot > 0 then j.ordering_key end as turn
     )
-    select array_agg(e.job_id) into v_ended from ended e;
+    select array_agg(e.job_id), array_agg(distinct e.turn) filter (where e.turn is not null) into v_ended, v_turns from ended e;
     exit when v_ended is null;
+    perform fn_job_promote(v_turns) where v_turns is not null;
     v_all := v_all || v_ended;
     v_outcome := 'skipped';
   end loop;

@@ -10,3 +10,4 @@ mod poison;
 mod retry;
 mod stage;
 mod starts;
+mod turns;
