@@ -88,6 +88,7 @@ drop table job_gate;
 drop table job_workflow;
 drop table job_queue;
 drop domain signal, job_actor, job_key, job_limit, job_count, job_priority, job_kind, executor_kind, job_status;
+drop function fn_job_order_blocked();
 drop function fn_job_move_refuse();
 drop function fn_job_move_is_legal(text, text);
 drop sequence awake_job_wake_dot, awake_job_wake_agent, awake_job_wake_hermes, awake_job_wake_codex, awake_job_wake_pg_worker,

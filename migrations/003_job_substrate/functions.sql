@@ -564,7 +564,7 @@ $$;
 comment on function fn_job_max_attempts(text, text) is 'max_attempts of a kind in a domain from dot_config; 5 if nothing is set.';
 
 -- Gives the next jobs of some ordering keys their turn, as far as job.<kind>.key_concurrency_limit (1) allows, strictly in
--- the order in which they were made: one that has to wait holds up those behind it. Called by whatever ends a job that
+-- the order in which they were made, or of steps in which they became free: one that has to wait holds up those behind it. Called by whatever ends a job that
 -- had a turn, after it has, and by fn_job_place. Nobody waits for anybody: a key that somebody else is just looking after,
 -- whose next job is locked, or that this snapshot is too old to judge, is noted in job_order_pending, and the next claim
 -- looks at it again.
@@ -598,12 +598,12 @@ begin
     cross join lateral (
       select b.job_id
       from (
-        select j.job_id, row_number() over (order by j.created_at, j.job_id) as nth,
-          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.created_at, j.job_id) as least
+        select j.job_id, row_number() over (order by j.since, j.job_id) as nth,
+          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.since, j.job_id) as least
         from (
-          select q.job_id, q.job_kind, q.created_at from job_queue q
+          select q.job_id, q.job_kind, coalesce(q.freed_at, q.created_at) as since from job_queue q
           where q.ordering_key = k.key and coalesce(q.ordering_slot, 0) = 0 and q.status in ('queued', 'retry_waiting')
-          order by q.created_at, q.job_id
+          order by coalesce(q.freed_at, q.created_at), q.job_id
           limit case when v_is_limited then 1000 else 1 end) j) b
       where t.used + b.nth <= least(t.least, b.least)) n;
     v_free := array(
@@ -615,7 +615,7 @@ begin
         bool_and(j.job_id = any (v_free)) over w as is_next, row_number() over w as nth
       from job_queue j
       where j.job_id = any (v_first)
-      window w as (partition by j.ordering_key order by j.created_at, j.job_id)
+      window w as (partition by j.ordering_key order by coalesce(j.freed_at, j.created_at), j.job_id)
     ),
     later as (
       insert into job_order_pending (ordering_key)
@@ -655,12 +655,47 @@ begin
         cross join lateral (
           select j.executor from job_queue j
           where j.ordering_key = k and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
-          order by j.created_at, j.job_id limit 1) b) x;
+          order by coalesce(j.freed_at, j.created_at), j.job_id limit 1) b) x;
     end if;
   end if;
 end
 $$;
 comment on function fn_job_promote(text[], boolean) is 'Gives the next jobs of ordering keys their turn. Internal.';
+
+-- A step that waits for others holds no place in the order of its key: what it waits for may need that key itself, or take days. It
+-- is placed from the moment at which it is free; one that is blocked again gives its turn away.
+create or replace function fn_job_order_blocked() returns trigger
+language plpgsql set search_path from current
+set enable_seqscan = off
+as $$
+begin
+  if tg_op = 'INSERT' then
+    new.ordering_slot := -1;
+    return new;
+  elsif new.blocked_by = 0 then
+    update job_queue j set ordering_slot = null, freed_at = clock_timestamp() where j.job_id = new.job_id and j.ordering_slot = -1;
+  else
+    update job_queue j set ordering_slot = -1 where j.job_id = new.job_id;
+    if new.ordering_slot > 0 then
+      insert into job_order_pending (ordering_key) values (new.ordering_key);
+    end if;
+  end if;
+  return null;
+end
+$$;
+comment on function fn_job_order_blocked() is 'Trigger: keeps steps that are blocked out of the order of their key.';
+revoke all on function fn_job_order_blocked() from public;
+create or replace trigger job_queue_order_begins
+before insert on job_queue
+for each row
+when (new.blocked_by > 0 and new.ordering_key is not null)
+execute function fn_job_order_blocked();
+-- after the row, as job_queue_moves
+create or replace trigger job_queue_order_blocked
+after update of blocked_by on job_queue
+for each row
+when (new.ordering_key is not null and new.status = 'queued' and (new.blocked_by > 0) is distinct from (old.blocked_by > 0))
+execute function fn_job_order_blocked();
 
 -- How many jobs of one ordering key may run at a time, as their kind says; 1000 at most.
 create or replace function fn_job_key_limit(p_job_kind text) returns int
