@@ -872,6 +872,21 @@ end
 $$;
 comment on function fn_job_gate_verdict(jsonpath, event_outbox) is 'match, filtered, or the error of the filter. Internal.';
 
+-- Locks the jobs of gates before their events are noted. Whoever ends the step before a gate looks for the event when that row is
+-- his: so one of both sees the other. A transaction that stays open must not hold up a domain: after two seconds only those that
+-- are free are locked, and the refresh passes the others.
+create or replace function fn_job_gate_lock(p_job_ids uuid[]) returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set lock_timeout = '2s'
+as $$
+begin
+  perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
+exception when lock_not_available then
+  perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update skip locked;
+end
+$$;
+comment on function fn_job_gate_lock(uuid[]) is 'Locks the jobs of gates, without waiting for long. Internal.';
+
 -- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. Of several events the
 -- first opens; what a filter raised is noted with the gate's job, where `workflows show` has it.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
@@ -905,6 +920,7 @@ begin
     where j.job_id = u.job_id and j.last_error is distinct from left(u.error, 8000) and j.job_id = any (array(
       select q.job_id from job_queue q where q.job_id = any (v_found.unfit) and q.status = 'queued' for update skip locked));
   end if;
+  perform fn_job_gate_lock(v_found.jobs) where v_found.jobs is not null;
   with met as (
     update job_gate g set event_id = f.event_id
     from unnest(v_found.jobs, v_found.events) f (job_id, event_id)
@@ -1067,6 +1083,9 @@ begin
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
     v_checked := v_checked + 1;
+    perform fn_job_gate_pass(g.job_id, 'success', 'event') -- before any is called late
+    from job_gate g join job_queue j on j.job_id = g.job_id
+    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
     for v_job in
       select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
       where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
@@ -1321,7 +1340,7 @@ begin
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   foreach v_function in array array['fn_mot_start()', 'fn_mot_start_one(uuid)', 'fn_mot_start_lease(uuid)', 'fn_mot_start_refused(uuid, text)', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
-    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_job_gate_verdict(jsonpath, event_outbox)',
+    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_job_gate_verdict(jsonpath, event_outbox)', 'fn_job_gate_lock(uuid[])',
     'fn_gate_filter_problem(jsonpath)', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::stage::{Stage, edge, node};
+use crate::support::{SOON, wait_until};
 
 fn fact(filter: &str) -> Value {
     json!({"key": "g", "type": "event", "event_domain": "system", "event_type": "queue_dispatch_gap", "correlation_id": "*",
@@ -95,4 +96,53 @@ async fn a_filter_that_raises_stops_neither_its_domain_nor_other_gates_and_is_to
     let gate = stage.job(bad, "g").await;
     let told = stage.value("select last_error from job_queue where job_id = $1", &[&gate]).await;
     assert!(told.as_str().unwrap().contains("could not find jsonpath variable"), "{told}");
+}
+
+#[tokio::test]
+async fn an_event_read_while_the_turn_of_its_gate_comes_opens_it() {
+    let stage = Stage::open().await;
+    let id = stage.waiting("$.payload.n > 3").await;
+    let mut other = stage.db.client().await;
+    let a = stage.claim("one", 1).await.pop().unwrap();
+    let ends = other.transaction().await.unwrap();
+    ends.execute("select fn_job_succeed($1, $2)", &[&a.id, &a.token]).await.unwrap();
+    stage.fact(json!({"n": 4})).await;
+    let reads = stage.db.client().await;
+    let pass = tokio::spawn(async move {
+        reads
+            .query_one("select fn_consumer_dispatch_batch('system') ->> 'events'", &[])
+            .await
+            .unwrap()
+            .get::<_, String>(0)
+    });
+    wait_until("the pass waits for whoever ends the step", SOON, async || {
+        let waits = "select count(*) > 0 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        stage.value(waits, &[]).await == true || pass.is_finished()
+    })
+    .await;
+    ends.commit().await.unwrap();
+    assert_eq!(pass.await.unwrap(), "1");
+    assert_eq!(stage.run(&[]).await, ["b"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn whoever_ends_a_step_and_stays_idle_holds_up_no_domain_and_no_event_is_called_late() {
+    let stage = Stage::open().await;
+    let gate = json!({"key": "g", "type": "event", "event_domain": "system", "event_type": "queue_dispatch_gap",
+        "correlation_id": "*", "expires_seconds": 3600});
+    stage.put("t", json!([node("a"), gate, node("b")]), json!([edge("a", "g"), edge("g", "b")])).await;
+    let id = stage.emit("t", json!({})).await;
+    let mut other = stage.db.client().await;
+    let a = stage.claim("one", 1).await.pop().unwrap();
+    let ends = other.transaction().await.unwrap();
+    ends.execute("select fn_job_succeed($1, $2)", &[&a.id, &a.token]).await.unwrap();
+    stage.fact(json!({})).await;
+    assert_eq!(stage.pass().await["events"], 1, "it does not wait for ever");
+    ends.commit().await.unwrap();
+    let late = "select fn_job_workflow_refresh(p_now => clock_timestamp() + interval '2 hours')";
+    let answer = stage.value(late, &[]).await;
+    assert_eq!(answer["expired"], 0, "{answer}");
+    assert_eq!(stage.run(&[]).await, ["b"]);
+    assert_eq!(stage.status(id).await, "succeeded");
 }
