@@ -253,11 +253,14 @@ create table job_gate (
   event_id uuid,
   effect_hash text,
   expires_at timestamptz,
+  closed_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
   constraint job_gate_event_check check ((kind = 'event') = (event_domain is not null and event_type is not null))
 );
 create index job_gate_workflow_idx on job_gate (workflow_id);
 create index job_gate_event_idx on job_gate (event_domain, event_type) where kind = 'event' and event_id is null;
+create index job_gate_expires_idx on job_gate (expires_at) where closed_at is null;
 comment on table job_gate is 'Nodes that wait for an approval or for an event: jobs that no executor claims.';
 comment on column job_gate.event_id is 'The first event since the workflow began that fits.';
 comment on column job_gate.effect_hash is 'What was approved: the hash of what the jobs before it have given.';
+comment on column job_gate.closed_at is 'When the refresh found it over, with nothing left to expire; the refresh opens it again when its workflow is retried.';

@@ -19,6 +19,7 @@ drop function fn_job_workflow_retry(uuid, text, text, boolean);
 drop function fn_job_workflow_cancel(uuid, text, text);
 drop function fn_job_workflow_refresh(int, timestamptz);
 drop function fn_job_gate_events(uuid[]);
+drop function fn_job_gate_expire(int, timestamptz);
 drop function fn_job_gate_lock(uuid[]);
 drop function fn_job_gate_verdict(jsonpath, event_outbox);
 drop function fn_job_reject(uuid, text, text);

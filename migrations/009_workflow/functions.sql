@@ -1005,7 +1005,8 @@ comment on function fn_mot_start_refused(uuid, text) is 'Makes a job whose workf
 -- claims them. Called by dispatch in the pass that made them, and by the refresh; what cannot be made must stop neither. One savepoint
 -- holds all that follow each other and can be made, as more than 64 in a transaction cost everybody (trap 19): when one raises,
 -- those before it are made anew, it becomes a dead letter, and those behind it are next. After 20 such the rest waits for the next call.
-create or replace function fn_mot_start() returns int
+drop function if exists fn_mot_start(); -- it did not say whether there are more
+create or replace function fn_mot_start(out started int, out more boolean) returns record
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
@@ -1026,8 +1027,8 @@ declare
   v_at int;
   v_part int;
   v_bad int := 0;
-  v_started int := 0;
 begin
+  started := 0;
   while v_from <= cardinality(v_jobs) and v_bad < 20 loop
     begin
       v_at := v_from;
@@ -1036,7 +1037,7 @@ begin
         v_part := v_part + fn_mot_start_one(v_jobs[v_at])::int;
         v_at := v_at + 1;
       end loop;
-      v_started := v_started + v_part;
+      started := started + v_part;
       v_from := v_at;
       v_to := cardinality(v_jobs);
     exception when others then
@@ -1052,14 +1053,59 @@ begin
       end if;
     end;
   end loop;
-  return v_started;
+  more := (v_from <= cardinality(v_jobs) or cardinality(v_jobs) = 1000) and fn_gate_is_open('queue.job_substrate.enabled');
 end
 $$;
-comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.';
+comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for: {started, more}. Internal.';
 
--- Looks after workflows that are active, those longest not looked at first: gates whose time is over fail, what the end of a job should have
+-- Fails gates whose time is over, those that have been so for longest first; answers how many, and whether there are more. One whose event
+-- is known passes instead: it came in time. Those that have ended otherwise are closed, so that the next call does not walk
+-- over them. What somebody is just deciding about is left. Called by the refresh.
+create or replace function fn_job_gate_expire(p_limit int, p_now timestamptz, out expired int, out more boolean) returns record
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_gates uuid[];
+  v_gate record;
+begin
+  update job_gate g set closed_at = clock_timestamp()
+  where g.job_id = any (array(
+    select o.job_id from job_gate o
+    join job_workflow w on w.workflow_id = o.workflow_id
+    left join job_queue j on j.job_id = o.job_id
+    where o.expires_at < p_now and o.closed_at is null and (w.status <> 'active' or j.status is distinct from 'queued')
+    order by o.expires_at
+    limit 10 * p_limit
+    for update of o skip locked));
+  v_gates := array(
+    select g.job_id from job_gate g
+    join job_queue j on j.job_id = g.job_id
+    where g.expires_at < p_now and g.closed_at is null and j.status = 'queued' and j.blocked_by = 1
+    order by g.expires_at
+    limit p_limit
+    for update of j skip locked);
+  expired := 0;
+  more := cardinality(v_gates) = p_limit;
+  -- a statement of its own: it sees the event of whoever had the job before
+  for v_gate in
+    select g.job_id, g.kind, g.event_id from job_gate g where g.job_id = any (v_gates) order by g.workflow_id, g.job_id
+  loop
+    if v_gate.event_id is not null then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+    else
+      expired := expired + fn_job_gate_pass(v_gate.job_id, 'failure', 'refresh', case v_gate.kind
+        when 'approval' then 'approval_expired: nobody has decided in time' else 'the event did not come in time' end)::int;
+    end if;
+  end loop;
+end
+$$;
+comment on function fn_job_gate_expire(int, timestamptz) is 'Fails gates whose time is over: {expired, more}. Internal.';
+
+-- Looks after workflows that are active, those longest not looked at first: what the end of a job should have
 -- freed is freed, counts that are wrong are put right, and what does not move any more ends. All of this happens by itself
--- when a job ends; here is what finds out if it ever did not. Called by the maintenance of `reveille run`, by `tick`, by operators.
+-- when a job ends; here is what finds out if it ever did not. Before that, what jobs ask for is started, and gates whose time is over
+-- fail, ten times p_limit of them whatever their workflows. Called by the maintenance of `reveille run`, by `tick`, by operators.
 create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -1067,10 +1113,11 @@ as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_workflow uuid;
-  v_started int;
+  v_start record;
   v_checked int := 0;
   v_repaired int := 0;
-  v_expired int := 0;
+  v_gates record;
+  v_expired int;
   v_finished int := 0;
   v_count int;
   v_job record;
@@ -1078,21 +1125,16 @@ begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
   end if;
-  v_started := fn_mot_start();
+  v_start := fn_mot_start();
+  v_gates := fn_job_gate_expire(10 * least(p_limit, 1000), v_now);
+  v_expired := v_gates.expired;
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
     v_checked := v_checked + 1;
-    perform fn_job_gate_pass(g.job_id, 'success', 'event') -- before any is called late
-    from job_gate g join job_queue j on j.job_id = g.job_id
-    where g.workflow_id = v_workflow and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
-    for v_job in
-      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-    loop
-      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-        else 'the event did not come in time' end)::int;
-    end loop;
+    update job_gate g set closed_at = null
+    where g.workflow_id = v_workflow and g.closed_at is not null and exists (
+      select from job_queue j where j.job_id = g.job_id and j.status = 'queued');
     for v_job in
       select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
         when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
@@ -1127,10 +1169,11 @@ begin
     update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
     v_finished := v_finished + (not found)::int;
   end loop;
-  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+  return jsonb_build_object('refused', false, 'started', v_start.started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished,
+    'more', v_gates.more or v_start.more);
 end
 $$;
-comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished}.';
+comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished, more}; more waits to be started, or is over, when it says so.';
 
 -- Ends a workflow that nobody wants any more: what waits ends at once, what runs is asked to end. Called by operators.
 create or replace function fn_job_workflow_cancel(p_workflow_id uuid, p_actor text, p_reason text) returns jsonb
@@ -1340,7 +1383,7 @@ begin
   call pr_grant(format('execute on function %s', 'fn_job_workflow_refresh(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   foreach v_function in array array['fn_mot_start()', 'fn_mot_start_one(uuid)', 'fn_mot_start_lease(uuid)', 'fn_mot_start_refused(uuid, text)', 'fn_mot_reached(jsonb, int)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
-    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_job_gate_verdict(jsonpath, event_outbox)', 'fn_job_gate_lock(uuid[])',
+    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_job_gate_verdict(jsonpath, event_outbox)', 'fn_job_gate_lock(uuid[])', 'fn_job_gate_expire(int, timestamptz)',
     'fn_gate_filter_problem(jsonpath)', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;

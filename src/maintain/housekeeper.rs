@@ -162,10 +162,12 @@ impl Housekeeper {
     async fn chores(&self, pruned: &mut Pruned, mut known: Option<&mut Known>) -> Result<()> {
         let mut failed: Option<Error> = None;
         for chore in [Chore::Prune, Chore::Order, Chore::Workflows, Chore::Routes] {
+            let mut batches = 0;
             loop {
+                batches += 1;
                 match self.chore(chore, pruned).await {
-                    Ok(false) => break,
-                    Ok(true) => {}
+                    Ok(more) if !more || batches == chore.batches() => break,
+                    Ok(_) => {}
                     Err(error) if error.kind() == Kind::Unreachable => return Err(Error::and(failed, error)),
                     Err(error) => {
                         failed = Some(Error::and(failed, error));
@@ -210,6 +212,14 @@ enum Chore {
 }
 
 impl Chore {
+    /// How many batches a round may take.
+    fn batches(self) -> u32 {
+        match self {
+            Self::Workflows => 20,
+            Self::Prune | Self::Order | Self::Routes => u32::MAX,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Prune => "pruning arrivals",

@@ -433,15 +433,18 @@ table job_gate
   event_id uuid
   effect_hash text
   expires_at timestamp with time zone
+  closed_at timestamp with time zone
   created_at timestamp with time zone not null default clock_timestamp()
   job_gate_event_check CHECK (((kind = 'event'::text) = ((event_domain IS NOT NULL) AND (event_type IS NOT NULL))))
   job_gate_kind_check CHECK ((kind = ANY (ARRAY['approval'::text, 'event'::text])))
   job_gate_pkey PRIMARY KEY (job_id)
   CREATE INDEX job_gate_event_idx ON job_gate USING btree (event_domain, event_type) WHERE ((kind = 'event'::text) AND (event_id IS NULL))
+  CREATE INDEX job_gate_expires_idx ON job_gate USING btree (expires_at) WHERE (closed_at IS NULL)
   CREATE INDEX job_gate_workflow_idx ON job_gate USING btree (workflow_id)
   -- table: Nodes that wait for an approval or for an event: jobs that no executor claims.
   -- event_id: The first event since the workflow began that fits.
   -- effect_hash: What was approved: the hash of what the jobs before it have given.
+  -- closed_at: When the refresh found it over, with nothing left to expire; the refresh opens it again when its workflow is retried.
 
 table job_handler
   job_kind text not null
@@ -4238,6 +4241,7 @@ begin
     where j.job_id = u.job_id and j.last_error is distinct from left(u.error, 8000) and j.job_id = any (array(
       select q.job_id from job_queue q where q.job_id = any (v_found.unfit) and q.status = 'queued' for update skip locked));
   end if;
+  perform fn_job_gate_lock(v_found.jobs) where v_found.jobs is not null;
   with met as (
     update job_gate g set event_id = f.event_id
     from unnest(v_found.jobs, v_found.events) f (job_id, event_id)
@@ -4247,6 +4251,69 @@ begin
   select array_agg(m.job_id order by m.job_id) into v_gates from met m;
   perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
   return coalesce(cardinality(v_gates), 0);
+end
+$function$
+
+-- Fails gates whose time is over: {expired, more}. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_expire(p_limit integer, p_now timestamp with time zone, OUT expired integer, OUT more boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_gates uuid[];
+  v_gate record;
+begin
+  update job_gate g set closed_at = clock_timestamp()
+  where g.job_id = any (array(
+    select o.job_id from job_gate o
+    join job_workflow w on w.workflow_id = o.workflow_id
+    left join job_queue j on j.job_id = o.job_id
+    where o.expires_at < p_now and o.closed_at is null and (w.status <> 'active' or j.status is distinct from 'queued')
+    order by o.expires_at
+    limit 10 * p_limit
+    for update of o skip locked));
+  v_gates := array(
+    select g.job_id from job_gate g
+    join job_queue j on j.job_id = g.job_id
+    where g.expires_at < p_now and g.closed_at is null and j.status = 'queued' and j.blocked_by = 1
+    order by g.expires_at
+    limit p_limit
+    for update of j skip locked);
+  expired := 0;
+  more := cardinality(v_gates) = p_limit;
+  -- a statement of its own: it sees the event of whoever had the job before
+  for v_gate in
+    select g.job_id, g.kind, g.event_id from job_gate g where g.job_id = any (v_gates) order by g.workflow_id, g.job_id
+  loop
+    if v_gate.event_id is not null then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+    else
+      expired := expired + fn_job_gate_pass(v_gate.job_id, 'failure', 'refresh', case v_gate.kind
+        when 'approval' then 'approval_expired: nobody has decided in time' else 'the event did not come in time' end)::int;
+    end if;
+  end loop;
+end
+$function$
+
+-- Locks the jobs of gates, without waiting for long. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_lock(p_job_ids uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET lock_timeout TO '2s'
+AS $function$
+begin
+  perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
+exception when lock_not_available then
+  perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update skip locked;
 end
 $function$
 
@@ -5838,7 +5905,7 @@ begin
 end
 $function$
 
--- Repairs and ends active workflows: {started, checked, repaired, expired, finished}.
+-- Repairs and ends active workflows: {started, checked, repaired, expired, finished, more}; more waits to be started, or is over, when it says so.
 CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -5853,10 +5920,11 @@ AS $function$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_workflow uuid;
-  v_started int;
+  v_start record;
   v_checked int := 0;
   v_repaired int := 0;
-  v_expired int := 0;
+  v_gates record;
+  v_expired int;
   v_finished int := 0;
   v_count int;
   v_job record;
@@ -5864,18 +5932,16 @@ begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
   end if;
-  v_started := fn_mot_start();
+  v_start := fn_mot_start();
+  v_gates := fn_job_gate_expire(10 * least(p_limit, 1000), v_now);
+  v_expired := v_gates.expired;
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
     v_checked := v_checked + 1;
-    for v_job in
-      select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-      where g.workflow_id = v_workflow and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-    loop
-      v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-        else 'the event did not come in time' end)::int;
-    end loop;
+    update job_gate g set closed_at = null
+    where g.workflow_id = v_workflow and g.closed_at is not null and exists (
+      select from job_queue j where j.job_id = g.job_id and j.status = 'queued');
     for v_job in
       select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
         when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
@@ -5910,7 +5976,8 @@ begin
     update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = v_workflow and w.status = 'active';
     v_finished := v_finished + (not found)::int;
   end loop;
-  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+  return jsonb_build_object('refused', false, 'started', v_start.started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished,
+    'more', v_gates.more or v_start.more);
 end
 $function$
 
@@ -6768,9 +6835,9 @@ begin
 end
 $function$
 
--- Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.
-CREATE OR REPLACE FUNCTION fn_mot_start()
- RETURNS integer
+-- Starts what jobs of kind workflow:TEMPLATE ask for: {started, more}. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_start(OUT started integer, OUT more boolean)
+ RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
@@ -6796,8 +6863,8 @@ declare
   v_at int;
   v_part int;
   v_bad int := 0;
-  v_started int := 0;
 begin
+  started := 0;
   while v_from <= cardinality(v_jobs) and v_bad < 20 loop
     begin
       v_at := v_from;
@@ -6806,7 +6873,7 @@ begin
         v_part := v_part + fn_mot_start_one(v_jobs[v_at])::int;
         v_at := v_at + 1;
       end loop;
-      v_started := v_started + v_part;
+      started := started + v_part;
       v_from := v_at;
       v_to := cardinality(v_jobs);
     exception when others then
@@ -6822,7 +6889,7 @@ begin
       end if;
     end;
   end loop;
-  return v_started;
+  more := (v_from <= cardinality(v_jobs) or cardinality(v_jobs) = 1000) and fn_gate_is_open('queue.job_substrate.enabled');
 end
 $function$
 

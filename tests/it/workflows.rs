@@ -3,6 +3,7 @@
 mod commands;
 mod edges;
 mod emit;
+mod expiry;
 mod facts;
 mod gates;
 mod model;

@@ -84,10 +84,10 @@ async fn of_very_many_that_cannot_be_made_each_call_takes_some_and_none_is_lost(
         stage.ask("workflow:poison", 9000).await;
     }
     for left in [25, 5] {
-        stage.value("select fn_job_workflow_refresh()", &[]).await;
+        assert_eq!(stage.value("select fn_job_workflow_refresh()", &[]).await["more"], true);
         assert_eq!(stage.starts().await, json!({"dead_letter": 45 - left, "queued": left}));
     }
-    stage.value("select fn_job_workflow_refresh()", &[]).await;
+    assert_eq!(stage.value("select fn_job_workflow_refresh()", &[]).await["more"], false);
     assert_eq!(stage.starts().await, json!({"dead_letter": 45}));
 }
 
