@@ -6391,6 +6391,18 @@ begin
 end
 $function$
 
+-- Handler: starts workflows that jobs ask for, fails gates whose time is over, looks after 100 active workflows.
+CREATE OR REPLACE FUNCTION fn_maintenance_refresh(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return fn_job_workflow_refresh() || jsonb_build_object('job_id', p_job -> 'job_id');
+end
+$function$
+
 -- Handler: notices and announces silences and their ends, unless queue.heartbeat.enabled says no.
 CREATE OR REPLACE FUNCTION fn_maintenance_stale_check(p_job jsonb)
  RETURNS jsonb
@@ -9193,6 +9205,8 @@ grant EXECUTE on function fn_maintenance_order_sweep(jsonb) to reveille_executor
 grant EXECUTE on function fn_maintenance_prune(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_maintenance_reap(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_maintenance_refresh(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_maintenance_stale_check(jsonb) to reveille_executor
 
