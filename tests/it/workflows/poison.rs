@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::stage::{Stage, node};
-use crate::support::{Program, login};
+use crate::support::{Program, SOON, connect, login, wait_until};
 
 /// Passes every check of a template, and cannot be made: the payload is too large once it is filled.
 async fn poisoned() -> Stage {
@@ -116,7 +116,7 @@ async fn who_may_not_start_workflows_may_not_ask_for_one_by_a_job() {
     let name = format!("login_{}", uuid::Uuid::new_v4().simple());
     for (role, may) in [("reveille_executor", false), ("reveille_operator", true)] {
         let url = login(&stage.client, &stage.db.url(), &name, &format!("in role {role}")).await;
-        let client = crate::support::connect(&url).await;
+        let client = connect(&url).await;
         for (n, call) in [
             "fn_job_enqueue('workflow:t', 'test')",
             "fn_job_enqueue_many('[{\"job_kind\": \"a.a\", \"actor\": \"test\"}, {\"job_kind\": \"workflow:t\", \"actor\": \"test\"}]')",
@@ -134,10 +134,29 @@ async fn who_may_not_start_workflows_may_not_ask_for_one_by_a_job() {
             client.query_one("select fn_job_enqueue('a.a', 'test')", &[]).await.unwrap().get(0);
         assert_eq!(answer["created"], true, "{role} may ask for other work");
         drop(client);
-        crate::support::wait_until("the role can go", crate::support::SOON, async || {
+        wait_until("the role can go", SOON, async || {
             stage.client.batch_execute(&format!("drop role {name}")).await.is_ok()
         })
         .await;
     }
     assert_eq!(stage.starts().await, json!({"queued": 2}));
+}
+
+#[tokio::test]
+async fn a_schedule_that_an_operator_has_enabled_starts_workflows_whoever_ticks() {
+    let stage = poisoned().await;
+    let put = "
+        select fn_schedule_put('nightly', 'workflow:t', 'test', p_every => '1 day', p_starts_at => '2026-06-01T10:00:00Z',
+          p_now => '2026-06-01T09:00:00Z');
+        select fn_schedule_enable('nightly', true, 'test', 'test', '2026-06-01T09:00:00Z')";
+    stage.client.batch_execute(put).await.unwrap();
+    let name = format!("login_{}", uuid::Uuid::new_v4().simple());
+    let url = login(&stage.client, &stage.db.url(), &name, "in role reveille_dispatcher").await;
+    let ended = Program::start(&url, &["tick"], &[]).ends().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert_eq!(stage.starts().await, json!({"succeeded": 1}));
+    wait_until("the role can go", SOON, async || {
+        stage.client.batch_execute(&format!("drop role {name}")).await.is_ok()
+    })
+    .await;
 }
