@@ -873,25 +873,25 @@ $$;
 comment on function fn_job_gate_verdict(jsonpath, event_outbox) is 'match, filtered, or the error of the filter. Internal.';
 
 -- Locks the jobs of gates before their events are noted. Whoever ends the step before a gate looks for the event when that row is
--- his: so one of both sees the other. A transaction that stays open must not hold up a domain: after two seconds only those that
--- are free are locked, and the refresh passes the others.
+-- his: so one of both sees the other. After two seconds (lock_timeout of the caller) only those that are free are locked.
 create or replace function fn_job_gate_lock(p_job_ids uuid[]) returns void
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 begin
   perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
-exception when lock_not_available then
+exception when lock_not_available or deadlock_detected then
   perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update skip locked;
 end
 $$;
-comment on function fn_job_gate_lock(uuid[]) is 'Locks the jobs of gates, without waiting for long. Internal.';
+comment on function fn_job_gate_lock(uuid[]) is 'Locks the jobs of gates, as far as they are free. Internal.';
 
 -- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. Of several events the
--- first opens; what a filter raised is noted with the gate's job, where `workflows show` has it.
+-- first opens; what a filter raised is noted with the gate's job, where `workflows show` has it. A transaction of somebody else's that
+-- stays open must not hold up a domain: what cannot be had within two seconds the refresh passes, as the event is noted.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off set lock_timeout = '2s'
 as $$
 declare
   v_found record;
@@ -928,11 +928,15 @@ begin
     returning g.job_id
   )
   select array_agg(m.job_id order by m.job_id) into v_gates from met m;
-  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  begin
+    perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  exception when lock_not_available or deadlock_detected then
+    null;
+  end;
   return coalesce(cardinality(v_gates), 0);
 end
 $$;
-comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
+comment on function fn_job_gate_events(uuid[]) is 'Notes the first fitting event of gates that wait for one, and opens them; answers how many. Internal.';
 
 -- Starts what one locked job of kind workflow:TEMPLATE asks for, and ends that job; answers whether a workflow began. Each parameter of
 -- the template is taken from what has its name: the job's refs, its payload, or the columns of its event. Raises whatever

@@ -4204,7 +4204,7 @@ begin
 end
 $function$
 
--- Opens the gates that wait for one of these events; answers how many. Internal.
+-- Notes the first fitting event of gates that wait for one, and opens them; answers how many. Internal.
 CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
  RETURNS integer
  LANGUAGE plpgsql
@@ -4213,6 +4213,7 @@ CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
+ SET lock_timeout TO '2s'
 AS $function$
 declare
   v_found record;
@@ -4249,7 +4250,11 @@ begin
     returning g.job_id
   )
   select array_agg(m.job_id order by m.job_id) into v_gates from met m;
-  perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  begin
+    perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  exception when lock_not_available or deadlock_detected then
+    null;
+  end;
   return coalesce(cardinality(v_gates), 0);
 end
 $function$
@@ -4301,18 +4306,17 @@ begin
 end
 $function$
 
--- Locks the jobs of gates, without waiting for long. Internal.
+-- Locks the jobs of gates, as far as they are free. Internal.
 CREATE OR REPLACE FUNCTION fn_job_gate_lock(p_job_ids uuid[])
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
- SET lock_timeout TO '2s'
 AS $function$
 begin
   perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
-exception when lock_not_available then
+exception when lock_not_available or deadlock_detected then
   perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update skip locked;
 end
 $function$

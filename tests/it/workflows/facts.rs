@@ -146,3 +146,21 @@ async fn whoever_ends_a_step_and_stays_idle_holds_up_no_domain_and_no_event_is_c
     assert_eq!(stage.run(&[]).await, ["b"]);
     assert_eq!(stage.status(id).await, "succeeded");
 }
+
+#[tokio::test]
+async fn whoever_holds_a_workflow_holds_up_no_domain_and_the_refresh_opens_its_gate() {
+    let stage = Stage::open().await;
+    let id = stage.waiting("$.payload.n > 3").await;
+    assert_eq!(stage.run(&[]).await, ["a"]);
+    let mut other = stage.db.client().await;
+    let holds = other.transaction().await.unwrap();
+    holds.execute("select from job_queue j where j.workflow_id = $1 and j.status = 'queued' and j.blocked_by = 1 for update", &[&id]).await.unwrap();
+    holds.execute("select from job_workflow where workflow_id = $1 for update", &[&id]).await.unwrap();
+    stage.fact(json!({"n": 4})).await;
+    let pass = tokio::time::timeout(SOON, stage.pass()).await.expect("it does not wait for ever");
+    assert_eq!(pass["events"], 1);
+    holds.rollback().await.unwrap();
+    assert_eq!(stage.run(&[]).await, Vec::<String>::new());
+    stage.value("select fn_job_workflow_refresh()", &[]).await;
+    assert_eq!(stage.run(&[]).await, ["b"]);
+}
