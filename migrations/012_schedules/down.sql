@@ -13,6 +13,7 @@ begin
 end
 $$;
 
+drop function fn_maintenance_refresh(jsonb);
 drop function fn_maintenance_prune(jsonb);
 drop function fn_maintenance_order_sweep(jsonb);
 drop function fn_maintenance_archive(jsonb);

@@ -389,6 +389,15 @@ end
 $$;
 comment on function fn_maintenance_prune(jsonb) is 'Handler: deletes a batch of read arrivals, old passes, and what counts towards no rate limit any more.';
 
+create or replace function fn_maintenance_refresh(p_job jsonb) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  return fn_job_workflow_refresh() || jsonb_build_object('job_id', p_job -> 'job_id');
+end
+$$;
+comment on function fn_maintenance_refresh(jsonb) is 'Handler: starts workflows that jobs ask for, fails gates whose time is over, looks after 100 active workflows.';
+
 do $$
 declare
   v_function text;
@@ -407,7 +416,7 @@ begin
   end loop;
   foreach v_function in array array[
     'fn_maintenance_reap(jsonb)', 'fn_maintenance_stale_check(jsonb)', 'fn_maintenance_archive(jsonb)', 'fn_maintenance_order_sweep(jsonb)',
-    'fn_maintenance_prune(jsonb)'] loop
+    'fn_maintenance_prune(jsonb)', 'fn_maintenance_refresh(jsonb)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
   end loop;

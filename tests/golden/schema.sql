@@ -436,15 +436,18 @@ table job_gate
   event_id uuid
   effect_hash text
   expires_at timestamp with time zone
+  closed_at timestamp with time zone
   created_at timestamp with time zone not null default clock_timestamp()
   job_gate_event_check CHECK (((kind = 'event'::text) = ((event_domain IS NOT NULL) AND (event_type IS NOT NULL))))
   job_gate_kind_check CHECK ((kind = ANY (ARRAY['approval'::text, 'event'::text])))
   job_gate_pkey PRIMARY KEY (job_id)
   CREATE INDEX job_gate_event_idx ON job_gate USING btree (event_domain, event_type) WHERE ((kind = 'event'::text) AND (event_id IS NULL))
+  CREATE INDEX job_gate_expires_idx ON job_gate USING btree (expires_at) WHERE (closed_at IS NULL)
   CREATE INDEX job_gate_workflow_idx ON job_gate USING btree (workflow_id)
   -- table: Nodes that wait for an approval or for an event: jobs that no executor claims.
   -- event_id: The first event since the workflow began that fits.
   -- effect_hash: What was approved: the hash of what the jobs before it have given.
+  -- closed_at: When the refresh found it over, with nothing left to expire; the refresh opens it again when its workflow is retried.
 
 table job_handler
   job_kind text not null
@@ -490,6 +493,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   idempotency_key job_key not null
   ordering_key text
   ordering_slot smallint
+  freed_at timestamp with time zone
   limit_slot integer
   actor job_actor not null
   run_id uuid
@@ -511,7 +515,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
   job_queue_lease_check CHECK ((((status)::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
   job_queue_pkey PRIMARY KEY (job_id)
-  CREATE INDEX job_queue_behind_idx ON job_queue USING btree (ordering_key, created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (COALESCE((ordering_slot)::integer, 0) = 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])))
+  CREATE INDEX job_queue_behind_idx ON job_queue USING btree (ordering_key, COALESCE(freed_at, created_at), job_id) WHERE ((ordering_key IS NOT NULL) AND (COALESCE((ordering_slot)::integer, 0) = 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])))
   CREATE INDEX job_queue_lease_idx ON job_queue USING btree (lease_until) WHERE (lease_until IS NOT NULL)
   CREATE INDEX job_queue_ready_idx ON job_queue USING btree (executor, lane, priority, scheduled_at, job_id) WHERE claimable
   CREATE INDEX job_queue_unplaced_idx ON job_queue USING btree (created_at, job_id) WHERE ((ordering_key IS NOT NULL) AND (ordering_slot IS NULL) AND ((status)::text = 'queued'::text))
@@ -519,6 +523,8 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   CREATE UNIQUE INDEX job_queue_turn_idx ON job_queue USING btree (ordering_key, ordering_slot) WHERE ((ordering_slot > 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])))
   CREATE TRIGGER job_queue_begins_queued BEFORE INSERT ON job_queue FOR EACH ROW WHEN (((new.status)::text <> 'queued'::text)) EXECUTE FUNCTION fn_job_move_refuse()
   CREATE TRIGGER job_queue_moves AFTER UPDATE ON job_queue FOR EACH ROW WHEN ((((old.status)::text IS DISTINCT FROM (new.status)::text) AND (NOT fn_job_move_is_legal((old.status)::text, (new.status)::text)))) EXECUTE FUNCTION fn_job_move_refuse()
+  CREATE TRIGGER job_queue_order_begins BEFORE INSERT ON job_queue FOR EACH ROW WHEN ((((new.blocked_by)::integer > 0) AND (new.ordering_key IS NOT NULL))) EXECUTE FUNCTION fn_job_order_blocked()
+  CREATE TRIGGER job_queue_order_blocked AFTER UPDATE OF blocked_by ON job_queue FOR EACH ROW WHEN (((new.ordering_key IS NOT NULL) AND ((new.status)::text = 'queued'::text) AND (((new.blocked_by)::integer > 0) IS DISTINCT FROM ((old.blocked_by)::integer > 0)))) EXECUTE FUNCTION fn_job_order_blocked()
   -- table: Work: one row a job. Status moves only through fn_job_*; an illegal move is refused by a trigger.
   -- executor: Kind of executor that may run it. MOT is none.
   -- safe_payload: Signal, not data: at most 16 kB of JSON, no denied key at any depth.
@@ -529,8 +535,9 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   -- lease_losses: Leases that ended unreported; counted apart from failures, with a limit of their own.
   -- policy: What this job has of its own instead of its kind's: backoff_strategy, backoff_seconds, backoff_cap_seconds, max_lease_losses, time_limit_seconds. Null: nothing.
   -- idempotency_key: A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.
-  -- ordering_key: Jobs of one key run one at a time, in the order in which they were made, also across retries.
-  -- ordering_slot: Of a job with an ordering key: null not placed yet, 0 behind others, from 1 on its turn.
+  -- ordering_key: Jobs of one key run one at a time, in the order in which they were made or, of steps, became free; also across retries.
+  -- ordering_slot: Of a job with an ordering key: null not placed yet, -1 blocked and so in no line, 0 behind others, from 1 on its turn.
+  -- freed_at: Of a step with an ordering key: when all that it needs had ended; its place in the order is from then.
   -- limit_slot: Of a run of a kind with job.<kind>.concurrency_limit: which of its places it takes.
   -- blocked_by: Unmet dependencies; 0 means free to run.
   -- causation_event_id: The event this job was made from.
@@ -913,7 +920,7 @@ view v_ordering_blocked
            FROM ( SELECT j.job_id, j.created_at
                    FROM job_queue j
                   WHERE j.ordering_key = t.ordering_key AND COALESCE(j.ordering_slot::integer, 0) = 0 AND (j.status::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text]))
-                  ORDER BY j.created_at, j.job_id
+                  ORDER BY (COALESCE(j.freed_at, j.created_at)), j.job_id
                  LIMIT 1000) b) n
   WHERE t.ordering_slot > 0 AND (t.status::text = ANY (ARRAY['queued'::text, 'leased'::text, 'in_progress'::text, 'retry_waiting'::text, 'dead_letter'::text])) AND n.behind > 0;
 
@@ -2934,6 +2941,27 @@ begin
 end
 $function$
 
+-- What is wrong with the filter of an event node, as a sentence; null when it is sound. Internal.
+CREATE OR REPLACE FUNCTION fn_gate_filter_problem(p_filter jsonpath)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if regexp_replace(p_filter::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+    return 'filter has a variable ($name); a filter has none, write the value itself';
+  end if;
+  perform jsonb_path_match_tz('{"event": {}, "payload": {}}', p_filter, '{}', false);
+  return null;
+exception
+  when singleton_sql_json_item_required then
+    return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+  when others then
+    return null; -- strict paths may fail on the empty sample and work on real events
+end
+$function$
+
 -- true only when dot_config holds the text 'true' under the key.
 CREATE OR REPLACE FUNCTION fn_gate_is_open(p_key text)
  RETURNS boolean
@@ -3951,7 +3979,7 @@ begin
 end
 $function$
 
--- Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed.
+-- Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed, workflow_not_allowed for workflow:* by who may start none.
 CREATE OR REPLACE FUNCTION fn_job_enqueue(p_job_kind text, p_actor text, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_idempotency_key text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_run_id uuid DEFAULT NULL::uuid, p_ordering_key text DEFAULT NULL::text, p_max_attempts integer DEFAULT NULL::integer, p_correlation_id text DEFAULT NULL::text, p_on_duplicate text DEFAULT 'keep'::text)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3970,6 +3998,8 @@ begin
   end if;
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
+  elsif p_job_kind like 'workflow:%' and not fn_workflow_may_start() then
+    return jsonb_build_object('refused', true, 'reason', 'workflow_not_allowed', 'job_id', null, 'job_kind', p_job_kind);
   end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -4003,7 +4033,7 @@ begin
 end
 $function$
 
--- Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled.
+-- Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled or workflow_not_allowed.
 CREATE OR REPLACE FUNCTION fn_job_enqueue_many(p_jobs jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -4045,6 +4075,10 @@ begin
   v_count := jsonb_array_length(p_jobs);
   select array_agg(k.job_kind), array_agg(fn_job_max_attempts(k.job_kind)) into v_kinds, v_limits
   from (select distinct e.job ->> 'job_kind' as job_kind from jsonb_array_elements(p_jobs) e (job)) k;
+  if exists (select from unnest(v_kinds) k where k like 'workflow:%') and not fn_workflow_may_start() then
+    return jsonb_build_object('refused', true, 'reason', 'workflow_not_allowed',
+      'job_kind', (select min(k) from unnest(v_kinds) k where k like 'workflow:%'));
+  end if;
   begin
     insert into job_queue (
       job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -4178,7 +4212,7 @@ begin
 end
 $function$
 
--- Opens the gates that wait for one of these events; answers how many. Internal.
+-- Notes the first fitting event of gates that wait for one, and opens them; answers how many. Internal.
 CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
  RETURNS integer
  LANGUAGE plpgsql
@@ -4187,29 +4221,113 @@ CREATE OR REPLACE FUNCTION fn_job_gate_events(p_event_ids uuid[])
  SET enable_hashjoin TO 'off'
  SET enable_mergejoin TO 'off'
  SET jit TO 'off'
+ SET lock_timeout TO '2s'
 AS $function$
 declare
-  v_gate record;
-  v_met int := 0;
+  v_found record;
+  v_gates uuid[];
 begin
-  for v_gate in
-    select distinct on (g.job_id) g.job_id, e.id
+  with looked as materialized ( -- the filter last, after all that is cheaper
+    select g.job_id, e.id, e.created_at, case when g.filter is null then 'match' else fn_job_gate_verdict(g.filter, row(e.*)::event_outbox) end as verdict
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
     join job_workflow w on w.workflow_id = g.workflow_id and w.status = 'active'
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
-      and (g.filter is null or jsonb_path_exists(
-        jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
-    order by g.job_id, e.created_at, e.id
+  ),
+  first as (
+    select distinct on (l.job_id) l.job_id, l.id, l.verdict
+    from looked l
+    where l.verdict <> 'filtered'
+    order by l.job_id, l.verdict <> 'match', l.created_at, l.id
+  )
+  select array_agg(f.job_id order by f.job_id) filter (where f.verdict = 'match') as jobs,
+    array_agg(f.id order by f.job_id) filter (where f.verdict = 'match') as events,
+    array_agg(f.job_id) filter (where f.verdict <> 'match') as unfit, array_agg(f.verdict) filter (where f.verdict <> 'match') as errors
+  into v_found from first f;
+  if v_found.unfit is not null then
+    update job_queue j set last_error = left(u.error, 8000), updated_at = clock_timestamp()
+    from unnest(v_found.unfit, v_found.errors) u (job_id, error)
+    where j.job_id = u.job_id and j.last_error is distinct from left(u.error, 8000) and j.job_id = any (array(
+      select q.job_id from job_queue q where q.job_id = any (v_found.unfit) and q.status = 'queued' for update skip locked));
+  end if;
+  perform fn_job_gate_lock(v_found.jobs) where v_found.jobs is not null;
+  with met as (
+    update job_gate g set event_id = f.event_id
+    from unnest(v_found.jobs, v_found.events) f (job_id, event_id)
+    where g.job_id = f.job_id and g.event_id is null
+    returning g.job_id
+  )
+  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
+  begin
+    perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  exception when lock_not_available or deadlock_detected then
+    null;
+  end;
+  return coalesce(cardinality(v_gates), 0);
+end
+$function$
+
+-- Fails gates whose time is over: {expired, more}. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_expire(p_limit integer, p_now timestamp with time zone, OUT expired integer, OUT more boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_gates uuid[];
+  v_gate record;
+begin
+  update job_gate g set closed_at = clock_timestamp()
+  where g.job_id = any (array(
+    select o.job_id from job_gate o
+    join job_workflow w on w.workflow_id = o.workflow_id
+    left join job_queue j on j.job_id = o.job_id
+    where o.expires_at < p_now and o.closed_at is null and (w.status <> 'active' or j.status is distinct from 'queued')
+    order by o.expires_at
+    limit 10 * p_limit
+    for update of o skip locked));
+  v_gates := array(
+    select g.job_id from job_gate g
+    join job_queue j on j.job_id = g.job_id
+    where g.expires_at < p_now and g.closed_at is null and j.status = 'queued' and j.blocked_by = 1
+    order by g.expires_at
+    limit p_limit
+    for update of j skip locked);
+  expired := 0;
+  more := cardinality(v_gates) = p_limit;
+  -- a statement of its own: it sees the event of whoever had the job before
+  for v_gate in
+    select g.job_id, g.kind, g.event_id from job_gate g where g.job_id = any (v_gates) order by g.workflow_id, g.job_id
   loop
-    update job_queue j set updated_at = clock_timestamp() where j.job_id = v_gate.job_id;
-    update job_gate g set event_id = v_gate.id where g.job_id = v_gate.job_id and g.event_id is null;
-    if found then
+    if v_gate.event_id is not null then
       perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
-      v_met := v_met + 1;
+    else
+      expired := expired + fn_job_gate_pass(v_gate.job_id, 'failure', 'refresh', case v_gate.kind
+        when 'approval' then 'approval_expired: nobody has decided in time' else 'the event did not come in time' end)::int;
     end if;
   end loop;
-  return v_met;
+end
+$function$
+
+-- Locks the jobs of gates, as far as they are free. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_lock(p_job_ids uuid[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
+  update job_queue j set updated_at = clock_timestamp() where j.job_id = any (p_job_ids);
+exception when lock_not_available or deadlock_detected then
+  update job_queue j set updated_at = clock_timestamp()
+  where j.job_id = any (array(select q.job_id from job_queue q where q.job_id = any (p_job_ids) order by q.job_id for update skip locked));
 end
 $function$
 
@@ -4241,6 +4359,20 @@ begin
   where j.job_id = p_job_id;
   perform fn_job_unblock(array[p_job_id], p_outcome);
   return true;
+end
+$function$
+
+-- match, filtered, or the error of the filter. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_verdict(p_filter jsonpath, p_event event_outbox)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return case when coalesce(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}', true), false) then 'match' else 'filtered' end;
+exception when others then
+  return 'filter: ' || sqlerrm;
 end
 $function$
 
@@ -4790,6 +4922,29 @@ begin
 end
 $function$
 
+-- Trigger: keeps steps that are blocked out of the order of their key.
+CREATE OR REPLACE FUNCTION fn_job_order_blocked()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  if tg_op = 'INSERT' then
+    new.ordering_slot := -1;
+    return new;
+  elsif new.blocked_by = 0 then
+    update job_queue j set ordering_slot = null, freed_at = clock_timestamp() where j.job_id = new.job_id and j.ordering_slot = -1;
+  else
+    update job_queue j set ordering_slot = -1 where j.job_id = new.job_id;
+    if new.ordering_slot > 0 then
+      insert into job_order_pending (ordering_key) values (new.ordering_key);
+    end if;
+  end if;
+  return null;
+end
+$function$
+
 -- Places new jobs that have an ordering key, up to 1000.
 CREATE OR REPLACE FUNCTION fn_job_order_sweep()
  RETURNS void
@@ -4966,12 +5121,12 @@ begin
     cross join lateral (
       select b.job_id
       from (
-        select j.job_id, row_number() over (order by j.created_at, j.job_id) as nth,
-          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.created_at, j.job_id) as least
+        select j.job_id, row_number() over (order by j.since, j.job_id) as nth,
+          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.since, j.job_id) as least
         from (
-          select q.job_id, q.job_kind, q.created_at from job_queue q
+          select q.job_id, q.job_kind, coalesce(q.freed_at, q.created_at) as since from job_queue q
           where q.ordering_key = k.key and coalesce(q.ordering_slot, 0) = 0 and q.status in ('queued', 'retry_waiting')
-          order by q.created_at, q.job_id
+          order by coalesce(q.freed_at, q.created_at), q.job_id
           limit case when v_is_limited then 1000 else 1 end) j) b
       where t.used + b.nth <= least(t.least, b.least)) n;
     v_free := array(
@@ -4983,7 +5138,7 @@ begin
         bool_and(j.job_id = any (v_free)) over w as is_next, row_number() over w as nth
       from job_queue j
       where j.job_id = any (v_first)
-      window w as (partition by j.ordering_key order by j.created_at, j.job_id)
+      window w as (partition by j.ordering_key order by coalesce(j.freed_at, j.created_at), j.job_id)
     ),
     later as (
       insert into job_order_pending (ordering_key)
@@ -5023,7 +5178,7 @@ begin
         cross join lateral (
           select j.executor from job_queue j
           where j.ordering_key = k and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
-          order by j.created_at, j.job_id limit 1) b) x;
+          order by coalesce(j.freed_at, j.created_at), j.job_id limit 1) b) x;
     end if;
   end if;
 end
@@ -5651,6 +5806,7 @@ declare
   v_skipped uuid[];
   v_gates uuid[];
   v_moving uuid[]; -- workflows that go on, and need not be looked at
+  v_turns text[];
   v_free record;
 begin
   loop
@@ -5695,10 +5851,11 @@ begin
       set status = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
           cancel_reason = 'skipped: a step that it needs did not end as it wants'
       where j.job_id = any (v_skipped) and j.status in ('queued', 'retry_waiting') and j.workflow_id is not null
-      returning j.job_id
+      returning j.job_id, case when j.ordering_slot > 0 then j.ordering_key end as turn
     )
-    select array_agg(e.job_id) into v_ended from ended e;
+    select array_agg(e.job_id), array_agg(distinct e.turn) filter (where e.turn is not null) into v_ended, v_turns from ended e;
     exit when v_ended is null;
+    perform fn_job_promote(v_turns) where v_turns is not null;
     v_all := v_all || v_ended;
     v_outcome := 'skipped';
   end loop;
@@ -5767,8 +5924,8 @@ begin
 end
 $function$
 
--- Repairs and ends one active workflow: {repaired, expired, finished}. Internal.
-CREATE OR REPLACE FUNCTION fn_job_workflow_mend(p_workflow_id uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+-- Repairs and ends one active workflow: {repaired, finished}. Internal.
+CREATE OR REPLACE FUNCTION fn_job_workflow_mend(p_workflow_id uuid)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -5779,19 +5936,13 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_mend(p_workflow_id uuid, p_now timest
  SET jit TO 'off'
 AS $function$
 declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_repaired int := 0;
-  v_expired int := 0;
   v_count int;
   v_job record;
 begin
-  for v_job in
-    select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-    where g.workflow_id = p_workflow_id and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-  loop
-    v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-      else 'the event did not come in time' end)::int;
-  end loop;
+  update job_gate g set closed_at = null
+  where g.workflow_id = p_workflow_id and g.closed_at is not null and exists (
+    select from job_queue j where j.job_id = g.job_id and j.status = 'queued');
   for v_job in
     select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
       when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
@@ -5824,11 +5975,11 @@ begin
   where g.workflow_id = p_workflow_id and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
   perform fn_job_workflow_settle(array[p_workflow_id]);
   update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = p_workflow_id and w.status = 'active';
-  return jsonb_build_object('repaired', v_repaired, 'expired', v_expired, 'finished', (not found)::int);
+  return jsonb_build_object('repaired', v_repaired, 'finished', (not found)::int);
 end
 $function$
 
--- Repairs and ends active workflows: {started, checked, repaired, expired, finished}.
+-- Repairs and ends active workflows: {started, checked, repaired, expired, finished, more}; more waits to be started, or is over, when it says so.
 CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -5839,27 +5990,28 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, 
 AS $function$
 declare
   v_workflow uuid;
-  v_started int;
   v_answer jsonb;
+  v_start record;
   v_checked int := 0;
   v_repaired int := 0;
-  v_expired int := 0;
+  v_gates record;
   v_finished int := 0;
 begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
   end if;
-  v_started := fn_mot_start();
+  v_start := fn_mot_start();
+  v_gates := fn_job_gate_expire(10 * least(p_limit, 1000), coalesce(p_now, clock_timestamp()));
   for v_workflow in
     select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
   loop
-    v_answer := fn_job_workflow_mend(v_workflow, p_now);
+    v_answer := fn_job_workflow_mend(v_workflow);
     v_checked := v_checked + 1;
     v_repaired := v_repaired + (v_answer ->> 'repaired')::int;
-    v_expired := v_expired + (v_answer ->> 'expired')::int;
     v_finished := v_finished + (v_answer ->> 'finished')::int;
   end loop;
-  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+  return jsonb_build_object('refused', false, 'started', v_start.started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_gates.expired, 'finished', v_finished,
+    'more', v_gates.more or v_start.more);
 end
 $function$
 
@@ -6449,6 +6601,18 @@ begin
 end
 $function$
 
+-- Handler: starts workflows that jobs ask for, fails gates whose time is over, looks after 100 active workflows.
+CREATE OR REPLACE FUNCTION fn_maintenance_refresh(p_job jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return fn_job_workflow_refresh() || jsonb_build_object('job_id', p_job -> 'job_id');
+end
+$function$
+
 -- Handler: notices and announces silences and their ends, unless queue.heartbeat.enabled says no.
 CREATE OR REPLACE FUNCTION fn_maintenance_stale_check(p_job jsonb)
  RETURNS jsonb
@@ -6831,7 +6995,9 @@ begin
         end;
       when 'event' then
         begin
-          perform (v_node ->> 'filter')::jsonpath;
+          if fn_gate_filter_problem((v_node ->> 'filter')::jsonpath) is not null then
+            v_errors := v_errors || format('%s: %s', v_at, fn_gate_filter_problem((v_node ->> 'filter')::jsonpath));
+          end if;
           if not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain' and r.event_type = v_node ->> 'event_type' and r.active) then
             v_errors := v_errors || format('%s: the event %s.%s is not registered', v_at, v_node ->> 'event_domain', v_node ->> 'event_type');
           end if;
@@ -6963,9 +7129,9 @@ begin
 end
 $function$
 
--- Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.
-CREATE OR REPLACE FUNCTION fn_mot_start()
- RETURNS integer
+-- Starts what jobs of kind workflow:TEMPLATE ask for: {started, more}. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_start(OUT started integer, OUT more boolean)
+ RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
@@ -6975,16 +7141,8 @@ CREATE OR REPLACE FUNCTION fn_mot_start()
  SET jit TO 'off'
 AS $function$
 declare
-  v_job job_queue;
-  v_now timestamptz;
-  v_event jsonb;
-  v_known jsonb;
-  v_template mot_template;
-  v_answer jsonb;
-  v_started int := 0;
-begin
-  for v_job in
-    select j.*
+  v_jobs uuid[] := array(
+    select j.job_id
     from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
     cross join lateral fn_job_lanes(x.executor) l
     join job_queue j on j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority
@@ -6993,32 +7151,109 @@ begin
       and not exists (select from queue_pause p where p.resumed_at is null and (p.scope, p.name) in (
         ('all', ''), ('job_kind', l.job_kind), ('domain', l.event_domain), ('consumer', l.consumer_key)))
     limit 1000
-    for update of j skip locked
-  loop
-    v_now := clock_timestamp();
-    v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
-    select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
-    v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
-      || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
-    v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
-        select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
-      v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
-    continue when v_answer ->> 'reason' = 'job_substrate_disabled';
-    update job_queue j
-    set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
-        picked_at = v_now, started_at = v_now, updated_at = v_now
-    where j.job_id = v_job.job_id
-    returning j.* into v_job;
-    if (v_answer ->> 'refused')::boolean then
-      perform fn_job_fail(v_job, 'permanent', format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
-    else
-      update job_queue j
-      set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
-      where j.job_id = v_job.job_id;
-      v_started := v_started + (v_answer ->> 'created')::boolean::int;
-    end if;
+    for update of j skip locked);
+  v_from int := 1;
+  v_to int := cardinality(v_jobs);
+  v_at int;
+  v_part int;
+  v_bad int := 0;
+begin
+  started := 0;
+  while v_from <= cardinality(v_jobs) and v_bad < 20 loop
+    begin
+      v_at := v_from;
+      v_part := 0;
+      while v_at <= v_to loop
+        v_part := v_part + fn_mot_start_one(v_jobs[v_at])::int;
+        v_at := v_at + 1;
+      end loop;
+      started := started + v_part;
+      v_from := v_at;
+      v_to := cardinality(v_jobs);
+    exception when others then
+      if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate in ('55P03', 'XX001', 'XX002') then
+        raise; -- no fault of the job's: the server's, or somebody else's lock
+      elsif v_at > v_from then
+        v_to := v_at - 1;
+      else
+        perform fn_mot_start_refused(v_jobs[v_from], format('not_started: %s (SQLSTATE %s)', sqlerrm, sqlstate));
+        v_bad := v_bad + 1;
+        v_from := v_from + 1;
+        v_to := cardinality(v_jobs);
+      end if;
+    end;
   end loop;
-  return v_started;
+  more := (v_from <= cardinality(v_jobs) or cardinality(v_jobs) = 1000) and fn_gate_is_open('queue.job_substrate.enabled');
+end
+$function$
+
+-- Leases a job that asks for a workflow to whoever starts it. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_start_lease(p_job_id uuid)
+ RETURNS job_queue
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job job_queue;
+begin
+  update job_queue j
+  set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+      picked_at = v_now, started_at = v_now, updated_at = v_now
+  where j.job_id = p_job_id
+  returning j.* into v_job;
+  return v_job;
+end
+$function$
+
+-- Starts the workflow that a job asks for, and ends the job; whether one began. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_start_one(p_job_id uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_job job_queue;
+  v_event jsonb;
+  v_known jsonb;
+  v_template mot_template;
+  v_answer jsonb;
+begin
+  select j.* into v_job from job_queue j where j.job_id = p_job_id;
+  v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
+  select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
+  v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
+    || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
+  v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
+      select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
+    v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
+  if v_answer ->> 'reason' = 'job_substrate_disabled' then
+    return false; -- it waits for the gate
+  elsif (v_answer ->> 'refused')::boolean then
+    perform fn_mot_start_refused(p_job_id, format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
+    return false;
+  end if;
+  perform fn_mot_start_lease(p_job_id);
+  update job_queue j
+  set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
+  where j.job_id = p_job_id;
+  perform fn_job_make_room(v_job.ordering_key, null, v_job.executor, v_job.job_kind);
+  return (v_answer ->> 'created')::boolean;
+end
+$function$
+
+-- Makes a job whose workflow cannot be started a dead letter that says why. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_start_refused(p_job_id uuid, p_why text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  perform fn_job_fail(fn_mot_start_lease(p_job_id), 'permanent', p_why);
 end
 $function$
 
@@ -8927,6 +9162,19 @@ CREATE OR REPLACE FUNCTION fn_wake_mark(p_channel text)
  LANGUAGE sql
 RETURN COALESCE(pg_sequence_last_value(to_regclass(quote_ident(('awake_'::text || p_channel)))), (1)::bigint)
 
+-- Whether the session's role may start workflows. Internal.
+CREATE OR REPLACE FUNCTION fn_workflow_may_start()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+  select coalesce(bool_or(has_function_privilege(session_user, p.oid, 'execute')), true)
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  where n.nspname = current_schema() and p.proname = 'fn_mot_graph_emit'
+$function$
+
 -- Grants to those of the roles that exist. Called by migrations only.
 CREATE OR REPLACE PROCEDURE pr_grant(IN p_what text, IN p_roles text[])
  LANGUAGE plpgsql
@@ -9253,6 +9501,8 @@ grant EXECUTE on function fn_maintenance_order_sweep(jsonb) to reveille_executor
 grant EXECUTE on function fn_maintenance_prune(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_maintenance_reap(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_maintenance_refresh(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_maintenance_stale_check(jsonb) to reveille_executor
 
