@@ -16,7 +16,7 @@ begin
   lock table event_route, event_route_key, event_route_fault;
   if exists (select from event_route) or exists (select from event_route_key) or exists (select from event_route_fault) then
     raise exception 'event_route, event_route_key and event_route_fault hold routes, or what they told, that would be lost'
-      using errcode = '55000', hint = 'Remove the routes with fn_route_remove, export and empty event_route_fault, then run the down step again.';
+      using errcode = '55000', hint = 'Remove the routes (reveille routes remove CODE --apply), export and empty event_route_fault, then run the down step again.';
   end if;
 end
 $$;
@@ -51,7 +51,7 @@ drop function fn_route_check(timestamptz);
 drop function fn_route_preview(text, int);
 drop function fn_route_told(text, text[]);
 drop function fn_route_seen(text);
-drop function fn_route_remove(text, text, text);
+drop function fn_route_remove(text, text, text, boolean);
 drop function fn_route_disable(text, text, text);
 drop function fn_route_enable(text, text, text, boolean);
 drop function fn_route_switch(text, boolean, boolean, text, text);

@@ -266,7 +266,7 @@ as $$
 declare
   v_batch constant int := 1000;
   v_code text := tg_argv[0];
-  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
+  v_route jsonb;
   v_is_dry boolean;
   v_type jsonb;
   v_event jsonb;
@@ -281,6 +281,10 @@ declare
   v_said text;
   v_detail text;
 begin
+  if not fn_gate_is_open('queue.route.enabled') then
+    return null; -- all routes are off: the write passes, nothing is planned, counted or kept
+  end if;
+  v_route := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = v_code);
   if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
     return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
   end if;
@@ -380,7 +384,7 @@ end
 $$;
 comment on function fn_route_triggers(text) is 'The triggers of a route, and whether each is enabled and where the route says.';
 
--- Routes as their rows, with whose they are, their trigger (enabled, disabled, missing), how many faults they had within a
+-- Routes as their rows, with whose they are, whether the gate for all of them is open, their trigger (enabled, disabled, missing), how many faults they had within a
 -- day, and the last one. Read as jsonb, because a host's table may lack columns of ours.
 create or replace function fn_route_list(p_route_code text default null) returns setof jsonb
 language plpgsql stable security definer set search_path from current
@@ -389,6 +393,7 @@ begin
   return query
   select to_jsonb(r) || jsonb_build_object(
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
+    'gate_open', fn_gate_is_open('queue.route.enabled'),
     'trigger', case
       when o.route_code is null then null
       when t.is_enabled then 'enabled'
@@ -405,7 +410,7 @@ begin
   order by r.route_code;
 end
 $$;
-comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, trigger, faults of the last day, last_fault.';
+comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, gate_open, trigger, faults of the last day, last_fault.';
 
 -- Writes a route, checked in full: what is wrong raises 22023 and says what. A new one is disabled and in its dry run; whether
 -- an existing one is enabled stays. Called by operators.
@@ -601,10 +606,11 @@ begin
     when duplicate_object then
       return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
   end;
-  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason) || jsonb_build_object('trigger', v_name);
+  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason)
+    || jsonb_build_object('trigger', v_name, 'gate_open', fn_gate_is_open('queue.route.enabled'));
 end
 $$;
-comment on function fn_route_enable(text, text, text, boolean) is 'Makes a route''s trigger and enables it: {state, was, trigger}. Needs the table''s owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
+comment on function fn_route_enable(text, text, text, boolean) is 'Makes a route''s trigger and enables it: {state, was, trigger, gate_open}. Needs the table''s owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
 
 -- Stops a route, first by its row, which any operator may do at once; then its trigger goes, if the caller owns the table
 -- and gets it within three seconds. Otherwise the trigger stays, does nothing, and fn_route_check tells of it.
@@ -632,33 +638,47 @@ end
 $$;
 comment on function fn_route_disable(text, text, text) is 'Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.';
 
--- Forgets a route, its samples and what it has told. Faults stay until their time has come.
-create or replace function fn_route_remove(p_route_code text, p_actor text, p_reason text) returns jsonb
+drop function if exists fn_route_remove(text, text, text); -- it had no dry run
+-- Forgets a route, its samples and what it has told, so that one of the same code would tell of every row again. Faults stay
+-- until their time has come. A dry run counts what would go.
+create or replace function fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_enabled boolean;
+  v_samples bigint;
+  v_keys bigint;
 begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_route_remove needs an actor and a reason' using errcode = '22023';
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' or p_dry_run is null then
+    raise exception 'fn_route_remove needs an actor, a reason, and whether it is a dry run' using errcode = '22023';
   end if;
   select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
   elsif not exists (select from event_route o where o.route_code = p_route_code) then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
-  elsif v_enabled or exists (select from fn_route_triggers(p_route_code)) then
+  elsif v_enabled then
     return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  elsif exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'trigger_left_over', 'route_code', p_route_code);
   end if;
-  delete from event_route_sample s where s.route_code = p_route_code;
-  delete from event_route_key k where k.route_code = p_route_code;
-  delete from event_route o where o.route_code = p_route_code;
-  delete from iu_sql_event_route r where r.route_code = p_route_code;
-  insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
-  return jsonb_build_object('refused', false, 'route_code', p_route_code);
+  if p_dry_run then
+    v_samples := (select count(*) from event_route_sample s where s.route_code = p_route_code);
+    v_keys := (select count(*) from event_route_key k where k.route_code = p_route_code);
+  else
+    delete from event_route_sample s where s.route_code = p_route_code;
+    get diagnostics v_samples = row_count;
+    delete from event_route_key k where k.route_code = p_route_code;
+    get diagnostics v_keys = row_count;
+    delete from event_route o where o.route_code = p_route_code;
+    delete from iu_sql_event_route r where r.route_code = p_route_code;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'dry_run', p_dry_run, 'samples', v_samples, 'keys', v_keys,
+    'faults_kept', (select count(*) from event_route_fault f where f.route_code = p_route_code));
 end
 $$;
-comment on function fn_route_remove(text, text, text) is 'Removes a disabled route with its samples and keys. Refused not_found, not_owner, or route_enabled while it is enabled or its trigger stands.';
+comment on function fn_route_remove(text, text, text, boolean) is 'Removes a disabled route with its samples and keys, and keeps its faults: {dry_run, samples, keys, faults_kept}. Refused not_found, not_owner, route_enabled while it is enabled, trigger_left_over while its trigger stands.';
 
 ---------------------------------------------------------------------------------------------- looking
 
@@ -770,6 +790,12 @@ begin
       where e.route_code = r.route_code and not e.dry_run and e.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
     where f.n > 0) x
   union all
+  select '*', 'warning', 'gate_closed', format('the gate queue.route.enabled is closed, so %s enabled routes do nothing', c.n),
+    'reveille gate open queue.route.enabled --reason TEXT'
+  from (
+    select count(*) as n from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled) c
+  where c.n > 0 and not fn_gate_is_open('queue.route.enabled')
+  union all
   select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
     format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
     format('as the owner of the table: drop trigger %I on %I.%I', t.tgname, n.nspname, c.relname)
@@ -782,7 +808,7 @@ begin
   order by 1, 3;
 end
 $$;
-comment on function fn_route_check(timestamptz) is 'Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults.';
+comment on function fn_route_check(timestamptz) is 'Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults, gate_closed.';
 
 -- Keeps what routes note small: faults for queue.route.fault_seconds (30 days) and the newest 1,000 of a route, keys of
 -- per_transaction for a day, and of samples the newest 20 of a route; the others are added up. One session at a time.
@@ -854,7 +880,7 @@ begin
   -- whoever makes a trigger must be allowed to call its function; called in any other way it refuses
   foreach v_function in array array[
     'fn_route_capture()', 'fn_route_put(jsonb, text)', 'fn_route_switch(text, boolean, boolean, text, text)', 'fn_route_enable(text, text, text, boolean)',
-    'fn_route_disable(text, text, text)', 'fn_route_remove(text, text, text)'] loop
+    'fn_route_disable(text, text, text)', 'fn_route_remove(text, text, text, boolean)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;

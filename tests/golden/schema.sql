@@ -2958,7 +2958,8 @@ begin
     (5, 'queue.lease_reaper.dry_run_only', 'true', null),
     (6, 'queue.dlq.replay_enabled', 'false', 'replays of dead letters'),
     (7, 'queue.archive.enabled', 'false', 'finished jobs leave for the archive; the archiver only tells without'),
-    (8, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
+    (8, 'queue.route.enabled', 'false', 'routes: what is written to routed tables becomes events'),
+    (9, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
   full join (
     select d.key::text, d.value::text, d.updated_at::timestamptz from dot_config d
     where d.key like 'queue.%' or d.key like 'job.%') c on c.key = g.key
@@ -7172,7 +7173,7 @@ AS $function$
 declare
   v_batch constant int := 1000;
   v_code text := tg_argv[0];
-  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
+  v_route jsonb;
   v_is_dry boolean;
   v_type jsonb;
   v_event jsonb;
@@ -7187,6 +7188,10 @@ declare
   v_said text;
   v_detail text;
 begin
+  if not fn_gate_is_open('queue.route.enabled') then
+    return null; -- all routes are off: the write passes, nothing is planned, counted or kept
+  end if;
+  v_route := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = v_code);
   if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
     return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
   end if;
@@ -7262,7 +7267,7 @@ begin
 end
 $function$
 
--- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults.
+-- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults, gate_closed.
 CREATE OR REPLACE FUNCTION fn_route_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(route_code text, severity text, finding text, what text, hint text)
  LANGUAGE plpgsql
@@ -7302,6 +7307,12 @@ begin
       from event_route_fault e
       where e.route_code = r.route_code and not e.dry_run and e.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
     where f.n > 0) x
+  union all
+  select '*', 'warning', 'gate_closed', format('the gate queue.route.enabled is closed, so %s enabled routes do nothing', c.n),
+    'reveille gate open queue.route.enabled --reason TEXT'
+  from (
+    select count(*) as n from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled) c
+  where c.n > 0 and not fn_gate_is_open('queue.route.enabled')
   union all
   select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
     format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
@@ -7480,7 +7491,7 @@ begin
 end
 $function$
 
--- Makes a route's trigger and enables it: {state, was, trigger}. Needs the table's owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
+-- Makes a route's trigger and enables it: {state, was, trigger, gate_open}. Needs the table's owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
 CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -7529,7 +7540,8 @@ begin
     when duplicate_object then
       return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
   end;
-  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason) || jsonb_build_object('trigger', v_name);
+  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason)
+    || jsonb_build_object('trigger', v_name, 'gate_open', fn_gate_is_open('queue.route.enabled'));
 end
 $function$
 
@@ -7630,7 +7642,7 @@ begin
 end
 $function$
 
--- All routes, or one: the row, is_ours, trigger, faults of the last day, last_fault.
+-- All routes, or one: the row, is_ours, gate_open, trigger, faults of the last day, last_fault.
 CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
  RETURNS SETOF jsonb
  LANGUAGE plpgsql
@@ -7641,6 +7653,7 @@ begin
   return query
   select to_jsonb(r) || jsonb_build_object(
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
+    'gate_open', fn_gate_is_open('queue.route.enabled'),
     'trigger', case
       when o.route_code is null then null
       when t.is_enabled then 'enabled'
@@ -7893,8 +7906,8 @@ begin
 end
 $function$
 
--- Removes a disabled route with its samples and keys. Refused not_found, not_owner, or route_enabled while it is enabled or its trigger stands.
-CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text)
+-- Removes a disabled route with its samples and keys, and keeps its faults: {dry_run, samples, keys, faults_kept}. Refused not_found, not_owner, route_enabled while it is enabled, trigger_left_over while its trigger stands.
+CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT true)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -7902,24 +7915,36 @@ CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_re
 AS $function$
 declare
   v_enabled boolean;
+  v_samples bigint;
+  v_keys bigint;
 begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_route_remove needs an actor and a reason' using errcode = '22023';
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' or p_dry_run is null then
+    raise exception 'fn_route_remove needs an actor, a reason, and whether it is a dry run' using errcode = '22023';
   end if;
   select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
   elsif not exists (select from event_route o where o.route_code = p_route_code) then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
-  elsif v_enabled or exists (select from fn_route_triggers(p_route_code)) then
+  elsif v_enabled then
     return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  elsif exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'trigger_left_over', 'route_code', p_route_code);
   end if;
-  delete from event_route_sample s where s.route_code = p_route_code;
-  delete from event_route_key k where k.route_code = p_route_code;
-  delete from event_route o where o.route_code = p_route_code;
-  delete from iu_sql_event_route r where r.route_code = p_route_code;
-  insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
-  return jsonb_build_object('refused', false, 'route_code', p_route_code);
+  if p_dry_run then
+    v_samples := (select count(*) from event_route_sample s where s.route_code = p_route_code);
+    v_keys := (select count(*) from event_route_key k where k.route_code = p_route_code);
+  else
+    delete from event_route_sample s where s.route_code = p_route_code;
+    get diagnostics v_samples = row_count;
+    delete from event_route_key k where k.route_code = p_route_code;
+    get diagnostics v_keys = row_count;
+    delete from event_route o where o.route_code = p_route_code;
+    delete from iu_sql_event_route r where r.route_code = p_route_code;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'dry_run', p_dry_run, 'samples', v_samples, 'keys', v_keys,
+    'faults_kept', (select count(*) from event_route_fault f where f.route_code = p_route_code));
 end
 $function$
 
@@ -9053,7 +9078,7 @@ grant EXECUTE on function fn_route_relation(jsonb) to reveille_operator
 
 grant EXECUTE on function fn_route_relation(jsonb) to reveille_reader
 
-grant EXECUTE on function fn_route_remove(text,text,text) to reveille_operator
+grant EXECUTE on function fn_route_remove(text,text,text,boolean) to reveille_operator
 
 grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_operator
 

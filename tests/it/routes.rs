@@ -3,6 +3,7 @@
 mod adopted;
 mod commands;
 mod faults;
+mod gate;
 mod policies;
 mod roles;
 mod shapes;
