@@ -643,6 +643,7 @@ table job_workflow with (fillfactor=80)
   job_workflow_pkey PRIMARY KEY (workflow_id)
   job_workflow_status_check CHECK ((status = ANY (ARRAY['active'::text, 'succeeded'::text, 'failed'::text, 'partially_failed'::text, 'cancelled'::text])))
   CREATE INDEX job_workflow_active_idx ON job_workflow USING btree (updated_at) WHERE (status = 'active'::text)
+  CREATE INDEX job_workflow_held_idx ON job_workflow USING btree (finished_at) WHERE ((status = ANY (ARRAY['failed'::text, 'partially_failed'::text])) AND ((outcome ->> 'blocked'::text) <> '0'::text))
   -- table: One run of a template; its jobs are the rows of job_queue with its workflow_id.
   -- correlation_id: A second emit of the same template with the same one answers the first workflow.
   -- outcome: How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.
@@ -4235,6 +4236,31 @@ begin
 end
 $function$
 
+-- Steps of active workflows that wait for an approval or an event, and since when. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_waiting(p_limit integer DEFAULT 10000)
+ RETURNS TABLE(workflow_id uuid, template text, job_id uuid, step text, kind text, waits_for text, since timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  return query
+  select w.workflow_id, w.template_key || '@' || w.template_version, j.job_id, substr(j.idempotency_key, 38), g.kind,
+    case g.kind when 'event' then g.event_domain || '.' || g.event_type else 'an approval' end, greatest(j.created_at, n.ended_at)
+  from (select x.* from job_workflow x where x.status = 'active' order by x.updated_at limit p_limit) w
+  join job_gate g on g.workflow_id = w.workflow_id and g.event_id is null
+  join job_queue j on j.job_id = g.job_id and j.status = 'queued' and j.blocked_by = 1
+  cross join lateral (
+    select max(q.finished_at) as ended_at from job_dependency d join job_queue q on q.job_id = d.needs_job_id where d.job_id = j.job_id) n;
+end
+$function$
+
 -- The refusal illegal_transition or not_found for a job that is not in job_queue. Internal.
 CREATE OR REPLACE FUNCTION fn_job_gone(p_job_id uuid)
  RETURNS jsonb
@@ -5750,6 +5776,53 @@ begin
   perform pg_notify('queue_control', '') where v_asked > 0;
   return jsonb_build_object('refused', false, 'workflow_id', p_workflow_id, 'status', case when v_asked = 0 then 'cancelled' else 'active' end,
     'cancelled', v_ended.jobs, 'requested', v_asked);
+end
+$function$
+
+-- Findings about workflows, the oldest of each sort: approval_waiting, event_waiting, failed_holding.
+CREATE OR REPLACE FUNCTION fn_job_workflow_check(p_limit integer DEFAULT 20, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(workflow_id uuid, severity text, finding text, what text, hint text, age_seconds numeric)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_approval interval := make_interval(secs => fn_config_number('queue.workflow.approval_threshold_seconds', 86400)::float8);
+  v_event interval := make_interval(secs => fn_config_number('queue.workflow.event_threshold_seconds', 86400)::float8);
+begin
+  return query
+  select r.workflow_id, 'error', r.finding,
+    r.what || case when r.place = p_limit and r.total > p_limit then format(' (and %s more like it)', r.total - p_limit) else '' end,
+    r.hint, round(extract(epoch from v_now - r.since)::numeric, 3)
+  from (
+    select f.*, row_number() over (partition by f.finding order by f.since, f.workflow_id, f.what) as place, count(*) over (partition by f.finding) as total
+    from (
+      select g.workflow_id, g.kind || '_waiting' as finding, format('its step %s (%s) waits for %s', g.step, g.template, g.waits_for) as what, g.since,
+        case g.kind
+          when 'approval' then format('reveille workflows approve %1$s %2$s, or reveille workflows reject %1$s %2$s --reason TEXT', g.workflow_id, s.word)
+          else format('reveille workflows show %1$s; if the event will not come, reveille workflows cancel %1$s --reason TEXT', g.workflow_id) end as hint
+      from fn_job_gate_waiting() g
+      cross join lateral (select case when g.step ~ '^[A-Za-z0-9_.:/@~-]+$' then g.step else quote_literal(g.step) end as word) s
+      where g.since < v_now - case g.kind when 'approval' then v_approval else v_event end
+      union all
+      select w.workflow_id, 'failed_holding', format('%s has failed, and %s of its jobs wait for what failed', w.template_key || '@' || w.template_version, b.jobs),
+        w.finished_at, format('reveille workflows retry %1$s --reason TEXT --apply, or reveille workflows cancel %1$s --reason TEXT', w.workflow_id)
+      from (
+        select x.* from job_workflow x
+        where x.status in ('failed', 'partially_failed') and x.outcome ->> 'blocked' <> '0' order by x.finished_at limit 10000) w
+      cross join lateral (
+        select count(*) as jobs from job_queue j where j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0) b
+      where b.jobs > 0) f) r
+  where r.place <= p_limit
+  order by r.finding, r.place;
 end
 $function$
 
@@ -8124,6 +8197,50 @@ begin
 end
 $function$
 
+-- Findings about enabled schedules: trouble, late, no_scheduler, last_job_failed.
+CREATE OR REPLACE FUNCTION fn_schedule_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(schedule_key text, severity text, finding text, what text, hint text, age_seconds numeric)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_lives boolean := exists (
+    select from queue_heartbeat h
+    where h.metadata ->> 'role' = 'scheduler' and h.last_beat_at >= v_now - make_interval(secs => h.stale_threshold_seconds));
+begin
+  return query
+  select s.schedule_key, x.severity, x.finding, x.what, x.hint, round(extract(epoch from x.age)::numeric, 3)
+  from (
+    select k.*, isfinite(k.next_tick_at) as is_placed,
+      case when isfinite(k.next_tick_at) then k.next_tick_at else greatest(k.counts_from, k.updated_at) end as due
+    from job_schedule k where k.enabled) s
+  left join lateral (
+    select q.status::text from job_queue q where q.job_id = s.last_job_id
+    union all
+    select a.status::text from job_archive a where a.job_id = s.last_job_id
+    limit 1) j on true
+  cross join lateral (
+    select 'error' as severity, 'trouble' as finding, 'it makes no jobs: ' || s.trouble as what,
+      format('reveille schedules show %1$s, then reveille schedules put %1$s with what the reason names set right', s.schedule_key) as hint, null::interval as age
+    where s.trouble is not null
+    union all
+    select case when v_lives or s.due < v_now - interval '5 minutes' then 'error' else 'warning' end,
+      case when v_lives then 'late' else 'no_scheduler' end,
+      case when s.is_placed then 'it was due at ' || to_char(s.due at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') else 'nobody has found its first tick' end
+        || case when v_lives then ', and a scheduler lives' else ', and no scheduler lives' end,
+      case when v_lives then 'reveille tick, and see the log of reveille run' else 'reveille run, or reveille tick for once' end, v_now - s.due
+    where s.trouble is null and s.next_tick_at < 'infinity' and s.due < v_now - interval '1 minute'
+      and (not s.is_placed or fn_schedule_held(s.job_kind) is null)
+    union all
+    select 'warning', 'last_job_failed', format('its last job ended as %s', j.status), format('reveille jobs show %s', s.last_job_id), v_now - s.last_tick_at
+    where j.status in ('failed', 'dead_letter')) x
+  order by 1, 3;
+end
+$function$
+
 -- What is to be done about schedules now: {now, schedules, held, next}. Reads only.
 CREATE OR REPLACE FUNCTION fn_schedule_due(p_limit integer DEFAULT 1000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
@@ -8954,6 +9071,14 @@ grant EXECUTE on function fn_job_take_back(uuid,text,text) to reveille_operator
 
 grant EXECUTE on function fn_job_workflow_cancel(uuid,text,text) to reveille_operator
 
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_reader
+
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_operator
@@ -9105,6 +9230,14 @@ grant EXECUTE on function fn_route_triggers(text) to reveille_reader
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_operator
 
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_reader
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_schedule_due(integer,timestamp with time zone) to reveille_dispatcher
 

@@ -1,0 +1,5 @@
+//! What `reveille health` and `/metrics` say of workflows, routes and schedules.
+
+mod health;
+mod plans;
+mod stage;
