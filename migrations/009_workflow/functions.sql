@@ -1275,10 +1275,39 @@ end
 $$;
 comment on function fn_job_workflow_check(int, timestamptz) is 'Findings about workflows, the oldest of each sort: approval_waiting, event_waiting, failed_holding.';
 
-do $$
+-- Workflows in numbers, each counted up to 10,000. Called by `/metrics`.
+create or replace function fn_job_workflow_counts(p_now timestamptz default null) returns jsonb
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
 begin
-  revoke all on function fn_job_gate_waiting(int), fn_job_workflow_check(int, timestamptz) from public;
-  call pr_grant(format('execute on function %s', 'fn_job_workflow_check(int, timestamptz)'::regprocedure),
-    array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+  return (
+    select jsonb_build_object(
+      'active', (select count(*) from (select from job_workflow w where w.status = 'active' limit 10000) a),
+      'failed_holding', (
+        select count(*)
+        from (
+          select from job_workflow w
+          where w.status in ('failed', 'partially_failed') and w.outcome ->> 'blocked' <> '0'
+            and exists (select from job_queue j where j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0)
+          limit 10000) f),
+      'gates', jsonb_object_agg(k.kind, jsonb_build_object('waiting', coalesce(g.waiting, 0),
+        'oldest_seconds', coalesce(greatest(0, round(extract(epoch from coalesce(p_now, clock_timestamp()) - g.since)::numeric, 3)), 0))))
+    from unnest(array['approval', 'event']) k (kind)
+    left join (select w.kind, count(*) as waiting, min(w.since) as since from fn_job_gate_waiting() w group by 1) g on g.kind = k.kind);
+end
+$$;
+comment on function fn_job_workflow_counts(timestamptz) is 'Workflows in numbers: {active, failed_holding, gates: {approval, event: {waiting, oldest_seconds}}}.';
+
+do $$
+declare
+  v_function text;
+begin
+  revoke all on function fn_job_gate_waiting(int) from public;
+  foreach v_function in array array['fn_job_workflow_check(int, timestamptz)', 'fn_job_workflow_counts(timestamptz)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure),
+      array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+  end loop;
 end
 $$;

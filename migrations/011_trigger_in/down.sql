@@ -47,6 +47,7 @@ end
 $$;
 
 drop function fn_route_prune(int, timestamptz);
+drop function fn_route_counts(timestamptz);
 drop function fn_route_check(timestamptz);
 drop function fn_route_preview(text, int);
 drop function fn_route_told(text, text[]);
@@ -68,6 +69,7 @@ drop function fn_route_findings(jsonb);
 drop function fn_route_relation(jsonb);
 drop function fn_route_key_columns(oid);
 drop table host_constraint;
+drop table event_route_count;
 drop table event_route_sample;
 drop table event_route_fault;
 drop table event_route_key;

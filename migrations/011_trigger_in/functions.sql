@@ -334,6 +334,9 @@ begin
     elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
       raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
     end if;
+    if v_wanted > 0 then
+      insert into event_route_count (route_code, is_dry, events) values (v_code, v_is_dry, case when v_is_dry then v_wanted else v_emitted end);
+    end if;
     if v_unfit > 0 then
       insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
       values (v_code, '23514', 'a payload may not travel (a denied key, or more than 16 kB), or a subject is empty', v_unfit, v_is_dry);
@@ -670,6 +673,7 @@ begin
     get diagnostics v_samples = row_count;
     delete from event_route_key k where k.route_code = p_route_code;
     get diagnostics v_keys = row_count;
+    delete from event_route_count c where c.route_code = p_route_code;
     delete from event_route o where o.route_code = p_route_code;
     delete from iu_sql_event_route r where r.route_code = p_route_code;
     insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
@@ -810,7 +814,27 @@ end
 $$;
 comment on function fn_route_check(timestamptz) is 'Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults, gate_closed.';
 
--- Keeps what routes note small: faults for queue.route.fault_seconds (30 days) and the newest 1,000 of a route, keys of
+-- Routes of ours in numbers: events as far as fn_route_prune has added them up, faults of the last day up to 1,000. Called by `/metrics`.
+create or replace function fn_route_counts(p_now timestamptz default null)
+returns table (route_code text, events bigint, dry_run_events bigint, faults bigint)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select o.route_code, o.events, o.dry_run_events, f.n
+  from event_route o
+  cross join lateral (
+    select count(*) as n
+    from (select x.noted_at, x.dry_run from event_route_fault x where x.route_code = o.route_code order by x.fault_id desc limit 1000) l
+    where not l.dry_run and l.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
+  order by o.route_code
+  limit 1000;
+end
+$$;
+comment on function fn_route_counts(timestamptz) is 'Events emitted, events of dry runs, and faults of the last day, of each route.';
+
+-- Adds up how many events routes have made. Keeps what routes note small: faults for queue.route.fault_seconds (30 days) and the newest 1,000 of a route, keys of
 -- per_transaction for a day, and of samples the newest 20 of a route; the others are added up. One session at a time.
 create or replace function fn_route_prune(p_limit int default 10000, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
@@ -829,6 +853,14 @@ begin
   elsif not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_route_prune', 0)) then
     return jsonb_build_object('refused', false, 'busy', true, 'faults', 0, 'keys', 0, 'samples', 0, 'more', false);
   end if;
+  with gone as (
+    delete from event_route_count c returning c.route_code, c.is_dry, c.events)
+  update event_route o
+  set events = o.events + s.events, dry_run_events = o.dry_run_events + s.dry_run_events
+  from (
+    select g.route_code, coalesce(sum(g.events) filter (where not g.is_dry), 0) as events, coalesce(sum(g.events) filter (where g.is_dry), 0) as dry_run_events
+    from gone g group by 1) s
+  where o.route_code = s.route_code;
   for v_code in
     select f.route_code from event_route_fault f union select s.route_code from event_route_sample s order by 1
   loop
@@ -863,7 +895,7 @@ begin
     'more', v_faults >= p_limit or v_keys >= p_limit or v_samples >= p_limit);
 end
 $$;
-comment on function fn_route_prune(int, timestamptz) is 'Removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.';
+comment on function fn_route_prune(int, timestamptz) is 'Adds up events, removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.';
 
 do $$
 declare
@@ -887,9 +919,11 @@ begin
   execute format('revoke all on function %s from public', 'fn_route_emit(jsonb, jsonb, jsonb[])'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_route_check(timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_route_check(timestamptz)'::regprocedure), v_all);
+  execute format('revoke all on function %s from public', 'fn_route_counts(timestamptz)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_route_counts(timestamptz)'::regprocedure), v_all);
   execute format('revoke all on function %s from public', 'fn_route_prune(int, timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_route_prune(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
-  call pr_grant('select on table event_route, event_route_key, event_route_fault, event_route_sample, host_constraint', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table event_route, event_route_key, event_route_fault, event_route_sample, event_route_count, host_constraint', array['reveille_operator', 'reveille_reader']);
   if (select h.created from host_object h where h.object_name = 'iu_sql_event_route') then
     call pr_grant('select on table iu_sql_event_route', array['reveille_operator', 'reveille_reader']);
   end if;

@@ -1,11 +1,15 @@
-//! What somebody must look at among workflows, routes and schedules.
+//! Workflows, routes and schedules: what somebody must look at, and their numbers.
+
+use std::collections::BTreeMap;
 
 use deadpool_postgres::GenericClient;
+use serde::Deserialize;
+use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::health::Component;
-use super::{get, routes, rows};
-use crate::error::Result;
+use super::{get, routes, row, rows};
+use crate::error::{Error, Kind, Result};
 use crate::model::finding::Finding;
 
 /// Findings about workflows, routes and schedules as components, each with its [`Finding`] as detail.
@@ -62,4 +66,97 @@ fn component(of: &str, age_seconds: Option<f64>, finding: Finding) -> Component 
         value: None,
         detail: serde_json::to_value(finding).ok(),
     }
+}
+
+/// Workflows in numbers, each counted up to 10,000.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Workflows {
+    /// Those that go on.
+    pub active: u64,
+    /// Those that have failed, and hold jobs.
+    pub failed_holding: u64,
+    /// Steps that wait, by what they wait for: approval, event.
+    pub gates: BTreeMap<String, Gates>,
+}
+
+/// Steps of active workflows that wait for one sort of thing.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Gates {
+    /// How many.
+    pub waiting: u64,
+    /// How long the first of them has waited; 0 when none waits.
+    pub oldest_seconds: f64,
+}
+
+/// A route in numbers.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its code.
+    pub code: String,
+    /// Events that it has emitted.
+    pub events: i64,
+    /// Events that it would have emitted in its dry run.
+    pub dry_run_events: i64,
+    /// Writes of the last day that passed without their events.
+    pub faults: i64,
+}
+
+/// A schedule in numbers.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// Its key.
+    pub key: String,
+    /// Ticks that became jobs.
+    pub ticks: i64,
+    /// Ticks that were dropped.
+    pub ticks_missed: i64,
+    /// Since when its tick is due, also while something holds it; 0 when none is.
+    pub overdue_seconds: f64,
+    /// When it comes next, in seconds of the epoch; none when it will not.
+    pub next_tick: Option<f64>,
+}
+
+/// Workflows in numbers.
+pub async fn workflows(client: &impl GenericClient) -> Result<Workflows> {
+    const SQL: &str = "select fn_job_workflow_counts() as counts";
+    let counts: Value = get(&row(client, "counting workflows", SQL, &[]).await?, "counts")?;
+    serde_json::from_value(counts).map_err(|error| {
+        let what =
+            format!("counting workflows: the answer of fn_job_workflow_counts is not as expected: {error}");
+        Error::new(Kind::Schema, what).hint("run `reveille migrate up`").because(error)
+    })
+}
+
+/// Routes of ours in numbers, the first thousand by their codes.
+pub async fn routes(client: &impl GenericClient) -> Result<Vec<Route>> {
+    const SQL: &str = "select route_code, events, dry_run_events, faults from fn_route_counts()";
+    let route = |row: &Row| {
+        Ok(Route {
+            code: get(row, "route_code")?,
+            events: get(row, "events")?,
+            dry_run_events: get(row, "dry_run_events")?,
+            faults: get(row, "faults")?,
+        })
+    };
+    rows(client, "counting what routes did", SQL, &[]).await?.iter().map(route).collect()
+}
+
+/// Schedules in numbers, the first thousand by their keys.
+pub async fn schedules(client: &impl GenericClient) -> Result<Vec<Schedule>> {
+    const SQL: &str = "
+        select s.schedule_key, s.ticks, s.ticks_missed, s.overdue_seconds::float8 as overdue_seconds,
+               case when s.enabled then extract(epoch from s.next_tick_at)::float8 end as next_tick
+        from v_job_schedule s
+        order by s.schedule_key
+        limit 1000";
+    let schedule = |row: &Row| {
+        Ok(Schedule {
+            key: get(row, "schedule_key")?,
+            ticks: get(row, "ticks")?,
+            ticks_missed: get(row, "ticks_missed")?,
+            overdue_seconds: get(row, "overdue_seconds")?,
+            next_tick: get(row, "next_tick")?,
+        })
+    };
+    rows(client, "counting what schedules did", SQL, &[]).await?.iter().map(schedule).collect()
 }

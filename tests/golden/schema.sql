@@ -170,8 +170,18 @@ table event_route
   written_by name not null default SESSION_USER
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
+  events bigint not null default 0
+  dry_run_events bigint not null default 0
   event_route_pkey PRIMARY KEY (route_code)
   -- table: Which rows of iu_sql_event_route are ours, and who wrote them last. Others are the host's, and left alone.
+  -- events: Events emitted so far, as far as fn_route_prune has added them up.
+  -- dry_run_events: Events that it would have emitted in its dry run, likewise.
+
+table event_route_count
+  route_code text not null
+  is_dry boolean not null
+  events bigint not null
+  -- table: Append-only: how many events each statement made, until fn_route_prune adds them to event_route.
 
 table event_route_fault
   fault_id bigint not null generated always as identity
@@ -5826,6 +5836,34 @@ begin
 end
 $function$
 
+-- Workflows in numbers: {active, failed_holding, gates: {approval, event: {waiting, oldest_seconds}}}.
+CREATE OR REPLACE FUNCTION fn_job_workflow_counts(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  return (
+    select jsonb_build_object(
+      'active', (select count(*) from (select from job_workflow w where w.status = 'active' limit 10000) a),
+      'failed_holding', (
+        select count(*)
+        from (
+          select from job_workflow w
+          where w.status in ('failed', 'partially_failed') and w.outcome ->> 'blocked' <> '0'
+            and exists (select from job_queue j where j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0)
+          limit 10000) f),
+      'gates', jsonb_object_agg(k.kind, jsonb_build_object('waiting', coalesce(g.waiting, 0),
+        'oldest_seconds', coalesce(greatest(0, round(extract(epoch from coalesce(p_now, clock_timestamp()) - g.since)::numeric, 3)), 0))))
+    from unnest(array['approval', 'event']) k (kind)
+    left join (select w.kind, count(*) as waiting, min(w.since) as since from fn_job_gate_waiting() w group by 1) g on g.kind = k.kind);
+end
+$function$
+
 -- Repairs and ends active workflows: {started, checked, repaired, expired, finished}.
 CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
@@ -7314,6 +7352,9 @@ begin
     elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
       raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
     end if;
+    if v_wanted > 0 then
+      insert into event_route_count (route_code, is_dry, events) values (v_code, v_is_dry, case when v_is_dry then v_wanted else v_emitted end);
+    end if;
     if v_unfit > 0 then
       insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
       values (v_code, '23514', 'a payload may not travel (a denied key, or more than 16 kB), or a subject is empty', v_unfit, v_is_dry);
@@ -7476,6 +7517,27 @@ begin
       using errcode = '22023', hint = 'See `reveille consumers list`.';
   end if;
   return query select * from fn_route_consumer_dry_run(v_consumer, p_since, p_limit);
+end
+$function$
+
+-- Events emitted, events of dry runs, and faults of the last day, of each route.
+CREATE OR REPLACE FUNCTION fn_route_counts(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(route_code text, events bigint, dry_run_events bigint, faults bigint)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  select o.route_code, o.events, o.dry_run_events, f.n
+  from event_route o
+  cross join lateral (
+    select count(*) as n
+    from (select x.noted_at, x.dry_run from event_route_fault x where x.route_code = o.route_code order by x.fault_id desc limit 1000) l
+    where not l.dry_run and l.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
+  order by o.route_code
+  limit 1000;
 end
 $function$
 
@@ -7791,7 +7853,7 @@ begin
 end
 $function$
 
--- Removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.
+-- Adds up events, removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.
 CREATE OR REPLACE FUNCTION fn_route_prune(p_limit integer DEFAULT 10000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -7812,6 +7874,14 @@ begin
   elsif not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_route_prune', 0)) then
     return jsonb_build_object('refused', false, 'busy', true, 'faults', 0, 'keys', 0, 'samples', 0, 'more', false);
   end if;
+  with gone as (
+    delete from event_route_count c returning c.route_code, c.is_dry, c.events)
+  update event_route o
+  set events = o.events + s.events, dry_run_events = o.dry_run_events + s.dry_run_events
+  from (
+    select g.route_code, coalesce(sum(g.events) filter (where not g.is_dry), 0) as events, coalesce(sum(g.events) filter (where g.is_dry), 0) as dry_run_events
+    from gone g group by 1) s
+  where o.route_code = s.route_code;
   for v_code in
     select f.route_code from event_route_fault f union select s.route_code from event_route_sample s order by 1
   loop
@@ -8012,6 +8082,7 @@ begin
     get diagnostics v_samples = row_count;
     delete from event_route_key k where k.route_code = p_route_code;
     get diagnostics v_keys = row_count;
+    delete from event_route_count c where c.route_code = p_route_code;
     delete from event_route o where o.route_code = p_route_code;
     delete from iu_sql_event_route r where r.route_code = p_route_code;
     insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
@@ -9079,6 +9150,14 @@ grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone
 
 grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_reader
 
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_reader
+
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_operator
@@ -9170,6 +9249,14 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_operator
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 
@@ -9342,6 +9429,10 @@ grant SELECT on table event_outbox to reveille_reader
 grant SELECT on table event_route to reveille_operator
 
 grant SELECT on table event_route to reveille_reader
+
+grant SELECT on table event_route_count to reveille_operator
+
+grant SELECT on table event_route_count to reveille_reader
 
 grant SELECT on table event_route_fault to reveille_operator
 

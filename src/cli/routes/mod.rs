@@ -136,11 +136,8 @@ async fn list(context: &Context) -> Result<Outcome> {
         if all.is_empty() {
             return "no routes; `reveille routes put FILE` writes one".to_owned();
         }
-        let mut text = table(&headings, all.iter().map(row));
-        if all.iter().any(is_held) {
-            text.push_str(&format!("\n{CLOSED}\n"));
-        }
-        text
+        let text = table(&headings, all.iter().map(row));
+        if all.iter().any(is_held) { format!("{text}\n{CLOSED}\n") } else { text }
     })?;
     Ok(Outcome::Done)
 }

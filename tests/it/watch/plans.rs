@@ -15,7 +15,10 @@ async fn looking_at_workflows_reads_their_own_jobs_and_no_others() {
     stage.run(others).await;
     for settle in ["analyze", "select 'nothing is known of it'"] {
         stage.run(settle).await;
-        for call in ["fn_job_workflow_check(p_now => clock_timestamp() + interval '2 days')"] {
+        for call in [
+            "fn_job_workflow_check(p_now => clock_timestamp() + interval '2 days')",
+            "fn_job_workflow_counts()",
+        ] {
             let read =
                 "select jsonb_object_agg(relname, coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))
                 from pg_stat_xact_user_tables where relname in ('job_queue', 'job_workflow')";
