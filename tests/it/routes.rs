@@ -4,6 +4,7 @@ mod adopted;
 mod commands;
 mod faults;
 mod gate;
+mod kept;
 mod policies;
 mod roles;
 mod shapes;
