@@ -238,6 +238,8 @@ create table job_workflow (
   constraint job_workflow_finished_check check ((status = 'active') = (finished_at is null))
 ) with (fillfactor = 80);
 create index job_workflow_active_idx on job_workflow (updated_at) where status = 'active';
+create index job_workflow_held_idx on job_workflow (finished_at)
+  where status in ('failed', 'partially_failed') and outcome ->> 'blocked' <> '0';
 comment on table job_workflow is 'One run of a template; its jobs are the rows of job_queue with its workflow_id.';
 comment on column job_workflow.workflow_id is 'Its last 32 bits are 0; its jobs are numbered on from it in theirs, so that their own key finds them.';
 comment on column job_workflow.correlation_id is 'A second emit of the same template with the same one answers the first workflow.';

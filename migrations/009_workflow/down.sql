@@ -9,6 +9,9 @@ begin
 end
 $$;
 
+drop function fn_job_workflow_counts(timestamptz);
+drop function fn_job_workflow_check(int, timestamptz);
+drop function fn_job_gate_waiting(int);
 drop view v_job_workflow_health;
 drop function fn_mot_start();
 drop function fn_job_workflow_retention(int, boolean, timestamptz);

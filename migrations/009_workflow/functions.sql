@@ -1644,3 +1644,105 @@ begin
   call pr_grant('select on v_job_workflow_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher']);
 end
 $$;
+
+---------------------------------------------------------------------------------------------- watching
+
+-- The open gates of at most p_limit active workflows, and since when everything before them has ended. Reads active workflows
+-- along their index and jobs by their ids, however large job_queue is. Called by fn_job_workflow_check and fn_job_workflow_counts.
+create or replace function fn_job_gate_waiting(p_limit int default 10000)
+returns table (workflow_id uuid, template text, job_id uuid, step text, kind text, waits_for text, since timestamptz)
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+  return query
+  select w.workflow_id, w.template_key || '@' || w.template_version, j.job_id, substr(j.idempotency_key, 38), g.kind,
+    case g.kind when 'event' then g.event_domain || '.' || g.event_type else 'an approval' end, greatest(j.created_at, n.ended_at)
+  from (select x.* from job_workflow x where x.status = 'active' order by x.updated_at limit p_limit) w
+  join job_gate g on g.workflow_id = w.workflow_id and g.event_id is null
+  join job_queue j on j.job_id = g.job_id and j.status = 'queued' and j.blocked_by = 1
+  cross join lateral (
+    select max(q.finished_at) as ended_at from job_dependency d join job_queue q on q.job_id = d.needs_job_id where d.job_id = j.job_id) n;
+end
+$$;
+comment on function fn_job_gate_waiting(int) is 'Steps of active workflows that wait for an approval or an event, and since when. Internal.';
+
+-- Workflows that somebody must look at, the longest waiting p_limit of each sort: gates that wait longer than
+-- queue.workflow.approval_threshold_seconds or queue.workflow.event_threshold_seconds (a day), and failed ones whose jobs wait
+-- for what failed. Called by `reveille health`.
+create or replace function fn_job_workflow_check(p_limit int default 20, p_now timestamptz default null)
+returns table (workflow_id uuid, severity text, finding text, what text, hint text, age_seconds numeric)
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_approval interval := make_interval(secs => fn_config_number('queue.workflow.approval_threshold_seconds', 86400)::float8);
+  v_event interval := make_interval(secs => fn_config_number('queue.workflow.event_threshold_seconds', 86400)::float8);
+begin
+  return query
+  select r.workflow_id, 'error', r.finding,
+    r.what || case when r.place = p_limit and r.total > p_limit then format(' (and %s more like it)', r.total - p_limit) else '' end,
+    r.hint, round(extract(epoch from v_now - r.since)::numeric, 3)
+  from (
+    select f.*, row_number() over (partition by f.finding order by f.since, f.workflow_id, f.what) as place, count(*) over (partition by f.finding) as total
+    from (
+      select g.workflow_id, g.kind || '_waiting' as finding, format('its step %s (%s) waits for %s', g.step, g.template, g.waits_for) as what, g.since,
+        case g.kind
+          when 'approval' then format('reveille workflows approve %1$s %2$s, or reveille workflows reject %1$s %2$s --reason TEXT', g.workflow_id, s.word)
+          else format('reveille workflows show %1$s; if the event will not come, reveille workflows cancel %1$s --reason TEXT', g.workflow_id) end as hint
+      from fn_job_gate_waiting() g
+      cross join lateral (select case when g.step ~ '^[A-Za-z0-9_.:/@~-]+$' then g.step else quote_literal(g.step) end as word) s
+      where g.since < v_now - case g.kind when 'approval' then v_approval else v_event end
+      union all
+      select w.workflow_id, 'failed_holding', format('%s has failed, and %s of its jobs wait for what failed', w.template_key || '@' || w.template_version, b.jobs),
+        w.finished_at, format('reveille workflows retry %1$s --reason TEXT --apply, or reveille workflows cancel %1$s --reason TEXT', w.workflow_id)
+      from (
+        select x.* from job_workflow x
+        where x.status in ('failed', 'partially_failed') and x.outcome ->> 'blocked' <> '0' order by x.finished_at limit 10000) w
+      cross join lateral (
+        select count(*) as jobs from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0) b
+      where b.jobs > 0) f) r
+  where r.place <= p_limit
+  order by r.finding, r.place;
+end
+$$;
+comment on function fn_job_workflow_check(int, timestamptz) is 'Findings about workflows, the oldest of each sort: approval_waiting, event_waiting, failed_holding.';
+
+-- Workflows in numbers, each counted up to 10,000. Called by `/metrics`.
+create or replace function fn_job_workflow_counts(p_now timestamptz default null) returns jsonb
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'active', (select count(*) from (select from job_workflow w where w.status = 'active' limit 10000) a),
+      'failed_holding', (
+        select count(*)
+        from (
+          select from job_workflow w
+          where w.status in ('failed', 'partially_failed') and w.outcome ->> 'blocked' <> '0'
+            and exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0)
+          limit 10000) f),
+      'gates', jsonb_object_agg(k.kind, jsonb_build_object('waiting', coalesce(g.waiting, 0),
+        'oldest_seconds', coalesce(greatest(0, round(extract(epoch from coalesce(p_now, clock_timestamp()) - g.since)::numeric, 3)), 0))))
+    from unnest(array['approval', 'event']) k (kind)
+    left join (select w.kind, count(*) as waiting, min(w.since) as since from fn_job_gate_waiting() w group by 1) g on g.kind = k.kind);
+end
+$$;
+comment on function fn_job_workflow_counts(timestamptz) is 'Workflows in numbers: {active, failed_holding, gates: {approval, event: {waiting, oldest_seconds}}}.';
+
+do $$
+declare
+  v_function text;
+begin
+  revoke all on function fn_job_gate_waiting(int) from public;
+  foreach v_function in array array['fn_job_workflow_check(int, timestamptz)', 'fn_job_workflow_counts(timestamptz)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure),
+      array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+  end loop;
+end
+$$;

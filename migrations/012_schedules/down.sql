@@ -19,6 +19,7 @@ drop function fn_maintenance_order_sweep(jsonb);
 drop function fn_maintenance_archive(jsonb);
 drop function fn_maintenance_stale_check(jsonb);
 drop function fn_maintenance_reap(jsonb);
+drop function fn_schedule_check(timestamptz);
 drop view v_job_schedule;
 drop function fn_schedule_trouble(text, timestamptz, text);
 drop function fn_schedule_tick(text, timestamptz, timestamptz[], timestamptz, bigint, timestamptz);

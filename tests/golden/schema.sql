@@ -170,8 +170,26 @@ table event_route
   written_by name not null default SESSION_USER
   created_at timestamp with time zone not null default clock_timestamp()
   updated_at timestamp with time zone not null default clock_timestamp()
+  events bigint not null default 0
+  dry_run_events bigint not null default 0
+  rows_sql text
+  rows_for jsonb
+  rows_columns text[]
+  rows_shape text
   event_route_pkey PRIMARY KEY (route_code)
   -- table: Which rows of iu_sql_event_route are ours, and who wrote them last. Others are the host's, and left alone.
+  -- events: Events emitted so far, as far as fn_route_prune has added them up.
+  -- dry_run_events: Events that it would have emitted in its dry run, likewise.
+  -- rows_sql: What fn_route_rows made, for the trigger to run; it makes it anew when the route or the table is another than below.
+  -- rows_for: What of the route it was made for.
+  -- rows_columns: The columns of the contract and of the primary key.
+  -- rows_shape: fn_route_shape of the table when it was made.
+
+table event_route_count
+  route_code text not null
+  is_dry boolean not null
+  events bigint not null
+  -- table: Append-only: how many events each statement made, until fn_route_prune adds them to event_route.
 
 table event_route_fault
   fault_id bigint not null generated always as identity
@@ -655,6 +673,7 @@ table job_workflow with (fillfactor=80)
   job_workflow_status_check CHECK ((status = ANY (ARRAY['active'::text, 'succeeded'::text, 'failed'::text, 'partially_failed'::text, 'cancelled'::text])))
   CREATE INDEX job_workflow_active_idx ON job_workflow USING btree (updated_at) WHERE (status = 'active'::text)
   CREATE INDEX job_workflow_failed_idx ON job_workflow USING btree (finished_at) WHERE (status = ANY (ARRAY['failed'::text, 'partially_failed'::text]))
+  CREATE INDEX job_workflow_held_idx ON job_workflow USING btree (finished_at) WHERE ((status = ANY (ARRAY['failed'::text, 'partially_failed'::text])) AND ((outcome ->> 'blocked'::text) <> '0'::text))
   CREATE INDEX job_workflow_over_idx ON job_workflow USING btree (finished_at) WHERE (status = ANY (ARRAY['succeeded'::text, 'cancelled'::text]))
   -- table: One run of a template; its jobs are the rows of job_queue with its workflow_id.
   -- workflow_id: Its last 32 bits are 0; its jobs are numbered on from it in theirs, so that their own key finds them.
@@ -2993,7 +3012,8 @@ begin
     (5, 'queue.lease_reaper.dry_run_only', 'true', null),
     (6, 'queue.dlq.replay_enabled', 'false', 'replays of dead letters'),
     (7, 'queue.archive.enabled', 'false', 'finished jobs leave for the archive; the archiver only tells without'),
-    (8, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
+    (8, 'queue.route.enabled', 'false', 'routes: what is written to routed tables becomes events'),
+    (9, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
   full join (
     select d.key::text, d.value::text, d.updated_at::timestamptz from dot_config d
     where d.key like 'queue.%' or d.key like 'job.%') c on c.key = g.key
@@ -4373,6 +4393,31 @@ begin
   return case when coalesce(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}', true), false) then 'match' else 'filtered' end;
 exception when others then
   return 'filter: ' || sqlerrm;
+end
+$function$
+
+-- Steps of active workflows that wait for an approval or an event, and since when. Internal.
+CREATE OR REPLACE FUNCTION fn_job_gate_waiting(p_limit integer DEFAULT 10000)
+ RETURNS TABLE(workflow_id uuid, template text, job_id uuid, step text, kind text, waits_for text, since timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  return query
+  select w.workflow_id, w.template_key || '@' || w.template_version, j.job_id, substr(j.idempotency_key, 38), g.kind,
+    case g.kind when 'event' then g.event_domain || '.' || g.event_type else 'an approval' end, greatest(j.created_at, n.ended_at)
+  from (select x.* from job_workflow x where x.status = 'active' order by x.updated_at limit p_limit) w
+  join job_gate g on g.workflow_id = w.workflow_id and g.event_id is null
+  join job_queue j on j.job_id = g.job_id and j.status = 'queued' and j.blocked_by = 1
+  cross join lateral (
+    select max(q.finished_at) as ended_at from job_dependency d join job_queue q on q.job_id = d.needs_job_id where d.job_id = j.job_id) n;
 end
 $function$
 
@@ -5921,6 +5966,81 @@ begin
     raise exception 'fn_job_workflow_cancel needs an actor and a reason' using errcode = '22023';
   end if;
   return fn_job_workflow_stop(p_workflow_id, left(p_actor || ': ' || p_reason, 2000));
+end
+$function$
+
+-- Findings about workflows, the oldest of each sort: approval_waiting, event_waiting, failed_holding.
+CREATE OR REPLACE FUNCTION fn_job_workflow_check(p_limit integer DEFAULT 20, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(workflow_id uuid, severity text, finding text, what text, hint text, age_seconds numeric)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_approval interval := make_interval(secs => fn_config_number('queue.workflow.approval_threshold_seconds', 86400)::float8);
+  v_event interval := make_interval(secs => fn_config_number('queue.workflow.event_threshold_seconds', 86400)::float8);
+begin
+  return query
+  select r.workflow_id, 'error', r.finding,
+    r.what || case when r.place = p_limit and r.total > p_limit then format(' (and %s more like it)', r.total - p_limit) else '' end,
+    r.hint, round(extract(epoch from v_now - r.since)::numeric, 3)
+  from (
+    select f.*, row_number() over (partition by f.finding order by f.since, f.workflow_id, f.what) as place, count(*) over (partition by f.finding) as total
+    from (
+      select g.workflow_id, g.kind || '_waiting' as finding, format('its step %s (%s) waits for %s', g.step, g.template, g.waits_for) as what, g.since,
+        case g.kind
+          when 'approval' then format('reveille workflows approve %1$s %2$s, or reveille workflows reject %1$s %2$s --reason TEXT', g.workflow_id, s.word)
+          else format('reveille workflows show %1$s; if the event will not come, reveille workflows cancel %1$s --reason TEXT', g.workflow_id) end as hint
+      from fn_job_gate_waiting() g
+      cross join lateral (select case when g.step ~ '^[A-Za-z0-9_.:/@~-]+$' then g.step else quote_literal(g.step) end as word) s
+      where g.since < v_now - case g.kind when 'approval' then v_approval else v_event end
+      union all
+      select w.workflow_id, 'failed_holding', format('%s has failed, and %s of its jobs wait for what failed', w.template_key || '@' || w.template_version, b.jobs),
+        w.finished_at, format('reveille workflows retry %1$s --reason TEXT --apply, or reveille workflows cancel %1$s --reason TEXT', w.workflow_id)
+      from (
+        select x.* from job_workflow x
+        where x.status in ('failed', 'partially_failed') and x.outcome ->> 'blocked' <> '0' order by x.finished_at limit 10000) w
+      cross join lateral (
+        select count(*) as jobs from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0) b
+      where b.jobs > 0) f) r
+  where r.place <= p_limit
+  order by r.finding, r.place;
+end
+$function$
+
+-- Workflows in numbers: {active, failed_holding, gates: {approval, event: {waiting, oldest_seconds}}}.
+CREATE OR REPLACE FUNCTION fn_job_workflow_counts(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  return (
+    select jsonb_build_object(
+      'active', (select count(*) from (select from job_workflow w where w.status = 'active' limit 10000) a),
+      'failed_holding', (
+        select count(*)
+        from (
+          select from job_workflow w
+          where w.status in ('failed', 'partially_failed') and w.outcome ->> 'blocked' <> '0'
+            and exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0)
+          limit 10000) f),
+      'gates', jsonb_object_agg(k.kind, jsonb_build_object('waiting', coalesce(g.waiting, 0),
+        'oldest_seconds', coalesce(greatest(0, round(extract(epoch from coalesce(p_now, clock_timestamp()) - g.since)::numeric, 3)), 0))))
+    from unnest(array['approval', 'event']) k (kind)
+    left join (select w.kind, count(*) as waiting, min(w.since) as since from fn_job_gate_waiting() w group by 1) g on g.kind = k.kind);
 end
 $function$
 
@@ -7698,8 +7818,9 @@ AS $function$
 declare
   v_batch constant int := 1000;
   v_code text := tg_argv[0];
-  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
+  v_route jsonb;
   v_is_dry boolean;
+  v_sql text;
   v_type jsonb;
   v_event jsonb;
   v_events jsonb[] := '{}';
@@ -7713,6 +7834,10 @@ declare
   v_said text;
   v_detail text;
 begin
+  if not fn_gate_is_open('queue.route.enabled') then
+    return null; -- all routes are off: the write passes, nothing is planned, counted or kept
+  end if;
+  v_route := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = v_code);
   if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
     return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
   end if;
@@ -7732,9 +7857,15 @@ begin
       raise exception 'the route is made for % of %.%', v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table'
         using errcode = '55000';
     end if;
-    for v_event in execute fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
-      case tg_op when 'UPDATE' then 'route_old n' end)
-    loop
+    v_sql := (
+      select o.rows_sql from event_route o
+      where o.route_code = v_code and o.rows_for = v_route - array['enabled', 'dry_run', 'fail_closed', 'created_at', 'updated_at']
+        and o.rows_shape = fn_route_shape(tg_relid, o.rows_columns));
+    if v_sql is null then
+      v_sql := fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
+        case tg_op when 'UPDATE' then 'route_old n' end);
+    end if;
+    for v_event in execute v_sql loop
       v_changes := v_changes + 1;
       v_events := array_append(v_events, v_event);
       if v_changes % v_batch = 0 then
@@ -7762,6 +7893,9 @@ begin
     elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
       raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
     end if;
+    if v_wanted > 0 then
+      insert into event_route_count (route_code, is_dry, events) values (v_code, v_is_dry, case when v_is_dry then v_wanted else v_emitted end);
+    end if;
     if v_unfit > 0 then
       insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
       values (v_code, '23514', 'a payload may not travel (a denied key, or more than 16 kB), or a subject is empty', v_unfit, v_is_dry);
@@ -7788,7 +7922,7 @@ begin
 end
 $function$
 
--- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults.
+-- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults, gate_closed.
 CREATE OR REPLACE FUNCTION fn_route_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(route_code text, severity text, finding text, what text, hint text)
  LANGUAGE plpgsql
@@ -7828,6 +7962,12 @@ begin
       from event_route_fault e
       where e.route_code = r.route_code and not e.dry_run and e.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
     where f.n > 0) x
+  union all
+  select '*', 'warning', 'gate_closed', format('the gate queue.route.enabled is closed, so %s enabled routes do nothing', c.n),
+    'reveille gate open queue.route.enabled --reason TEXT'
+  from (
+    select count(*) as n from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled) c
+  where c.n > 0 and not fn_gate_is_open('queue.route.enabled')
   union all
   select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
     format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
@@ -7921,6 +8061,27 @@ begin
 end
 $function$
 
+-- Events emitted, events of dry runs, and faults of the last day, of each route.
+CREATE OR REPLACE FUNCTION fn_route_counts(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(route_code text, events bigint, dry_run_events bigint, faults bigint)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  select o.route_code, o.events, o.dry_run_events, f.n
+  from event_route o
+  cross join lateral (
+    select count(*) as n
+    from (select x.noted_at, x.dry_run from event_route_fault x where x.route_code = o.route_code order by x.fault_id desc limit 1000) l
+    where not l.dry_run and l.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
+  order by o.route_code
+  limit 1000;
+end
+$function$
+
 -- Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.
 CREATE OR REPLACE FUNCTION fn_route_disable(p_route_code text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -7964,6 +8125,28 @@ declare
   v_suffix text := coalesce(':' || v_tx::text, '');
   v_first uuid := fn_uuid_v7();
 begin
+  if cardinality(p_events) = 1 and not (p_route ->> 'dry_run')::boolean then -- most statements; a third of the time of the one below
+    unfit := (coalesce(octet_length(p_events[1] ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(p_events[1] -> 'safe_payload'), false) is false)::int;
+    events := 1 - unfit;
+    emitted := 0;
+    if events = 1 and v_policy <> 'per_change' then
+      insert into event_route_key (route_code, row_key, tx_id) values (v_code, (p_events[1] ->> 'row_key') || v_suffix, v_tx)
+      on conflict (route_code, row_key) do nothing;
+      get diagnostics events = row_count;
+    end if;
+    if events = 1 then
+      insert into event_outbox (
+        id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+        canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+      select
+        e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref,
+        e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at
+      from jsonb_populate_record(null::event_outbox, p_type || p_events[1] || jsonb_build_object('id', v_first)) e
+      on conflict do nothing;
+      get diagnostics emitted = row_count;
+    end if;
+    return;
+  end if;
   if (p_route ->> 'dry_run')::boolean then
     with judged as materialized (
       select u.event, coalesce(octet_length(u.event ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(u.event -> 'safe_payload'), false) as is_fit
@@ -8006,7 +8189,7 @@ begin
 end
 $function$
 
--- Makes a route's trigger and enables it: {state, was, trigger}. Needs the table's owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
+-- Makes a route's trigger and enables it: {state, was, trigger, gate_open}. Needs the table's owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
 CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -8055,7 +8238,8 @@ begin
     when duplicate_object then
       return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
   end;
-  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason) || jsonb_build_object('trigger', v_name);
+  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason)
+    || jsonb_build_object('trigger', v_name, 'gate_open', fn_gate_is_open('queue.route.enabled'));
 end
 $function$
 
@@ -8156,7 +8340,7 @@ begin
 end
 $function$
 
--- All routes, or one: the row, is_ours, trigger, faults of the last day, last_fault.
+-- All routes, or one: the row, is_ours, gate_open, trigger, faults of the last day, last_fault.
 CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
  RETURNS SETOF jsonb
  LANGUAGE plpgsql
@@ -8167,6 +8351,7 @@ begin
   return query
   select to_jsonb(r) || jsonb_build_object(
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
+    'gate_open', fn_gate_is_open('queue.route.enabled'),
     'trigger', case
       when o.route_code is null then null
       when t.is_enabled then 'enabled'
@@ -8181,6 +8366,38 @@ begin
   left join lateral (select bool_and(x.is_enabled) as is_enabled from fn_route_triggers(r.route_code) x where x.is_right) t on true
   where p_route_code is null or r.route_code = p_route_code
   order by r.route_code;
+end
+$function$
+
+-- Keeps a route's statement for its trigger; true when it was another before. Internal.
+CREATE OR REPLACE FUNCTION fn_route_prepare(p_route_code text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r join event_route o on o.route_code = r.route_code where r.route_code = p_route_code);
+  v_relation oid := fn_route_relation(v_route);
+  v_for jsonb;
+  v_columns text[];
+  v_shape text;
+begin
+  if v_relation is null or fn_route_key_columns(v_relation) is null then
+    return false;
+  end if;
+  v_for := v_route - array['enabled', 'dry_run', 'fail_closed', 'created_at', 'updated_at'];
+  v_columns := array(
+    select jsonb_array_elements_text(v_route -> 'payload_contract' -> 'columns') union select unnest(fn_route_key_columns(v_relation)) order by 1);
+  v_shape := fn_route_shape(v_relation, v_columns);
+  update event_route o
+  set rows_for = v_for, rows_columns = v_columns, rows_shape = v_shape,
+      rows_sql = fn_route_rows(v_route, v_relation, case v_route ->> 'sql_event' when 'delete' then 'route_old n' else 'route_new n' end,
+        case v_route ->> 'sql_event' when 'update' then 'route_old n' end)
+  where o.route_code = p_route_code and (o.rows_for, o.rows_shape) is distinct from (v_for, v_shape);
+  return found;
+exception when undefined_column then
+  return false; -- fn_route_check tells of it
 end
 $function$
 
@@ -8231,7 +8448,7 @@ begin
 end
 $function$
 
--- Removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.
+-- Adds up events, removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.
 CREATE OR REPLACE FUNCTION fn_route_prune(p_limit integer DEFAULT 10000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -8252,6 +8469,16 @@ begin
   elsif not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_route_prune', 0)) then
     return jsonb_build_object('refused', false, 'busy', true, 'faults', 0, 'keys', 0, 'samples', 0, 'more', false);
   end if;
+  with gone as (
+    delete from event_route_count c returning c.route_code, c.is_dry, c.events)
+  update event_route o
+  set events = o.events + s.events, dry_run_events = o.dry_run_events + s.dry_run_events
+  from (
+    select g.route_code, coalesce(sum(g.events) filter (where not g.is_dry), 0) as events, coalesce(sum(g.events) filter (where g.is_dry), 0) as dry_run_events
+    from gone g group by 1) s
+  where o.route_code = s.route_code;
+  perform fn_route_prepare(r.route_code)
+  from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled order by r.route_code;
   for v_code in
     select f.route_code from event_route_fault f union select s.route_code from event_route_sample s order by 1
   loop
@@ -8400,6 +8627,7 @@ begin
   end if;
   insert into event_route as o (route_code, actor) values (v_code, p_actor)
   on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp();
+  perform fn_route_prepare(v_code);
   return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
     'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
 end
@@ -8419,8 +8647,8 @@ begin
 end
 $function$
 
--- Removes a disabled route with its samples and keys. Refused not_found, not_owner, or route_enabled while it is enabled or its trigger stands.
-CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text)
+-- Removes a disabled route with its samples and keys, and keeps its faults: {dry_run, samples, keys, faults_kept}. Refused not_found, not_owner, route_enabled while it is enabled, trigger_left_over while its trigger stands.
+CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT true)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -8428,24 +8656,37 @@ CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_re
 AS $function$
 declare
   v_enabled boolean;
+  v_samples bigint;
+  v_keys bigint;
 begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_route_remove needs an actor and a reason' using errcode = '22023';
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' or p_dry_run is null then
+    raise exception 'fn_route_remove needs an actor, a reason, and whether it is a dry run' using errcode = '22023';
   end if;
   select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
   elsif not exists (select from event_route o where o.route_code = p_route_code) then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
-  elsif v_enabled or exists (select from fn_route_triggers(p_route_code)) then
+  elsif v_enabled then
     return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  elsif exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'trigger_left_over', 'route_code', p_route_code);
   end if;
-  delete from event_route_sample s where s.route_code = p_route_code;
-  delete from event_route_key k where k.route_code = p_route_code;
-  delete from event_route o where o.route_code = p_route_code;
-  delete from iu_sql_event_route r where r.route_code = p_route_code;
-  insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
-  return jsonb_build_object('refused', false, 'route_code', p_route_code);
+  if p_dry_run then
+    v_samples := (select count(*) from event_route_sample s where s.route_code = p_route_code);
+    v_keys := (select count(*) from event_route_key k where k.route_code = p_route_code);
+  else
+    delete from event_route_sample s where s.route_code = p_route_code;
+    get diagnostics v_samples = row_count;
+    delete from event_route_key k where k.route_code = p_route_code;
+    get diagnostics v_keys = row_count;
+    delete from event_route_count c where c.route_code = p_route_code;
+    delete from event_route o where o.route_code = p_route_code;
+    delete from iu_sql_event_route r where r.route_code = p_route_code;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'dry_run', p_dry_run, 'samples', v_samples, 'keys', v_keys,
+    'faults_kept', (select count(*) from event_route_fault f where f.route_code = p_route_code));
 end
 $function$
 
@@ -8523,6 +8764,21 @@ begin
 end
 $function$
 
+-- Types of some columns of a table, and its primary key, to see whether they changed; null without a key. Internal.
+CREATE OR REPLACE FUNCTION fn_route_shape(p_relation oid, p_columns text[])
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select string_agg(a.attname || ' ' || a.attnum || ' ' || a.atttypid, ', ' order by a.attname)
+    from pg_attribute a where a.attrelid = p_relation and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped)
+    || ' key ' || (select i.indkey::text from pg_index i where i.indrelid = p_relation and i.indisprimary);
+end
+$function$
+
 -- Sets enabled and dry_run of a route's row: {state, was}. Refused not_found, or not_owner for the host's own.
 CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text)
  RETURNS jsonb
@@ -8547,6 +8803,9 @@ begin
       case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
   end if;
   update iu_sql_event_route r set enabled = p_enabled, dry_run = coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
+  if p_enabled then
+    perform fn_route_prepare(p_route_code);
+  end if;
   if v_was <> v_is then
     insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, v_was, v_is, p_actor, p_reason);
   end if;
@@ -8622,6 +8881,50 @@ begin
     case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
       else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
     p_alias, p_column);
+end
+$function$
+
+-- Findings about enabled schedules: trouble, late, no_scheduler, last_job_failed.
+CREATE OR REPLACE FUNCTION fn_schedule_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(schedule_key text, severity text, finding text, what text, hint text, age_seconds numeric)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_lives boolean := exists (
+    select from queue_heartbeat h
+    where h.metadata ->> 'role' = 'scheduler' and h.last_beat_at >= v_now - make_interval(secs => h.stale_threshold_seconds));
+begin
+  return query
+  select s.schedule_key, x.severity, x.finding, x.what, x.hint, round(extract(epoch from x.age)::numeric, 3)
+  from (
+    select k.*, isfinite(k.next_tick_at) as is_placed,
+      case when isfinite(k.next_tick_at) then k.next_tick_at else greatest(k.counts_from, k.updated_at) end as due
+    from job_schedule k where k.enabled) s
+  left join lateral (
+    select q.status::text from job_queue q where q.job_id = s.last_job_id
+    union all
+    select a.status::text from job_archive a where a.job_id = s.last_job_id
+    limit 1) j on true
+  cross join lateral (
+    select 'error' as severity, 'trouble' as finding, 'it makes no jobs: ' || s.trouble as what,
+      format('reveille schedules show %1$s, then reveille schedules put %1$s with what the reason names set right', s.schedule_key) as hint, null::interval as age
+    where s.trouble is not null
+    union all
+    select case when v_lives or s.due < v_now - interval '5 minutes' then 'error' else 'warning' end,
+      case when v_lives then 'late' else 'no_scheduler' end,
+      case when s.is_placed then 'it was due at ' || to_char(s.due at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') else 'nobody has found its first tick' end
+        || case when v_lives then ', and a scheduler lives' else ', and no scheduler lives' end,
+      case when v_lives then 'reveille tick, and see the log of reveille run' else 'reveille run, or reveille tick for once' end, v_now - s.due
+    where s.trouble is null and s.next_tick_at < 'infinity' and s.due < v_now - interval '1 minute'
+      and (not s.is_placed or fn_schedule_held(s.job_kind) is null)
+    union all
+    select 'warning', 'last_job_failed', format('its last job ended as %s', j.status), format('reveille jobs show %s', s.last_job_id), v_now - s.last_tick_at
+    where j.status in ('failed', 'dead_letter')) x
+  order by 1, 3;
 end
 $function$
 
@@ -9470,6 +9773,22 @@ grant EXECUTE on function fn_job_take_back(uuid,text,text) to reveille_operator
 
 grant EXECUTE on function fn_job_workflow_cancel(uuid,text,text) to reveille_operator
 
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_check(integer,timestamp with time zone) to reveille_reader
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_workflow_counts(timestamp with time zone) to reveille_reader
+
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_workflow_refresh(integer,timestamp with time zone) to reveille_operator
@@ -9568,6 +9887,14 @@ grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zon
 
 grant EXECUTE on function fn_route_consumer_dry_run(text,timestamp with time zone,integer) to reveille_reader
 
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_reader
+
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 
 grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_operator
@@ -9600,7 +9927,7 @@ grant EXECUTE on function fn_route_relation(jsonb) to reveille_operator
 
 grant EXECUTE on function fn_route_relation(jsonb) to reveille_reader
 
-grant EXECUTE on function fn_route_remove(text,text,text) to reveille_operator
+grant EXECUTE on function fn_route_remove(text,text,text,boolean) to reveille_operator
 
 grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_operator
 
@@ -9609,6 +9936,10 @@ grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_reader
 grant EXECUTE on function fn_route_seen(text) to reveille_operator
 
 grant EXECUTE on function fn_route_seen(text) to reveille_reader
+
+grant EXECUTE on function fn_route_shape(oid,text[]) to reveille_operator
+
+grant EXECUTE on function fn_route_shape(oid,text[]) to reveille_reader
 
 grant EXECUTE on function fn_route_switch(text,boolean,boolean,text,text) to reveille_operator
 
@@ -9627,6 +9958,14 @@ grant EXECUTE on function fn_route_triggers(text) to reveille_reader
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_operator
 
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_reader
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_executor
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_schedule_due(integer,timestamp with time zone) to reveille_dispatcher
 
@@ -9731,6 +10070,10 @@ grant SELECT on table event_outbox to reveille_reader
 grant SELECT on table event_route to reveille_operator
 
 grant SELECT on table event_route to reveille_reader
+
+grant SELECT on table event_route_count to reveille_operator
+
+grant SELECT on table event_route_count to reveille_reader
 
 grant SELECT on table event_route_fault to reveille_operator
 
