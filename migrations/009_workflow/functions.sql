@@ -1136,11 +1136,13 @@ declare
   v_ended record;
 begin
   -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
-  -- nobody begins, ends or retries one until this is over
-  perform from job_queue j
-  where j.workflow_id = p_workflow_id
-  order by j.status in ('queued', 'retry_waiting'), j.job_id
-  for update;
+  -- nobody begins, ends or retries one until this is over. And once more: a retry that was waited for may have made some anew
+  for v_round in 1 .. 2 loop
+    perform from job_queue j
+    where j.workflow_id = p_workflow_id
+    order by j.status in ('queued', 'retry_waiting'), j.job_id
+    for update;
+  end loop;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
