@@ -1192,8 +1192,8 @@ $$;
 comment on function fn_job_workflow_cancel(uuid, text, text) is 'Cancels a workflow: {status, cancelled, requested}. Refused not_found or illegal_transition.';
 
 -- Sets a workflow that failed going again, from the steps that failed: a dead letter is replayed (with the right to do so, and its gate),
--- a step that rests as failed is tried anew, a gate asks again, and what was skipped on their account is made anew. What
--- succeeded is not run again. Dry run unless told otherwise. Called by operators.
+-- a step that rests as failed, or that somebody cancelled, is tried anew, a gate asks again, and what was skipped on their account is made
+-- anew. What succeeded is not run again. Dry run unless told otherwise. Called by operators.
 create or replace function fn_job_workflow_retry(p_workflow_id uuid, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -1201,6 +1201,7 @@ as $$
 declare
   v_workflow job_workflow;
   v_failed uuid[];
+  v_cancelled int; -- of the failed, as a retry takes them
   v_skipped uuid[];
   v_job record;
   v_answer jsonb;
@@ -1223,7 +1224,10 @@ begin
   elsif v_workflow.status not in ('failed', 'partially_failed') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  v_failed := array(select j.job_id from job_queue j where j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  select coalesce(array_agg(j.job_id order by j.job_id), '{}'), count(*) filter (where j.status = 'cancelled') into v_failed, v_cancelled
+  from job_queue j
+  where j.workflow_id = p_workflow_id
+    and (j.status in ('failed', 'dead_letter') or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %');
   -- skipped because of them, directly or by way of others that were
   with recursive reached as (
     select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
@@ -1233,7 +1237,8 @@ begin
   select coalesce(array_agg(r.job_id order by r.job_id), '{}') into v_skipped
   from reached r join job_queue j on j.job_id = r.job_id where j.status = 'cancelled';
   if coalesce(p_dry_run, true) then
-    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
+      'made_anew', cardinality(v_skipped));
   end if;
   for v_job in
     select j.*, d.dead_letter_id, exists (select from job_gate g where g.job_id = j.job_id) as is_gate
@@ -1251,7 +1256,7 @@ begin
         raise exception '%', v_answer ->> 'reason' using errcode = 'RV001'; -- all or nothing
       end if;
     else
-      v_skipped := v_skipped || v_job.job_id; -- failed rests: a new job in its place
+      v_skipped := v_skipped || v_job.job_id; -- failed rests, and cancelled is an end: a new job in its place
     end if;
   end loop;
   foreach v_new in array v_skipped loop
@@ -1274,13 +1279,14 @@ begin
   end loop;
   update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp() where w.workflow_id = p_workflow_id;
   perform fn_job_workflow_mend(p_workflow_id); -- counts what the new ones wait for, and frees them
-  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
+    'made_anew', cardinality(v_skipped));
 exception when sqlstate 'RV001' then
   return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
 end
 $$;
 comment on function fn_job_workflow_retry(uuid, text, text, boolean)
-  is 'Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
+  is 'Retries a failed workflow from its failed and cancelled steps: {dry_run, retried, were_cancelled, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
 
 -- What is kept of workflows, and how long. One that succeeded or was cancelled is kept as long as its steps are: when the archive has no
 -- month left in which it could have ended, and none of its steps is anywhere any more, it goes, with its gates and with who

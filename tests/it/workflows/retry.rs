@@ -120,3 +120,25 @@ async fn steps_leave_for_the_archive_only_with_a_workflow_that_nobody_can_retry(
     );
     assert_eq!(stage.health(good).await["succeeded"], 2);
 }
+
+#[tokio::test]
+async fn a_retry_takes_up_a_step_that_somebody_cancelled_and_says_so_first() {
+    let stage = with_replay().await;
+    let edges = json!([edge("a", "b"), {"from": "a", "to": "c", "otherwise": "skip"}]);
+    stage.put("t", json!([node("a"), node("b"), node("c")]), edges).await;
+    let id = stage.emit("t", json!({})).await;
+    let cancel = "select fn_job_cancel($1, 'test', 'not now')";
+    assert_eq!(stage.value(cancel, &[&stage.job(id, "a").await]).await["status"], "cancelled");
+    assert_eq!(stage.status(id).await, "failed");
+    let counts = |answer: serde_json::Value| {
+        ["retried", "were_cancelled", "made_anew"].map(|key| answer[key].as_i64().unwrap())
+    };
+    let dry = stage.value("select fn_job_workflow_retry($1, 'test', 'now', true)", &[&id]).await;
+    assert_eq!(counts(dry), [1, 1, 1]);
+    let done = stage.value("select fn_job_workflow_retry($1, 'test', 'now', false)", &[&id]).await;
+    assert_eq!(counts(done), [1, 1, 2]);
+    let mut ran = stage.run(&[]).await;
+    ran.sort();
+    assert_eq!(ran, ["a~2", "b", "c~2"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
