@@ -1110,8 +1110,10 @@ begin
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
   end if;
   v_started := fn_mot_start();
-  for v_workflow in
-    select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
+  for v_workflow in -- taken by their age, looked after in the order in which whoever ends jobs of several locks them (trap 17)
+    select w.workflow_id
+    from (select a.workflow_id from job_workflow a where a.status = 'active' order by a.updated_at limit p_limit) w
+    order by w.workflow_id
   loop
     v_answer := fn_job_workflow_mend(v_workflow, p_now);
     v_checked := v_checked + 1;

@@ -8,6 +8,7 @@ mod gates;
 mod isolation;
 mod kills;
 mod model;
+mod refresh;
 mod retention;
 mod retry;
 mod stage;
