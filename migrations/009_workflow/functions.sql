@@ -607,6 +607,8 @@ declare
   v_workflow_id uuid := fn_uuid_v7();
   v_first uuid := fn_uuid_v7();
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
+  -- what its steps and gates are about: the event's, when an event began it; those that follow the event carry the same
+  v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
   v_known job_workflow;
@@ -681,7 +683,7 @@ begin
       v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
       coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
       fn_mot_policy(s.step), v_workflow_id,
-      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
+      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
     from unnest(v_parts.steps) with ordinality s (step, n)
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
@@ -689,7 +691,7 @@ begin
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
     select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
-      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_thread), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
     where s.step ->> 'type' in ('approval', 'event');
   -- what the parameters make of the template does not fit: a text too long, a date too far, a denied key
