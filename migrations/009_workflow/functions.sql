@@ -978,6 +978,36 @@ end
 $$;
 comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
 
+-- What stands against jobs of a kind that somebody is about to ask for, in words; null when nothing does. A warning and no more: what is
+-- missing may come later, and a program may claim any kind without having said so. Called when consumers and schedules are
+-- written or enabled, by their previews, and by `reveille doctor`.
+create or replace function fn_job_kind_warning(p_job_kind text) returns text
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  if p_job_kind like 'workflow:%' then
+    return (
+      select format('there is no template %s: each such job becomes a dead letter until `reveille workflows put FILE` has written it', t.name)
+      from (select substr(p_job_kind, 10) as name) t
+      where (fn_mot_template_of(t.name)).template_key is null);
+  elsif exists (select from job_handler h where h.job_kind = p_job_kind)
+    or exists (select from job_subscription s where p_job_kind like s.job_kind_like and s.job_kind <> '*')
+    or exists (select from consumer_registry c where c.job_kind = p_job_kind)
+    or exists (select from queue_heartbeat h where p_job_kind = any (h.wakes_for))
+    or exists (select from job_archive_bound b where b.job_kind = p_job_kind)
+    or exists ( -- somebody has claimed one, of the first thousand
+      select from (
+        select j.lease_token from job_queue j where j.job_kind = p_job_kind order by j.job_kind, j.idempotency_key limit 1000) q
+      where q.lease_token is not null)
+  then
+    return null;
+  end if;
+  return format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it; they wait until somebody claims them',
+    p_job_kind);
+end
+$$;
+comment on function fn_job_kind_warning(text) is 'What stands against jobs of a kind: no such template, or nobody who is known to run it; null when nothing does.';
+
 -- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
 -- others, and end here: well with the workflow's id as result, or as a dead letter that says why it was refused. No executor
 -- claims them. Each parameter of the template is taken from what has its name: the job's refs, its payload, or the columns of
@@ -1446,7 +1476,8 @@ begin
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
   call pr_grant(format('execute on function %s', 'fn_mot_graph_emit(text, jsonb, text, text, boolean, uuid, text)'::regprocedure), array['reveille_dispatcher']);
-  foreach v_function in array array['fn_job_workflow_steps(uuid)', 'fn_job_effect_hash(uuid)', 'fn_mot_graph_errors(text, jsonb, jsonb, jsonb)'] loop
+  foreach v_function in array array['fn_job_workflow_steps(uuid)', 'fn_job_effect_hash(uuid)', 'fn_mot_graph_errors(text, jsonb, jsonb, jsonb)',
+    'fn_job_kind_warning(text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
   end loop;

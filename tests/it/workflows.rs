@@ -14,3 +14,4 @@ mod retry;
 mod stage;
 mod starts;
 mod templates;
+mod warnings;

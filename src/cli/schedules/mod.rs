@@ -4,7 +4,7 @@ use clap::ArgGroup;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::context::{Context, Outcome, actor};
+use super::context::{Context, Outcome, actor, warning};
 use super::output::{self, fields, moment, table};
 use crate::config::guess;
 use crate::error::{Error, Kind, Result};
@@ -221,10 +221,12 @@ async fn put(args: Put, context: &Context) -> Result<Outcome> {
         context.out.answer(&document, || {
             let key = &args.key;
             let done = if result["created"] == true { "added" } else { "changed" };
-            if result["enabled"] == true {
-                return format!("{key}: {done}; it is enabled, and comes {}", moment(first, now));
-            }
-            format!("{key}: {done}, and disabled; enabled now it would come {}", moment(first, now))
+            let line = if result["enabled"] == true {
+                format!("{key}: {done}; it is enabled, and comes {}", moment(first, now))
+            } else {
+                format!("{key}: {done}, and disabled; enabled now it would come {}", moment(first, now))
+            };
+            line + &warning(result)
         })
     })
 }
@@ -240,10 +242,11 @@ async fn switch(args: Change, enabled: bool, context: &Context) -> Result<Outcom
             let word = |enabled| if enabled { "enabled" } else { "disabled" };
             let before = if was == enabled { "so before" } else { word(was) };
             let line = format!("{}: {} (was {before})", args.key, word(enabled));
-            match preview::Times::of(&schedule) {
+            let line = match preview::Times::of(&schedule) {
                 Ok(times) if enabled => format!("{line}; {}", times.first()),
                 _ => line,
-            }
+            };
+            line + &warning(result)
         })
     })
 }
