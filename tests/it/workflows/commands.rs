@@ -144,3 +144,19 @@ async fn a_workflow_that_failed_is_retried_after_a_dry_run_and_one_not_wanted_is
     let cancelled = words(&db, &["workflows", "cancel", id, "--reason", "not wanted"]).1;
     assert_eq!(cancelled, "3 waiting steps cancelled, 0 running ones asked\n");
 }
+
+#[tokio::test]
+async fn who_emits_again_with_other_parameters_reads_that_nothing_of_them_is_in_it() {
+    let (db, _folder, file) = open().await;
+    words(&db, &["workflows", "put", &file]);
+    let emit = |document: &'static str| {
+        ["workflows", "emit", "pipeline", "--correlation-id", "same", "--param", document].map(str::to_owned)
+    };
+    let told = |arguments: [String; 7]| words(&db, &arguments.each_ref().map(String::as_str)).1;
+    assert!(told(emit("document=doc:1")).contains("made, active"));
+    let again = told(emit("document=doc:1"));
+    assert!(again.contains("was there already") && !again.contains("parameters"), "{again}");
+    let other = told(emit("document=doc:2"));
+    assert!(other.contains("its parameters are others than these"), "{other}");
+    assert!(other.contains("another --correlation-id"), "{other}");
+}
