@@ -36,6 +36,13 @@ declare
 begin
   if coalesce(btrim(p_schedule_key), '') = '' or coalesce(btrim(p_actor), '') = '' then
     raise exception 'fn_schedule_put needs a key and an actor' using errcode = '22023';
+  elsif p_schedule_key !~ '^[a-z0-9][a-z0-9_.-]{0,119}$' then
+    raise exception 'the key of a schedule is made of small letters, digits and _ . -, begins with a letter or digit and has at most 120: not %',
+      quote_literal(left(p_schedule_key, 130)) using errcode = '22023';
+  elsif p_missed_window not between interval '1 minute' and interval '10 years' then
+    raise exception 'fn_schedule_put: p_missed_window is from a minute to ten years, not %', p_missed_window using errcode = '22023';
+  elsif p_ends_at <= p_starts_at then
+    raise exception 'fn_schedule_put: it would end before it starts: p_ends_at is %, p_starts_at %', p_ends_at, p_starts_at using errcode = '22023';
   elsif num_nonnulls(p_cron, p_every, p_at) <> 1 or (p_cron is null) <> (p_time_zone is null) then
     raise exception 'fn_schedule_put: name one of p_cron (with p_time_zone), p_every and p_at' using errcode = '22023';
   end if;

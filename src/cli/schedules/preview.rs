@@ -127,6 +127,11 @@ impl Times {
         })
     }
 
+    /// The first of them.
+    pub(super) fn first_at(&self) -> Option<Timestamp> {
+        self.next.first().map(|time| time.at)
+    }
+
     /// The first of them in words.
     pub(super) fn first(&self) -> String {
         match self.next.first() {
