@@ -1272,7 +1272,7 @@ begin
   from reached r join job_queue j on j.job_id = r.job_id where j.status = 'cancelled';
   if coalesce(p_dry_run, true) then
     return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
-      'made_anew', cardinality(v_skipped));
+      'made_anew', cardinality(v_skipped) + (select count(*) from job_queue j where j.job_id = any (v_failed) and j.status <> 'dead_letter'));
   end if;
   for v_job in
     select j.*, d.dead_letter_id, exists (select from job_gate g where g.job_id = j.job_id) as is_gate

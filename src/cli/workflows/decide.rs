@@ -87,11 +87,11 @@ pub(super) async fn retry(args: Retry, context: &Context) -> Result<Outcome> {
             let cancelled = result["were_cancelled"].as_i64().filter(|count| *count > 0);
             let cancelled = cancelled.map(|count| format!(" ({count} of them cancelled)"));
             let what = format!("{} failed steps{}", result["retried"], cancelled.unwrap_or_default());
-            let skipped = format!("{} that were skipped or have to be asked again", result["made_anew"]);
+            let anew = format!("{} steps made anew", result["made_anew"]);
             if args.apply {
-                format!("{what} are tried again, with {skipped}")
+                format!("{what} are tried again, {anew}")
             } else {
-                format!("dry run: {what} would be tried again, with {skipped}; --apply does it")
+                format!("dry run: {what} would be tried again, {anew}; --apply does it")
             }
         })
     })

@@ -134,7 +134,7 @@ async fn a_retry_takes_up_a_step_that_somebody_cancelled_and_says_so_first() {
         ["retried", "were_cancelled", "made_anew"].map(|key| answer[key].as_i64().unwrap())
     };
     let dry = stage.value("select fn_job_workflow_retry($1, 'test', 'now', true)", &[&id]).await;
-    assert_eq!(counts(dry), [1, 1, 1]);
+    assert_eq!(counts(dry), [1, 1, 2], "as it will be");
     let done = stage.value("select fn_job_workflow_retry($1, 'test', 'now', false)", &[&id]).await;
     assert_eq!(counts(done), [1, 1, 2]);
     let mut ran = stage.run(&[]).await;
