@@ -10,6 +10,7 @@ end
 $$;
 
 drop view v_job_workflow_health;
+drop function fn_job_kind_warning(text);
 drop function fn_mot_start();
 drop function fn_job_workflow_retention(int, boolean, timestamptz);
 drop function fn_job_workflow_steps(uuid);
