@@ -66,6 +66,7 @@ drop function fn_job_enqueue_many(jsonb);
 drop function fn_job_rows(jsonb, uuid, timestamptz);
 drop function fn_job_moment(timestamptz);
 drop function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text);
+drop function fn_workflow_may_start();
 drop function fn_job_may_be_archived(text, text);
 drop function fn_job_repeated(uuid, uuid);
 drop function fn_job_gone(uuid);
@@ -88,6 +89,7 @@ drop table job_gate;
 drop table job_workflow;
 drop table job_queue;
 drop domain signal, job_actor, job_key, job_limit, job_count, job_priority, job_kind, executor_kind, job_status;
+drop function fn_job_order_blocked();
 drop function fn_job_move_refuse();
 drop function fn_job_move_is_legal(text, text);
 drop sequence awake_job_wake_dot, awake_job_wake_agent, awake_job_wake_hermes, awake_job_wake_codex, awake_job_wake_pg_worker,

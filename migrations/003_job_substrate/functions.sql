@@ -332,6 +332,18 @@ end
 $$;
 comment on function fn_job_may_be_archived(text, text) is 'Whether an archived job holds this (stored) key, or the snapshot is too old to tell. Internal.';
 
+-- Who may ask for a workflow by a job of kind workflow:TEMPLATE: whoever may start one, by the grants of fn_mot_graph_emit. The job
+-- would be started in the name of the sidecar, which may.
+create or replace function fn_workflow_may_start() returns boolean
+language sql stable set search_path from current
+as $$
+  select coalesce(bool_or(has_function_privilege(session_user, p.oid, 'execute')), true)
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  where n.nspname = current_schema() and p.proname = 'fn_mot_graph_emit'
+$$;
+comment on function fn_workflow_may_start() is 'Whether the session''s role may start workflows. Internal.';
+
 -- Adds a job, in the caller's transaction. A second call with the same kind and key answers the first job. While that one
 -- still waits, p_on_duplicate says what else happens: keep, nothing; replace, it gets what this call says, but stays due
 -- when it was; debounce, it is due when this call says, too, so that each further call puts it off. Its executor and ordering
@@ -367,6 +379,8 @@ begin
   end if;
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled', 'job_id', null);
+  elsif p_job_kind like 'workflow:%' and not fn_workflow_may_start() then
+    return jsonb_build_object('refused', true, 'reason', 'workflow_not_allowed', 'job_id', null, 'job_kind', p_job_kind);
   end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -400,7 +414,7 @@ begin
 end
 $$;
 comment on function fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)
-  is 'Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed.';
+  is 'Adds a job and answers {job_id, created}, and {changed} when one that waits was changed; refused job_substrate_disabled while the gate is closed, workflow_not_allowed for workflow:* by who may start none.';
 
 -- A moment at which a job may be due; never and always are none.
 create or replace function fn_job_moment(p_at timestamptz) returns timestamptz
@@ -474,6 +488,10 @@ begin
   v_count := jsonb_array_length(p_jobs);
   select array_agg(k.job_kind), array_agg(fn_job_max_attempts(k.job_kind)) into v_kinds, v_limits
   from (select distinct e.job ->> 'job_kind' as job_kind from jsonb_array_elements(p_jobs) e (job)) k;
+  if exists (select from unnest(v_kinds) k where k like 'workflow:%') and not fn_workflow_may_start() then
+    return jsonb_build_object('refused', true, 'reason', 'workflow_not_allowed',
+      'job_kind', (select min(k) from unnest(v_kinds) k where k like 'workflow:%'));
+  end if;
   begin
     insert into job_queue (
       job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
@@ -521,7 +539,7 @@ begin
   return jsonb_build_object('refused', false, 'created', v_created, 'duplicates', v_count - v_created, 'job_ids', coalesce(to_jsonb(v_ids), '[]'));
 end
 $$;
-comment on function fn_job_enqueue_many(jsonb) is 'Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled.';
+comment on function fn_job_enqueue_many(jsonb) is 'Adds many jobs: {created, duplicates, job_ids in the order given}. Refused job_substrate_disabled or workflow_not_allowed.';
 
 -- Where a part of the retry policy is looked for, in this order: the kind's keys, its domain's, the default's.
 create or replace function fn_job_policy_keys(p_name text, p_job_kind text, p_event_domain text) returns text[]
@@ -546,7 +564,7 @@ $$;
 comment on function fn_job_max_attempts(text, text) is 'max_attempts of a kind in a domain from dot_config; 5 if nothing is set.';
 
 -- Gives the next jobs of some ordering keys their turn, as far as job.<kind>.key_concurrency_limit (1) allows, strictly in
--- the order in which they were made: one that has to wait holds up those behind it. Called by whatever ends a job that
+-- the order in which they were made, or of steps in which they became free: one that has to wait holds up those behind it. Called by whatever ends a job that
 -- had a turn, after it has, and by fn_job_place. Nobody waits for anybody: a key that somebody else is just looking after,
 -- whose next job is locked, or that this snapshot is too old to judge, is noted in job_order_pending, and the next claim
 -- looks at it again.
@@ -580,12 +598,12 @@ begin
     cross join lateral (
       select b.job_id
       from (
-        select j.job_id, row_number() over (order by j.created_at, j.job_id) as nth,
-          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.created_at, j.job_id) as least
+        select j.job_id, row_number() over (order by j.since, j.job_id) as nth,
+          min(case when v_is_limited then fn_job_key_limit(j.job_kind) else 1 end) over (order by j.since, j.job_id) as least
         from (
-          select q.job_id, q.job_kind, q.created_at from job_queue q
+          select q.job_id, q.job_kind, coalesce(q.freed_at, q.created_at) as since from job_queue q
           where q.ordering_key = k.key and coalesce(q.ordering_slot, 0) = 0 and q.status in ('queued', 'retry_waiting')
-          order by q.created_at, q.job_id
+          order by coalesce(q.freed_at, q.created_at), q.job_id
           limit case when v_is_limited then 1000 else 1 end) j) b
       where t.used + b.nth <= least(t.least, b.least)) n;
     v_free := array(
@@ -597,7 +615,7 @@ begin
         bool_and(j.job_id = any (v_free)) over w as is_next, row_number() over w as nth
       from job_queue j
       where j.job_id = any (v_first)
-      window w as (partition by j.ordering_key order by j.created_at, j.job_id)
+      window w as (partition by j.ordering_key order by coalesce(j.freed_at, j.created_at), j.job_id)
     ),
     later as (
       insert into job_order_pending (ordering_key)
@@ -637,12 +655,47 @@ begin
         cross join lateral (
           select j.executor from job_queue j
           where j.ordering_key = k and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
-          order by j.created_at, j.job_id limit 1) b) x;
+          order by coalesce(j.freed_at, j.created_at), j.job_id limit 1) b) x;
     end if;
   end if;
 end
 $$;
 comment on function fn_job_promote(text[], boolean) is 'Gives the next jobs of ordering keys their turn. Internal.';
+
+-- A step that waits for others holds no place in the order of its key: what it waits for may need that key itself, or take days. It
+-- is placed from the moment at which it is free; one that is blocked again gives its turn away.
+create or replace function fn_job_order_blocked() returns trigger
+language plpgsql set search_path from current
+set enable_seqscan = off
+as $$
+begin
+  if tg_op = 'INSERT' then
+    new.ordering_slot := -1;
+    return new;
+  elsif new.blocked_by = 0 then
+    update job_queue j set ordering_slot = null, freed_at = clock_timestamp() where j.job_id = new.job_id and j.ordering_slot = -1;
+  else
+    update job_queue j set ordering_slot = -1 where j.job_id = new.job_id;
+    if new.ordering_slot > 0 then
+      insert into job_order_pending (ordering_key) values (new.ordering_key);
+    end if;
+  end if;
+  return null;
+end
+$$;
+comment on function fn_job_order_blocked() is 'Trigger: keeps steps that are blocked out of the order of their key.';
+revoke all on function fn_job_order_blocked() from public;
+create or replace trigger job_queue_order_begins
+before insert on job_queue
+for each row
+when (new.blocked_by > 0 and new.ordering_key is not null)
+execute function fn_job_order_blocked();
+-- after the row, as job_queue_moves
+create or replace trigger job_queue_order_blocked
+after update of blocked_by on job_queue
+for each row
+when (new.ordering_key is not null and new.status = 'queued' and (new.blocked_by > 0) is distinct from (old.blocked_by > 0))
+execute function fn_job_order_blocked();
 
 -- How many jobs of one ordering key may run at a time, as their kind says; 1000 at most.
 create or replace function fn_job_key_limit(p_job_kind text) returns int
@@ -1630,7 +1683,7 @@ declare
 begin
   if p_result_refs is null and p_lease_tokens[1] = all (p_lease_tokens) and cardinality(p_lease_tokens) = cardinality(p_job_ids) then
     select j.lease_owner,
-      not exists ( -- as fn_lease_is_ours
+      j.workflow_id is null and not exists ( -- as fn_lease_is_ours
         select from queue_heartbeat h
         where h.executor_name = j.lease_owner and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
       and not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') as is_plain
@@ -1979,7 +2032,7 @@ begin
     'fn_job_choose(text, int, text[], text, text[], boolean, numeric)', 'fn_job_lanes(text, job_lane[])', 'fn_job_lanes_open(job_lane[], text, text[], text[], boolean, numeric, timestamptz)',
     'fn_job_limit_slots(text, int, int, int[])', 'fn_job_limit_keys(tid[], text, text, timestamptz)',
     'fn_job_take_limited(text, job_lane, int, jsonb, timestamptz, int[])', 'fn_job_see_to_order(int, timestamptz)',
-    'fn_executor_is_subscribed(text, text[])'] loop
+    'fn_executor_is_subscribed(text, text[])', 'fn_workflow_may_start()'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
   call pr_grant('select on table job_queue, job_attempt, job_handler, queue_pause, job_subscription, job_rate, job_workflow, job_gate', array['reveille_operator', 'reveille_reader']);

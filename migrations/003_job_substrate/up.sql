@@ -51,6 +51,7 @@ create table job_queue (
   idempotency_key job_key not null,
   ordering_key text,
   ordering_slot smallint,
+  freed_at timestamptz,
   limit_slot int,
   actor job_actor not null,
   run_id uuid,
@@ -82,7 +83,7 @@ create index job_queue_ready_idx on job_queue (executor, lane, priority, schedul
 -- Keys whose jobs run in order: those that nobody has placed yet, those that wait behind, those whose turn it is.
 create index job_queue_unplaced_idx on job_queue (created_at, job_id)
   where ordering_key is not null and ordering_slot is null and status = 'queued';
-create index job_queue_behind_idx on job_queue (ordering_key, created_at, job_id)
+create index job_queue_behind_idx on job_queue (ordering_key, coalesce(freed_at, created_at), job_id)
   where ordering_key is not null and coalesce(ordering_slot, 0) = 0 and status in ('queued', 'retry_waiting');
 create unique index job_queue_turn_idx on job_queue (ordering_key, ordering_slot)
   where ordering_slot > 0 and status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter');
@@ -105,8 +106,9 @@ comment on column job_queue.lease_losses is 'Leases that ended unreported; count
 comment on column job_queue.cancel_requested_at is 'Somebody wishes the run to end; the worker learns of it when it renews.';
 comment on column job_queue.idempotency_key is 'A second enqueue of the same (job_kind, key) answers the first job. Longer keys are stored as prefix and digest.';
 comment on column job_queue.blocked_by is 'Unmet dependencies; 0 means free to run.';
-comment on column job_queue.ordering_key is 'Jobs of one key run one at a time, in the order in which they were made, also across retries.';
-comment on column job_queue.ordering_slot is 'Of a job with an ordering key: null not placed yet, 0 behind others, from 1 on its turn.';
+comment on column job_queue.ordering_key is 'Jobs of one key run one at a time, in the order in which they were made or, of steps, became free; also across retries.';
+comment on column job_queue.ordering_slot is 'Of a job with an ordering key: null not placed yet, -1 blocked and so in no line, 0 behind others, from 1 on its turn.';
+comment on column job_queue.freed_at is 'Of a step with an ordering key: when all that it needs had ended; its place in the order is from then.';
 comment on column job_queue.limit_slot is 'Of a run of a kind with job.<kind>.concurrency_limit: which of its places it takes.';
 comment on column job_queue.causation_event_id is 'The event this job was made from.';
 comment on column job_queue.claimable is 'Derived: waiting, not blocked, and not behind others of its ordering key.';
@@ -236,10 +238,12 @@ create table job_workflow (
   constraint job_workflow_finished_check check ((status = 'active') = (finished_at is null))
 ) with (fillfactor = 80);
 create index job_workflow_active_idx on job_workflow (updated_at) where status = 'active';
+create index job_workflow_held_idx on job_workflow (finished_at)
+  where status in ('failed', 'partially_failed') and outcome ->> 'blocked' <> '0';
 comment on table job_workflow is 'One run of a template; its jobs are the rows of job_queue with its workflow_id.';
+comment on column job_workflow.workflow_id is 'Its last 32 bits are 0; its jobs are numbered on from it in theirs, so that their own key finds them.';
 comment on column job_workflow.correlation_id is 'A second emit of the same template with the same one answers the first workflow.';
 comment on column job_workflow.outcome is 'How many jobs ended how, written when the workflow ends: the jobs themselves leave for the archive.';
-create index job_queue_workflow_idx on job_queue (workflow_id) where workflow_id is not null;
 
 -- What a node waits for that is no job of an executor: somebody''s approval, or a fact.
 create table job_gate (
@@ -253,11 +257,14 @@ create table job_gate (
   event_id uuid,
   effect_hash text,
   expires_at timestamptz,
+  closed_at timestamptz,
   created_at timestamptz not null default clock_timestamp(),
   constraint job_gate_event_check check ((kind = 'event') = (event_domain is not null and event_type is not null))
 );
 create index job_gate_workflow_idx on job_gate (workflow_id);
 create index job_gate_event_idx on job_gate (event_domain, event_type) where kind = 'event' and event_id is null;
+create index job_gate_expires_idx on job_gate (expires_at) where closed_at is null;
 comment on table job_gate is 'Nodes that wait for an approval or for an event: jobs that no executor claims.';
 comment on column job_gate.event_id is 'The first event since the workflow began that fits.';
 comment on column job_gate.effect_hash is 'What was approved: the hash of what the jobs before it have given.';
+comment on column job_gate.closed_at is 'When the refresh found it over, with nothing left to expire; the refresh opens it again when its workflow is retried.';

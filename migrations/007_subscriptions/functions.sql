@@ -305,7 +305,7 @@ cross join lateral (
   from (
     select j.job_id, j.created_at from job_queue j
     where j.ordering_key = t.ordering_key and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
-    order by j.created_at, j.job_id limit 1000) b) n
+    order by coalesce(j.freed_at, j.created_at), j.job_id limit 1000) b) n
 where t.ordering_slot > 0 and t.status in ('queued', 'leased', 'in_progress', 'retry_waiting', 'dead_letter') and n.behind > 0;
 comment on view v_ordering_blocked is 'Jobs that hold up others of their ordering key, why, and how many (counted up to 1000).';
 

@@ -9,17 +9,26 @@ begin
 end
 $$;
 
+drop function fn_job_workflow_counts(timestamptz);
+drop function fn_job_workflow_check(int, timestamptz);
+drop function fn_job_gate_waiting(int);
 drop view v_job_workflow_health;
 drop function fn_job_kind_warning(text);
 drop function fn_mot_start();
 drop function fn_job_workflow_retention(int, boolean, timestamptz);
+drop function fn_mot_start_one(uuid);
+drop function fn_mot_start_refused(uuid, text);
+drop function fn_mot_start_lease(uuid);
 drop function fn_job_workflow_steps(uuid);
 drop function fn_job_workflow_retry(uuid, text, text, boolean);
 drop function fn_job_workflow_cancel(uuid, text, text);
 drop function fn_job_workflow_stop(uuid, text, timestamptz);
 drop function fn_job_workflow_refresh(int, timestamptz);
-drop function fn_job_workflow_mend(uuid, timestamptz);
+drop function fn_job_workflow_mend(uuid);
 drop function fn_job_gate_events(uuid[]);
+drop function fn_job_gate_expire(int, timestamptz);
+drop function fn_job_gate_lock(uuid[]);
+drop function fn_job_gate_verdict(jsonpath, event_outbox);
 drop function fn_job_reject(uuid, text, text);
 drop function fn_job_approve(uuid, text, text, timestamptz);
 drop function fn_job_effect_hash(uuid);
@@ -34,6 +43,7 @@ drop function fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[]);
 drop function fn_mot_template_put(jsonb, text, boolean);
 drop function fn_mot_graph_errors(text, jsonb, jsonb, jsonb);
 drop function fn_mot_reached(jsonb);
+drop function fn_gate_filter_problem(jsonpath);
 drop function fn_mot_template_of(text);
 drop function fn_mot_sorted(jsonb, jsonb);
 drop function fn_mot_fill(jsonb, jsonb);

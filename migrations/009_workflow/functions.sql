@@ -201,6 +201,25 @@ language sql stable
 return hashtextextended(current_schema() || '.mot_template:' || p_template_key, 0);
 comment on function fn_mot_template_lock(text) is 'The advisory lock that stands for a template. Internal.';
 
+-- What is wrong with the filter of an event node; null when nothing is. The same questions as of a consumer's filter.
+create or replace function fn_gate_filter_problem(p_filter jsonpath) returns text
+language plpgsql stable set search_path from current
+as $$
+begin
+  if regexp_replace(p_filter::text, '"([^"\\]|\\.)*"', '""', 'g') ~ '\$"' then
+    return 'filter has a variable ($name); a filter has none, write the value itself';
+  end if;
+  perform jsonb_path_match_tz('{"event": {}, "payload": {}}', p_filter, '{}', false);
+  return null;
+exception
+  when singleton_sql_json_item_required then
+    return 'filter is not a predicate: write a condition such as $.payload.amount > 100, not a path';
+  when others then
+    return null; -- strict paths may fail on the empty sample and work on real events
+end
+$$;
+comment on function fn_gate_filter_problem(jsonpath) is 'What is wrong with the filter of an event node, as a sentence; null when it is sound. Internal.';
+
 -- What is wrong with a graph, as texts that say where; empty when nothing is. Called by fn_mot_template_put and by
 -- `reveille workflows validate`.
 create or replace function fn_mot_graph_errors(p_template_key text, p_nodes jsonb, p_edges jsonb, p_params jsonb default '{"type": "object"}') returns text[]
@@ -283,7 +302,9 @@ begin
         end;
       when 'event' then
         begin
-          perform (v_node ->> 'filter')::jsonpath;
+          if fn_gate_filter_problem((v_node ->> 'filter')::jsonpath) is not null then
+            v_errors := v_errors || format('%s: %s', v_at, fn_gate_filter_problem((v_node ->> 'filter')::jsonpath));
+          end if;
           if not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain' and r.event_type = v_node ->> 'event_type' and r.active) then
             v_errors := v_errors || format('%s: the event %s.%s is not registered', v_at, v_node ->> 'event_domain', v_node ->> 'event_type');
           end if;
@@ -604,8 +625,7 @@ as $$
 declare
   v_template mot_template := fn_mot_template_of(p_template_id);
   v_params jsonb := coalesce(p_template_params, '{}');
-  v_workflow_id uuid := fn_uuid_v7();
-  v_first uuid := fn_uuid_v7();
+  v_workflow_id uuid := fn_uuid_v7_nth(fn_uuid_v7(), 0); -- its jobs are numbered on from it: they are found by the key
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
   -- what its steps and gates are about: the event's, when an event began it; those that follow the event carry the same
   v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
@@ -674,7 +694,7 @@ begin
       job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
       scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
     select
-      fn_uuid_v7_nth(v_first, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
+      fn_uuid_v7_nth(v_workflow_id, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
       coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
       s.step ->> 'event_domain', coalesce(fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'), '{}'),
       fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
@@ -687,10 +707,10 @@ begin
     from unnest(v_parts.steps) with ordinality s (step, n)
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
-    select fn_uuid_v7_nth(v_first, (d ->> 'to')::int), fn_uuid_v7_nth(v_first, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
+    select fn_uuid_v7_nth(v_workflow_id, (d ->> 'to')::int), fn_uuid_v7_nth(v_workflow_id, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
-    select fn_uuid_v7_nth(v_first, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
+    select fn_uuid_v7_nth(v_workflow_id, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
       nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_thread), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
     where s.step ->> 'type' in ('approval', 'event');
@@ -703,7 +723,7 @@ begin
   from (
     select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
     from job_queue j
-    where j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    where j.job_id between v_workflow_id and fn_uuid_v7_nth(v_workflow_id, -1) and j.workflow_id = v_workflow_id and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by 1) w;
   return jsonb_build_object('refused', false, 'created', true, 'workflow_id', v_workflow_id,
     'status', case cardinality(v_parts.steps) when 0 then 'succeeded' else 'active' end, 'jobs', cardinality(v_parts.steps),
@@ -728,6 +748,8 @@ declare
   v_met uuid[];
   v_skipped uuid[];
   v_gates uuid[];
+  v_moving uuid[]; -- workflows that go on, and need not be looked at
+  v_turns text[];
   v_free record;
 begin
   loop
@@ -750,11 +772,13 @@ begin
         set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp()
         from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
         where j.job_id = m.job_id and j.status = 'queued'
-        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at
+        returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at, j.workflow_id
       )
       select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
+        array_agg(f.workflow_id) filter (where f.blocked_by = 0) as moving,
         jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
       into v_free from freed f;
+      v_moving := v_moving || v_free.moving;
       if v_free.ready is not null then
         perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
         from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
@@ -770,15 +794,17 @@ begin
       set status = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(),
           cancel_reason = 'skipped: a step that it needs did not end as it wants'
       where j.job_id = any (v_skipped) and j.status in ('queued', 'retry_waiting') and j.workflow_id is not null
-      returning j.job_id
+      returning j.job_id, case when j.ordering_slot > 0 then j.ordering_key end as turn
     )
-    select array_agg(e.job_id) into v_ended from ended e;
+    select array_agg(e.job_id), array_agg(distinct e.turn) filter (where e.turn is not null) into v_ended, v_turns from ended e;
     exit when v_ended is null;
+    perform fn_job_promote(v_turns) where v_turns is not null;
     v_all := v_all || v_ended;
     v_outcome := 'skipped';
   end loop;
   perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
-  perform fn_job_workflow_settle(array(select distinct j.workflow_id from job_queue j where j.job_id = any (v_all) order by 1));
+  perform fn_job_workflow_settle(array(
+    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1));
 end
 $$;
 comment on function fn_job_unblock(uuid[], text) is 'Frees or skips what needs jobs that have ended. Internal.';
@@ -796,7 +822,7 @@ declare
     else array(
       select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
       where not exists ( -- free and not begun: it will end later, and settle then
-        select from job_queue j where j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
+        select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_locked uuid[];
   v_ended int := 0;
 begin
@@ -817,7 +843,7 @@ begin
       when s.bad = 0 then 'succeeded'
       when exists ( -- an end of the graph was reached
         select from job_queue j
-        where j.workflow_id = s.workflow_id and j.status = 'succeeded'
+        where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id and j.status = 'succeeded'
           and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
       else 'failed' end as status
     from (
@@ -832,7 +858,7 @@ begin
           'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
           'blocked', count(*) filter (where j.status = 'queued')) as outcome
       from job_workflow x
-      join job_queue j on j.workflow_id = x.workflow_id
+      join job_queue j on j.job_id between x.workflow_id and fn_uuid_v7_nth(x.workflow_id, -1) and j.workflow_id = x.workflow_id
       where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
@@ -946,37 +972,86 @@ end
 $$;
 comment on function fn_job_reject(uuid, text, text) is 'Rejects a waiting gate, which fails. Refused not_found or illegal_transition.';
 
--- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. The job of a gate comes first, and
--- is written: whoever ends the last step that it needs at this very moment is waited for, or sees the event.
+-- Whether an event is what a gate waits for: match, filtered, or what the filter raised. The pass of a domain asks this: a filter that
+-- raises, however it came to be stored, must stop its own gate and nothing else.
+create or replace function fn_job_gate_verdict(p_filter jsonpath, p_event event_outbox) returns text
+language plpgsql stable set search_path from current
+as $$
+begin
+  return case when coalesce(jsonb_path_match_tz(fn_event_document(p_event), p_filter, '{}', true), false) then 'match' else 'filtered' end;
+exception when others then
+  return 'filter: ' || sqlerrm;
+end
+$$;
+comment on function fn_job_gate_verdict(jsonpath, event_outbox) is 'match, filtered, or the error of the filter. Internal.';
+
+-- Locks the jobs of gates before their events are noted. Whoever ends the step before a gate looks for the event when that row is
+-- his: so one of both sees the other. They are written, too: a lock that has gone leaves no trace for an older snapshot. After two seconds (lock_timeout of the caller) only those that are free are locked.
+create or replace function fn_job_gate_lock(p_job_ids uuid[]) returns void
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+begin
+  perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
+  update job_queue j set updated_at = clock_timestamp() where j.job_id = any (p_job_ids);
+exception when lock_not_available or deadlock_detected then
+  update job_queue j set updated_at = clock_timestamp()
+  where j.job_id = any (array(select q.job_id from job_queue q where q.job_id = any (p_job_ids) order by q.job_id for update skip locked));
+end
+$$;
+comment on function fn_job_gate_lock(uuid[]) is 'Locks the jobs of gates, as far as they are free. Internal.';
+
+-- Facts that gates wait for. Called by dispatch with the events of a pass, where some gate waits at all. Of several events the
+-- first opens; what a filter raised is noted with the gate's job, where `workflows show` has it. A transaction of somebody else's that
+-- stays open must not hold up a domain: what cannot be had within two seconds the refresh passes, as the event is noted.
 create or replace function fn_job_gate_events(p_event_ids uuid[]) returns int
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off set jit = off set lock_timeout = '2s'
 as $$
 declare
-  v_gate record;
-  v_met int := 0;
+  v_found record;
+  v_gates uuid[];
 begin
-  for v_gate in
-    select distinct on (g.job_id) g.job_id, e.id
+  with looked as materialized ( -- the filter last, after all that is cheaper
+    select g.job_id, e.id, e.created_at, case when g.filter is null then 'match' else fn_job_gate_verdict(g.filter, row(e.*)::event_outbox) end as verdict
     from event_outbox e
     join job_gate g on g.kind = 'event' and g.event_id is null and g.event_domain = e.event_domain and g.event_type = e.event_type
     join job_workflow w on w.workflow_id = g.workflow_id and w.status = 'active'
     where e.id = any (p_event_ids) and (g.correlation_id is null or g.correlation_id = e.correlation_id)
-      and (g.filter is null or jsonb_path_exists(
-        jsonb_build_object('event', to_jsonb(e) - 'safe_payload', 'payload', e.safe_payload), g.filter, silent => true))
-    order by g.job_id, e.created_at, e.id
-  loop
-    update job_queue j set updated_at = clock_timestamp() where j.job_id = v_gate.job_id;
-    update job_gate g set event_id = v_gate.id where g.job_id = v_gate.job_id and g.event_id is null;
-    if found then
-      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
-      v_met := v_met + 1;
-    end if;
-  end loop;
-  return v_met;
+  ),
+  first as (
+    select distinct on (l.job_id) l.job_id, l.id, l.verdict
+    from looked l
+    where l.verdict <> 'filtered'
+    order by l.job_id, l.verdict <> 'match', l.created_at, l.id
+  )
+  select array_agg(f.job_id order by f.job_id) filter (where f.verdict = 'match') as jobs,
+    array_agg(f.id order by f.job_id) filter (where f.verdict = 'match') as events,
+    array_agg(f.job_id) filter (where f.verdict <> 'match') as unfit, array_agg(f.verdict) filter (where f.verdict <> 'match') as errors
+  into v_found from first f;
+  if v_found.unfit is not null then
+    update job_queue j set last_error = left(u.error, 8000), updated_at = clock_timestamp()
+    from unnest(v_found.unfit, v_found.errors) u (job_id, error)
+    where j.job_id = u.job_id and j.last_error is distinct from left(u.error, 8000) and j.job_id = any (array(
+      select q.job_id from job_queue q where q.job_id = any (v_found.unfit) and q.status = 'queued' for update skip locked));
+  end if;
+  perform fn_job_gate_lock(v_found.jobs) where v_found.jobs is not null;
+  with met as (
+    update job_gate g set event_id = f.event_id
+    from unnest(v_found.jobs, v_found.events) f (job_id, event_id)
+    where g.job_id = f.job_id and g.event_id is null
+    returning g.job_id
+  )
+  select array_agg(m.job_id order by m.job_id) into v_gates from met m;
+  begin
+    perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
+  exception when lock_not_available or deadlock_detected then
+    null;
+  end;
+  return coalesce(cardinality(v_gates), 0);
 end
 $$;
-comment on function fn_job_gate_events(uuid[]) is 'Opens the gates that wait for one of these events; answers how many. Internal.';
+comment on function fn_job_gate_events(uuid[]) is 'Notes the first fitting event of gates that wait for one, and opens them; answers how many. Internal.';
 
 -- What stands against jobs of a kind that somebody is about to ask for, in words; null when nothing does. A warning and no more: what is
 -- missing may come later, and a program may claim any kind without having said so. Called when consumers and schedules are
@@ -1008,25 +1083,85 @@ end
 $$;
 comment on function fn_job_kind_warning(text) is 'What stands against jobs of a kind: no such template, or nobody who is known to run it; null when nothing does.';
 
--- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
--- others, and end here: well with the workflow's id as result, or as a dead letter that says why it was refused. No executor
--- claims them. Each parameter of the template is taken from what has its name: the job's refs, its payload, or the columns of
--- its event. Called by dispatch in the pass that made them, and by the refresh.
-create or replace function fn_mot_start() returns int
+-- Starts what one locked job of kind workflow:TEMPLATE asks for, and ends that job; answers whether a workflow began. Each parameter of
+-- the template is taken from what has its name: the job's refs, its payload, or the columns of its event. Raises whatever
+-- the making of the workflow raises.
+create or replace function fn_mot_start_one(p_job_id uuid) returns boolean
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_job job_queue;
-  v_now timestamptz;
   v_event jsonb;
   v_known jsonb;
   v_template mot_template;
   v_answer jsonb;
-  v_started int := 0;
 begin
-  for v_job in
-    select j.*
+  select j.* into v_job from job_queue j where j.job_id = p_job_id;
+  v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
+  select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
+  v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
+    || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
+  v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
+      select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
+    v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
+  if v_answer ->> 'reason' = 'job_substrate_disabled' then
+    return false; -- it waits for the gate
+  elsif (v_answer ->> 'refused')::boolean then
+    perform fn_mot_start_refused(p_job_id, format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
+    return false;
+  end if;
+  perform fn_mot_start_lease(p_job_id);
+  update job_queue j
+  set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
+  where j.job_id = p_job_id;
+  perform fn_job_make_room(v_job.ordering_key, null, v_job.executor, v_job.job_kind);
+  return (v_answer ->> 'created')::boolean;
+end
+$$;
+comment on function fn_mot_start_one(uuid) is 'Starts the workflow that a job asks for, and ends the job; whether one began. Internal.';
+
+-- No executor claims these jobs: the lease says that they were seen to here.
+create or replace function fn_mot_start_lease(p_job_id uuid) returns job_queue
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job job_queue;
+begin
+  update job_queue j
+  set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
+      picked_at = v_now, started_at = v_now, updated_at = v_now
+  where j.job_id = p_job_id
+  returning j.* into v_job;
+  return v_job;
+end
+$$;
+comment on function fn_mot_start_lease(uuid) is 'Leases a job that asks for a workflow to whoever starts it. Internal.';
+
+create or replace function fn_mot_start_refused(p_job_id uuid, p_why text) returns void
+language plpgsql volatile set search_path from current
+as $$
+begin
+  perform fn_job_fail(fn_mot_start_lease(p_job_id), 'permanent', p_why);
+end
+$$;
+comment on function fn_mot_start_refused(uuid, text) is 'Makes a job whose workflow cannot be started a dead letter that says why. Internal.';
+
+-- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
+-- others, and end here: well with the workflow's id as result, or as a dead letter that says why not. No executor
+-- claims them. Called by dispatch in the pass that made them, and by the refresh; what cannot be made must stop neither. One savepoint
+-- holds all that follow each other and can be made, as more than 64 in a transaction cost everybody (trap 19): when one raises,
+-- those before it are made anew, it becomes a dead letter, and those behind it are next. After 20 such the rest waits for the next call.
+drop function if exists fn_mot_start(); -- it did not say whether there are more
+create or replace function fn_mot_start(out started int, out more boolean) returns record
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_jobs uuid[] := array(
+    select j.job_id
     from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
     cross join lateral fn_job_lanes(x.executor) l
     join job_queue j on j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority
@@ -1035,62 +1170,107 @@ begin
       and not exists (select from queue_pause p where p.resumed_at is null and (p.scope, p.name) in (
         ('all', ''), ('job_kind', l.job_kind), ('domain', l.event_domain), ('consumer', l.consumer_key)))
     limit 1000
-    for update of j skip locked
-  loop
-    v_now := clock_timestamp();
-    v_template := fn_mot_template_of(substr(v_job.job_kind, 10));
-    select to_jsonb(e) - 'safe_payload' into v_event from event_outbox e where e.id = v_job.causation_event_id;
-    v_known := jsonb_strip_nulls(coalesce(v_event, '{}') || jsonb_build_object('event_id', v_job.causation_event_id)) || v_job.safe_payload
-      || jsonb_strip_nulls(jsonb_build_object('source_ref', v_job.source_ref, 'target_ref', v_job.target_ref, 'payload_ref', v_job.payload_ref));
-    v_answer := fn_mot_graph_emit(substr(v_job.job_kind, 10), (
-        select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_known) k where v_template.params -> 'properties' ? k.key),
-      v_job.idempotency_key, v_job.actor, false, v_job.causation_event_id, v_job.consumer_key);
-    continue when v_answer ->> 'reason' = 'job_substrate_disabled';
-    update job_queue j
-    set status = 'leased', lease_owner = 'workflow', lease_token = coalesce(j.lease_token, 0) + 1, lease_until = v_now + interval '1 minute',
-        picked_at = v_now, started_at = v_now, updated_at = v_now
-    where j.job_id = v_job.job_id
-    returning j.* into v_job;
-    if (v_answer ->> 'refused')::boolean then
-      perform fn_job_fail(v_job, 'permanent', format('%s: %s', v_answer ->> 'reason', coalesce(v_answer ->> 'errors', v_answer ->> 'template')));
-    else
-      update job_queue j
-      set status = 'succeeded', lease_until = null, finished_at = clock_timestamp(), result_ref = 'workflow:' || (v_answer ->> 'workflow_id')
-      where j.job_id = v_job.job_id;
-      v_started := v_started + (v_answer ->> 'created')::boolean::int;
-    end if;
+    for update of j skip locked);
+  v_from int := 1;
+  v_to int := cardinality(v_jobs);
+  v_at int;
+  v_part int;
+  v_bad int := 0;
+begin
+  started := 0;
+  while v_from <= cardinality(v_jobs) and v_bad < 20 loop
+    begin
+      v_at := v_from;
+      v_part := 0;
+      while v_at <= v_to loop
+        v_part := v_part + fn_mot_start_one(v_jobs[v_at])::int;
+        v_at := v_at + 1;
+      end loop;
+      started := started + v_part;
+      v_from := v_at;
+      v_to := cardinality(v_jobs);
+    exception when others then
+      if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate in ('55P03', 'XX001', 'XX002') then
+        raise; -- no fault of the job's: the server's, or somebody else's lock
+      elsif v_at > v_from then
+        v_to := v_at - 1;
+      else
+        perform fn_mot_start_refused(v_jobs[v_from], format('not_started: %s (SQLSTATE %s)', sqlerrm, sqlstate));
+        v_bad := v_bad + 1;
+        v_from := v_from + 1;
+        v_to := cardinality(v_jobs);
+      end if;
+    end;
   end loop;
-  return v_started;
+  more := (v_from <= cardinality(v_jobs) or cardinality(v_jobs) = 1000) and fn_gate_is_open('queue.job_substrate.enabled');
 end
 $$;
-comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for; answers how many began. Internal.';
+comment on function fn_mot_start() is 'Starts what jobs of kind workflow:TEMPLATE ask for: {started, more}. Internal.';
 
--- Looks after one active workflow: gates whose time is over fail, what the end of a job should have freed is freed, counts that are wrong are
--- put right, and what does not move any more ends. All of this happens by itself when a job ends; here is what finds out if it
--- ever did not, and what a retry frees its steps by.
-create or replace function fn_job_workflow_mend(p_workflow_id uuid, p_now timestamptz default null) returns jsonb
+-- Fails gates whose time is over, those that have been so for longest first; answers how many, and whether there are more. One whose event
+-- is known passes instead: it came in time. Those that have ended otherwise are closed, so that the next call does not walk
+-- over them. What somebody is just deciding about is left. Called by the refresh.
+create or replace function fn_job_gate_expire(p_limit int, p_now timestamptz, out expired int, out more boolean) returns record
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 declare
-  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_gates uuid[];
+  v_gate record;
+begin
+  update job_gate g set closed_at = clock_timestamp()
+  where g.job_id = any (array(
+    select o.job_id from job_gate o
+    join job_workflow w on w.workflow_id = o.workflow_id
+    left join job_queue j on j.job_id = o.job_id
+    where o.expires_at < p_now and o.closed_at is null and (w.status <> 'active' or j.status is distinct from 'queued')
+    order by o.expires_at
+    limit 10 * p_limit
+    for update of o skip locked));
+  v_gates := array(
+    select g.job_id from job_gate g
+    join job_queue j on j.job_id = g.job_id
+    where g.expires_at < p_now and g.closed_at is null and j.status = 'queued' and j.blocked_by = 1
+    order by g.expires_at
+    limit p_limit
+    for update of j skip locked);
+  expired := 0;
+  more := cardinality(v_gates) = p_limit;
+  -- a statement of its own: it sees the event of whoever had the job before
+  for v_gate in
+    select g.job_id, g.kind, g.event_id from job_gate g where g.job_id = any (v_gates) order by g.workflow_id, g.job_id
+  loop
+    if v_gate.event_id is not null then
+      perform fn_job_gate_pass(v_gate.job_id, 'success', 'event');
+    else
+      expired := expired + fn_job_gate_pass(v_gate.job_id, 'failure', 'refresh', case v_gate.kind
+        when 'approval' then 'approval_expired: nobody has decided in time' else 'the event did not come in time' end)::int;
+    end if;
+  end loop;
+end
+$$;
+comment on function fn_job_gate_expire(int, timestamptz) is 'Fails gates whose time is over: {expired, more}. Internal.';
+
+-- Looks after one active workflow: what the end of a job should have freed is freed, counts that are wrong are
+-- put right, and what does not move any more ends. All of this happens by itself when a job ends; here is what finds out if it
+-- ever did not, and what a retry frees its steps by.
+create or replace function fn_job_workflow_mend(p_workflow_id uuid) returns jsonb
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
   v_repaired int := 0;
-  v_expired int := 0;
   v_count int;
   v_job record;
 begin
-  for v_job in
-    select g.job_id, g.kind from job_gate g join job_queue j on j.job_id = g.job_id
-    where g.workflow_id = p_workflow_id and g.expires_at < v_now and j.status = 'queued' and j.blocked_by = 1
-  loop
-    v_expired := v_expired + fn_job_gate_pass(v_job.job_id, 'failure', 'refresh', case v_job.kind when 'approval' then 'approval_expired: nobody has decided in time'
-      else 'the event did not come in time' end)::int;
-  end loop;
+  update job_gate g set closed_at = null
+  where g.workflow_id = p_workflow_id and g.closed_at is not null and exists (
+    select from job_queue j where j.job_id = g.job_id and j.status = 'queued');
   for v_job in
     select j.job_id, case when j.status in ('succeeded', 'cleaned') then 'success' when j.status in ('failed', 'dead_letter') then 'failure'
       when j.cancel_reason like 'skipped: %' then 'skipped' else 'cancelled' end as outcome
     from job_queue j
-    where j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('succeeded', 'cleaned', 'failed', 'dead_letter', 'cancelled')
       and exists (select from job_dependency d where d.needs_job_id = j.job_id and d.state is null)
   loop
     perform fn_job_unblock(array[v_job.job_id], v_job.outcome);
@@ -1100,7 +1280,7 @@ begin
     select j.job_id, (select count(*) from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met')
       + (select count(*) from job_gate g where g.job_id = j.job_id) as needs
     from job_queue j
-    where j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
       or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
   )
   update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
@@ -1110,7 +1290,7 @@ begin
   if v_count > 0 then
     v_repaired := v_repaired + v_count;
     perform fn_job_wake(j.executor, array_agg(distinct j.job_kind::text), count(*))
-    from job_queue j where j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
+    from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and j.blocked_by = 0 and j.scheduled_at <= clock_timestamp()
     group by j.executor;
   end if;
   perform fn_job_gate_pass(g.job_id, 'success', 'event')
@@ -1118,45 +1298,48 @@ begin
   where g.workflow_id = p_workflow_id and g.event_id is not null and j.status = 'queued' and j.blocked_by = 1;
   perform fn_job_workflow_settle(array[p_workflow_id]);
   update job_workflow w set updated_at = clock_timestamp() where w.workflow_id = p_workflow_id and w.status = 'active';
-  return jsonb_build_object('repaired', v_repaired, 'expired', v_expired, 'finished', (not found)::int);
+  return jsonb_build_object('repaired', v_repaired, 'finished', (not found)::int);
 end
 $$;
-comment on function fn_job_workflow_mend(uuid, timestamptz) is 'Repairs and ends one active workflow: {repaired, expired, finished}. Internal.';
+comment on function fn_job_workflow_mend(uuid) is 'Repairs and ends one active workflow: {repaired, finished}. Internal.';
 
--- Looks after workflows that are active, those longest not looked at first, and starts those that jobs ask for. Called by the
--- maintenance of `reveille run`, by `tick`, by operators.
+-- Looks after workflows that are active, those longest not looked at first: what the end of a job should have
+-- freed is freed, counts that are wrong are put right, and what does not move any more ends. All of this happens by itself
+-- when a job ends; here is what finds out if it ever did not. Before that, what jobs ask for is started, and gates whose time is over
+-- fail, ten times p_limit of them whatever their workflows. Called by the maintenance of `reveille run`, by `tick`, by operators.
 create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
 declare
   v_workflow uuid;
-  v_started int;
   v_answer jsonb;
+  v_start record;
   v_checked int := 0;
   v_repaired int := 0;
-  v_expired int := 0;
+  v_gates record;
   v_finished int := 0;
 begin
   if p_limit is null or p_limit < 1 then
     raise exception 'fn_job_workflow_refresh: p_limit must be at least 1' using errcode = '22023';
   end if;
-  v_started := fn_mot_start();
+  v_start := fn_mot_start();
+  v_gates := fn_job_gate_expire(10 * least(p_limit, 1000), coalesce(p_now, clock_timestamp()));
   for v_workflow in -- taken by their age, looked after in the order in which whoever ends jobs of several locks them (trap 17)
     select w.workflow_id
     from (select a.workflow_id from job_workflow a where a.status = 'active' order by a.updated_at limit p_limit) w
     order by w.workflow_id
   loop
-    v_answer := fn_job_workflow_mend(v_workflow, p_now);
+    v_answer := fn_job_workflow_mend(v_workflow);
     v_checked := v_checked + 1;
     v_repaired := v_repaired + (v_answer ->> 'repaired')::int;
-    v_expired := v_expired + (v_answer ->> 'expired')::int;
     v_finished := v_finished + (v_answer ->> 'finished')::int;
   end loop;
-  return jsonb_build_object('refused', false, 'started', v_started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_expired, 'finished', v_finished);
+  return jsonb_build_object('refused', false, 'started', v_start.started, 'checked', v_checked, 'repaired', v_repaired, 'expired', v_gates.expired, 'finished', v_finished,
+    'more', v_gates.more or v_start.more);
 end
 $$;
-comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished}.';
+comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and ends active workflows: {started, checked, repaired, expired, finished, more}; more waits to be started, or is over, when it says so.';
 
 -- Stops a workflow: what waits ends at once, what runs is asked to end, and the workflow ends as every one does, when nothing of it moves any
 -- more. p_if_ended_before: only while it rests as failed, since before that moment.
@@ -1173,7 +1356,7 @@ begin
   -- nobody begins, ends or retries one until this is over. And once more: a retry that was waited for may have made some anew
   for v_round in 1 .. 2 loop
     perform from job_queue j
-    where j.workflow_id = p_workflow_id
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
     order by j.status in ('queued', 'retry_waiting'), j.job_id
     for update;
   end loop;
@@ -1189,12 +1372,12 @@ begin
   end if;
   update job_queue j
   set cancel_requested_at = coalesce(j.cancel_requested_at, clock_timestamp()), cancel_reason = coalesce(j.cancel_reason, p_why), updated_at = clock_timestamp()
-  where j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('leased', 'in_progress');
   get diagnostics v_asked = row_count;
   with ended as (
     update job_queue j
     set status = 'cancelled', finished_at = clock_timestamp(), cancel_requested_at = clock_timestamp(), cancel_reason = p_why, updated_at = clock_timestamp()
-    where j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('queued', 'retry_waiting')
     returning j.ordering_key, j.ordering_slot
   )
   select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
@@ -1247,10 +1430,10 @@ begin
   if not coalesce(p_dry_run, true) then
     -- letters, then jobs, as a replay locks them: whoever retries or cancels it at the same time comes before or after, not between
     perform from job_dead_letter d
-    where d.job_id in (select j.job_id from job_queue j where j.workflow_id = p_workflow_id) and d.replayed_at is null
+    where d.job_id in (select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id) and d.replayed_at is null
     order by d.dead_letter_id
     for update;
-    perform from job_queue j where j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
+    perform from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id order by j.status in ('queued', 'retry_waiting'), j.job_id for update;
   end if;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
@@ -1260,7 +1443,7 @@ begin
   end if;
   select coalesce(array_agg(j.job_id order by j.job_id), '{}'), count(*) filter (where j.status = 'cancelled') into v_failed, v_cancelled
   from job_queue j
-  where j.workflow_id = p_workflow_id
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
     and (j.status in ('failed', 'dead_letter') or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %');
   -- skipped because of them, directly or by way of others that were
   with recursive reached as (
@@ -1297,7 +1480,12 @@ begin
     declare
       v_old uuid := v_new;
     begin
-      v_new := fn_uuid_v7();
+      v_new := (
+        select fn_uuid_v7_nth(p_workflow_id, 1 + max(('x' || right(u.job_id::text, 8))::bit(32)::int))
+        from (
+          select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)
+          union all
+          select a.job_id from job_archive a where a.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)) u);
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
         max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
@@ -1370,7 +1558,7 @@ begin
     v_over := array(
       select w.workflow_id from job_workflow w
       where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
-        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id)
         and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
       order by w.finished_at
       limit p_limit);
@@ -1385,7 +1573,7 @@ begin
     v_over := array(
       select w.workflow_id from job_workflow w
       where w.status in ('succeeded', 'cancelled') and w.finished_at < v_kept_from
-        and not exists (select from job_queue j where j.workflow_id = w.workflow_id)
+        and not exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id)
         and not exists (select from job_archive a where a.workflow_id = w.workflow_id)
       order by w.finished_at
       limit p_limit
@@ -1427,7 +1615,7 @@ begin atomic
   from (
     select q.idempotency_key, q.job_id, q.job_kind, q.executor, q.status, q.blocked_by, q.lease_owner, q.attempts, q.scheduled_at, q.started_at,
       q.finished_at, q.last_error, q.cancel_reason, q.result_ref
-    from job_queue q where q.workflow_id = p_workflow_id
+    from job_queue q where q.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and q.workflow_id = p_workflow_id
     union all
     select a.idempotency_key, a.job_id, a.job_kind, a.executor, a.status, a.blocked_by, a.lease_owner, a.attempts, a.scheduled_at, a.started_at,
       a.finished_at, a.last_error, a.cancel_reason, a.result_ref
@@ -1462,7 +1650,7 @@ left join lateral (
     array_agg(g.kind || ' ' || substr(j.idempotency_key, 38) order by j.job_id) filter (where g.job_id is not null and j.status = 'queued' and j.blocked_by = 1) as waiting_for
   from job_queue j
   left join job_gate g on g.job_id = j.job_id
-  where j.workflow_id = w.workflow_id) c on w.outcome is null;
+  where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id) c on w.outcome is null;
 comment on view v_job_workflow_health is 'Workflows: how many of their jobs stand where, and which gates they wait for.';
 
 do $$
@@ -1485,14 +1673,119 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   end loop;
-  foreach v_function in array array['fn_mot_start()', 'fn_mot_reached(jsonb)', 'fn_mot_policy(jsonb)', 'fn_mot_emit_refused(mot_template, text[])',
+  foreach v_function in array array['fn_mot_start()', 'fn_mot_start_one(uuid)', 'fn_mot_start_lease(uuid)', 'fn_mot_start_refused(uuid, text)',
+    'fn_mot_reached(jsonb)', 'fn_mot_policy(jsonb)', 'fn_mot_emit_refused(mot_template, text[])',
     'fn_mot_template_lock(text)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb)',
     'fn_mot_expand(mot_template, jsonb, text, int, jsonb[], jsonb[])', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
-    'fn_job_workflow_mend(uuid, timestamptz)', 'fn_job_workflow_stop(uuid, text, timestamptz)',
-    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])', 'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
+    'fn_job_workflow_mend(uuid)', 'fn_job_workflow_stop(uuid, text, timestamptz)',
+    'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])',
+    'fn_job_gate_verdict(jsonpath, event_outbox)', 'fn_job_gate_lock(uuid[])', 'fn_job_gate_expire(int, timestamptz)', 'fn_gate_filter_problem(jsonpath)',
+    'fn_mot_template_refuse()', 'fn_json_schema_errors(jsonb, jsonb, text)', 'fn_json_schema_unknown(jsonb, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
   end loop;
   call pr_grant('select on table mot_template, job_dependency, job_approval', array['reveille_operator', 'reveille_reader']);
   call pr_grant('select on v_job_workflow_health', array['reveille_reader', 'reveille_operator', 'reveille_dispatcher']);
+end
+$$;
+
+---------------------------------------------------------------------------------------------- watching
+
+-- The open gates of at most p_limit active workflows, and since when everything before them has ended. Reads active workflows
+-- along their index and jobs by their ids, however large job_queue is. Called by fn_job_workflow_check and fn_job_workflow_counts.
+create or replace function fn_job_gate_waiting(p_limit int default 10000)
+returns table (workflow_id uuid, template text, job_id uuid, step text, kind text, waits_for text, since timestamptz)
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+  return query
+  select w.workflow_id, w.template_key || '@' || w.template_version, j.job_id, substr(j.idempotency_key, 38), g.kind,
+    case g.kind when 'event' then g.event_domain || '.' || g.event_type else 'an approval' end, greatest(j.created_at, n.ended_at)
+  from (select x.* from job_workflow x where x.status = 'active' order by x.updated_at limit p_limit) w
+  join job_gate g on g.workflow_id = w.workflow_id and g.event_id is null
+  join job_queue j on j.job_id = g.job_id and j.status = 'queued' and j.blocked_by = 1
+  cross join lateral (
+    select max(q.finished_at) as ended_at from job_dependency d join job_queue q on q.job_id = d.needs_job_id where d.job_id = j.job_id) n;
+end
+$$;
+comment on function fn_job_gate_waiting(int) is 'Steps of active workflows that wait for an approval or an event, and since when. Internal.';
+
+-- Workflows that somebody must look at, the longest waiting p_limit of each sort: gates that wait longer than
+-- queue.workflow.approval_threshold_seconds or queue.workflow.event_threshold_seconds (a day), and failed ones whose jobs wait
+-- for what failed. Called by `reveille health`.
+create or replace function fn_job_workflow_check(p_limit int default 20, p_now timestamptz default null)
+returns table (workflow_id uuid, severity text, finding text, what text, hint text, age_seconds numeric)
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_approval interval := make_interval(secs => fn_config_number('queue.workflow.approval_threshold_seconds', 86400)::float8);
+  v_event interval := make_interval(secs => fn_config_number('queue.workflow.event_threshold_seconds', 86400)::float8);
+begin
+  return query
+  select r.workflow_id, 'error', r.finding,
+    r.what || case when r.place = p_limit and r.total > p_limit then format(' (and %s more like it)', r.total - p_limit) else '' end,
+    r.hint, round(extract(epoch from v_now - r.since)::numeric, 3)
+  from (
+    select f.*, row_number() over (partition by f.finding order by f.since, f.workflow_id, f.what) as place, count(*) over (partition by f.finding) as total
+    from (
+      select g.workflow_id, g.kind || '_waiting' as finding, format('its step %s (%s) waits for %s', g.step, g.template, g.waits_for) as what, g.since,
+        case g.kind
+          when 'approval' then format('reveille workflows approve %1$s %2$s, or reveille workflows reject %1$s %2$s --reason TEXT', g.workflow_id, s.word)
+          else format('reveille workflows show %1$s; if the event will not come, reveille workflows cancel %1$s --reason TEXT', g.workflow_id) end as hint
+      from fn_job_gate_waiting() g
+      cross join lateral (select case when g.step ~ '^[A-Za-z0-9_.:/@~-]+$' then g.step else quote_literal(g.step) end as word) s
+      where g.since < v_now - case g.kind when 'approval' then v_approval else v_event end
+      union all
+      select w.workflow_id, 'failed_holding', format('%s has failed, and %s of its jobs wait for what failed', w.template_key || '@' || w.template_version, b.jobs),
+        w.finished_at, format('reveille workflows retry %1$s --reason TEXT --apply, or reveille workflows cancel %1$s --reason TEXT', w.workflow_id)
+      from (
+        select x.* from job_workflow x
+        where x.status in ('failed', 'partially_failed') and x.outcome ->> 'blocked' <> '0' order by x.finished_at limit 10000) w
+      cross join lateral (
+        select count(*) as jobs from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0) b
+      where b.jobs > 0) f) r
+  where r.place <= p_limit
+  order by r.finding, r.place;
+end
+$$;
+comment on function fn_job_workflow_check(int, timestamptz) is 'Findings about workflows, the oldest of each sort: approval_waiting, event_waiting, failed_holding.';
+
+-- Workflows in numbers, each counted up to 10,000. Called by `/metrics`.
+create or replace function fn_job_workflow_counts(p_now timestamptz default null) returns jsonb
+language plpgsql stable security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
+as $$
+begin
+  return (
+    select jsonb_build_object(
+      'active', (select count(*) from (select from job_workflow w where w.status = 'active' limit 10000) a),
+      'failed_holding', (
+        select count(*)
+        from (
+          select from job_workflow w
+          where w.status in ('failed', 'partially_failed') and w.outcome ->> 'blocked' <> '0'
+            and exists (select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued' and j.blocked_by > 0)
+          limit 10000) f),
+      'gates', jsonb_object_agg(k.kind, jsonb_build_object('waiting', coalesce(g.waiting, 0),
+        'oldest_seconds', coalesce(greatest(0, round(extract(epoch from coalesce(p_now, clock_timestamp()) - g.since)::numeric, 3)), 0))))
+    from unnest(array['approval', 'event']) k (kind)
+    left join (select w.kind, count(*) as waiting, min(w.since) as since from fn_job_gate_waiting() w group by 1) g on g.kind = k.kind);
+end
+$$;
+comment on function fn_job_workflow_counts(timestamptz) is 'Workflows in numbers: {active, failed_holding, gates: {approval, event: {waiting, oldest_seconds}}}.';
+
+do $$
+declare
+  v_function text;
+begin
+  revoke all on function fn_job_gate_waiting(int) from public;
+  foreach v_function in array array['fn_job_workflow_check(int, timestamptz)', 'fn_job_workflow_counts(timestamptz)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure),
+      array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+  end loop;
 end
 $$;

@@ -16,7 +16,7 @@ begin
   lock table event_route, event_route_key, event_route_fault;
   if exists (select from event_route) or exists (select from event_route_key) or exists (select from event_route_fault) then
     raise exception 'event_route, event_route_key and event_route_fault hold routes, or what they told, that would be lost'
-      using errcode = '55000', hint = 'Remove the routes with fn_route_remove, export and empty event_route_fault, then run the down step again.';
+      using errcode = '55000', hint = 'Remove the routes (reveille routes remove CODE --apply), export and empty event_route_fault, then run the down step again.';
   end if;
 end
 $$;
@@ -47,11 +47,12 @@ end
 $$;
 
 drop function fn_route_prune(int, timestamptz);
+drop function fn_route_counts(timestamptz);
 drop function fn_route_check(timestamptz);
 drop function fn_route_preview(text, int);
 drop function fn_route_told(text, text[]);
 drop function fn_route_seen(text);
-drop function fn_route_remove(text, text, text);
+drop function fn_route_remove(text, text, text, boolean);
 drop function fn_route_disable(text, text, text);
 drop function fn_route_enable(text, text, text, boolean);
 drop function fn_route_switch(text, boolean, boolean, text, text);
@@ -60,14 +61,17 @@ drop function fn_route_list(text);
 drop function fn_route_triggers(text);
 drop function fn_route_capture();
 drop function fn_route_emit(jsonb, jsonb, jsonb[]);
+drop function fn_route_prepare(text);
 drop function fn_route_rows(jsonb, oid, text, text);
 drop function fn_route_key(text, jsonb);
 drop function fn_route_template(text, jsonb);
 drop function fn_route_value(text, text, oid);
 drop function fn_route_findings(jsonb);
 drop function fn_route_relation(jsonb);
+drop function fn_route_shape(oid, text[]);
 drop function fn_route_key_columns(oid);
 drop table host_constraint;
+drop table event_route_count;
 drop table event_route_sample;
 drop table event_route_fault;
 drop table event_route_key;

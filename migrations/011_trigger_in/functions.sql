@@ -17,6 +17,19 @@ end
 $$;
 comment on function fn_route_key_columns(oid) is 'The columns of a primary key in order, or null. Internal.';
 
+-- What a statement over some columns of a table depends on: their types, whichever of them are there, and the primary key.
+create or replace function fn_route_shape(p_relation oid, p_columns text[]) returns text
+language plpgsql stable set search_path from current
+as $$
+begin
+  return (
+    select string_agg(a.attname || ' ' || a.attnum || ' ' || a.atttypid, ', ' order by a.attname)
+    from pg_attribute a where a.attrelid = p_relation and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped)
+    || ' key ' || (select i.indkey::text from pg_index i where i.indrelid = p_relation and i.indisprimary);
+end
+$$;
+comment on function fn_route_shape(oid, text[]) is 'Types of some columns of a table, and its primary key, to see whether they changed; null without a key. Internal.';
+
 -- The table that a route names, plain or partitioned; null when there is none.
 create or replace function fn_route_relation(p_route jsonb) returns oid
 language plpgsql stable set search_path from current
@@ -132,7 +145,7 @@ comment on function fn_route_template(text, jsonb) is 'A template of a route as 
 -- The statement that makes of each row what its event says, as one jsonb: row_key, event_subject_ref, canonical_address,
 -- correlation_id, safe_payload. p_new and p_old are what stands after FROM. Of an update only the rows that changed in what
 -- the contract names, or (when_changed = any) in anything; they are paired by their key, and one whose key changed is a
--- changed one. Planned anew for every statement, so it is kept small.
+-- changed one. Planned anew for every statement, so it is kept small; made anew only when fn_route_prepare has not made it.
 create or replace function fn_route_rows(p_route jsonb, p_relation oid, p_new text, p_old text default null) returns text
 language plpgsql stable set search_path from current
 as $$
@@ -185,6 +198,38 @@ end
 $$;
 comment on function fn_route_rows(jsonb, oid, text, text) is 'The statement that makes events'' contents of rows. Internal.';
 
+-- Keeps the statement of fn_route_rows beside the route, so that the trigger need not make it at every write. It is used as
+-- long as the route and the shape of the table are those for which it was made; otherwise the trigger makes its own, which
+-- costs time and is never wrong, and fn_route_prune comes back here. Called when a route is switched on, and by fn_route_prune.
+create or replace function fn_route_prepare(p_route_code text) returns boolean
+language plpgsql volatile security definer set search_path from current
+as $$
+declare
+  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r join event_route o on o.route_code = r.route_code where r.route_code = p_route_code);
+  v_relation oid := fn_route_relation(v_route);
+  v_for jsonb;
+  v_columns text[];
+  v_shape text;
+begin
+  if v_relation is null or fn_route_key_columns(v_relation) is null then
+    return false;
+  end if;
+  v_for := v_route - array['enabled', 'dry_run', 'fail_closed', 'created_at', 'updated_at'];
+  v_columns := array(
+    select jsonb_array_elements_text(v_route -> 'payload_contract' -> 'columns') union select unnest(fn_route_key_columns(v_relation)) order by 1);
+  v_shape := fn_route_shape(v_relation, v_columns);
+  update event_route o
+  set rows_for = v_for, rows_columns = v_columns, rows_shape = v_shape,
+      rows_sql = fn_route_rows(v_route, v_relation, case v_route ->> 'sql_event' when 'delete' then 'route_old n' else 'route_new n' end,
+        case v_route ->> 'sql_event' when 'update' then 'route_old n' end)
+  where o.route_code = p_route_code and (o.rows_for, o.rows_shape) is distinct from (v_for, v_shape);
+  return found;
+exception when undefined_column then
+  return false; -- fn_route_check tells of it
+end
+$$;
+comment on function fn_route_prepare(text) is 'Keeps a route''s statement for its trigger; true when it was another before. Internal.';
+
 -- What a row is known by, over all tables: short ones can be read, long ones are their SHA-256.
 -- PL/pgSQL, because a function in SQL that is not inlined costs ten times as much.
 create or replace function fn_route_key(p_source text, p_key jsonb) returns text
@@ -212,6 +257,28 @@ declare
   v_suffix text := coalesce(':' || v_tx::text, '');
   v_first uuid := fn_uuid_v7();
 begin
+  if cardinality(p_events) = 1 and not (p_route ->> 'dry_run')::boolean then -- most statements; a third of the time of the one below
+    unfit := (coalesce(octet_length(p_events[1] ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(p_events[1] -> 'safe_payload'), false) is false)::int;
+    events := 1 - unfit;
+    emitted := 0;
+    if events = 1 and v_policy <> 'per_change' then
+      insert into event_route_key (route_code, row_key, tx_id) values (v_code, (p_events[1] ->> 'row_key') || v_suffix, v_tx)
+      on conflict (route_code, row_key) do nothing;
+      get diagnostics events = row_count;
+    end if;
+    if events = 1 then
+      insert into event_outbox (
+        id, event_domain, event_type, event_stream, delivery_lane, event_severity, event_subject_table, event_subject_ref,
+        canonical_address, actor_ref, source_system, correlation_id, payload_classification, safe_payload, occurred_at, created_at)
+      select
+        e.id, e.event_domain, e.event_type, e.event_stream, e.delivery_lane, e.event_severity, e.event_subject_table, e.event_subject_ref,
+        e.canonical_address, e.actor_ref, e.source_system, e.correlation_id, e.payload_classification, e.safe_payload, e.occurred_at, e.created_at
+      from jsonb_populate_record(null::event_outbox, p_type || p_events[1] || jsonb_build_object('id', v_first)) e
+      on conflict do nothing;
+      get diagnostics emitted = row_count;
+    end if;
+    return;
+  end if;
   if (p_route ->> 'dry_run')::boolean then
     with judged as materialized (
       select u.event, coalesce(octet_length(u.event ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(u.event -> 'safe_payload'), false) as is_fit
@@ -266,8 +333,9 @@ as $$
 declare
   v_batch constant int := 1000;
   v_code text := tg_argv[0];
-  v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = tg_argv[0]);
+  v_route jsonb;
   v_is_dry boolean;
+  v_sql text;
   v_type jsonb;
   v_event jsonb;
   v_events jsonb[] := '{}';
@@ -281,6 +349,10 @@ declare
   v_said text;
   v_detail text;
 begin
+  if not fn_gate_is_open('queue.route.enabled') then
+    return null; -- all routes are off: the write passes, nothing is planned, counted or kept
+  end if;
+  v_route := (select to_jsonb(r) from iu_sql_event_route r where r.route_code = v_code);
   if v_route is null or not coalesce((v_route ->> 'enabled')::boolean, false) then
     return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
   end if;
@@ -300,9 +372,15 @@ begin
       raise exception 'the route is made for % of %.%', v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table'
         using errcode = '55000';
     end if;
-    for v_event in execute fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
-      case tg_op when 'UPDATE' then 'route_old n' end)
-    loop
+    v_sql := (
+      select o.rows_sql from event_route o
+      where o.route_code = v_code and o.rows_for = v_route - array['enabled', 'dry_run', 'fail_closed', 'created_at', 'updated_at']
+        and o.rows_shape = fn_route_shape(tg_relid, o.rows_columns));
+    if v_sql is null then
+      v_sql := fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
+        case tg_op when 'UPDATE' then 'route_old n' end);
+    end if;
+    for v_event in execute v_sql loop
       v_changes := v_changes + 1;
       v_events := array_append(v_events, v_event);
       if v_changes % v_batch = 0 then
@@ -329,6 +407,9 @@ begin
         using errcode = '23514', detail = 'It has a denied key or more than 16 kB, or the subject is empty.';
     elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
       raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
+    end if;
+    if v_wanted > 0 then
+      insert into event_route_count (route_code, is_dry, events) values (v_code, v_is_dry, case when v_is_dry then v_wanted else v_emitted end);
     end if;
     if v_unfit > 0 then
       insert into event_route_fault (route_code, sqlstate, message, changes, dry_run)
@@ -380,7 +461,7 @@ end
 $$;
 comment on function fn_route_triggers(text) is 'The triggers of a route, and whether each is enabled and where the route says.';
 
--- Routes as their rows, with whose they are, their trigger (enabled, disabled, missing), how many faults they had within a
+-- Routes as their rows, with whose they are, whether the gate for all of them is open, their trigger (enabled, disabled, missing), how many faults they had within a
 -- day, and the last one. Read as jsonb, because a host's table may lack columns of ours.
 create or replace function fn_route_list(p_route_code text default null) returns setof jsonb
 language plpgsql stable security definer set search_path from current
@@ -389,6 +470,7 @@ begin
   return query
   select to_jsonb(r) || jsonb_build_object(
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
+    'gate_open', fn_gate_is_open('queue.route.enabled'),
     'trigger', case
       when o.route_code is null then null
       when t.is_enabled then 'enabled'
@@ -405,7 +487,7 @@ begin
   order by r.route_code;
 end
 $$;
-comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, trigger, faults of the last day, last_fault.';
+comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, gate_open, trigger, faults of the last day, last_fault.';
 
 -- Writes a route, checked in full: what is wrong raises 22023 and says what. A new one is disabled and in its dry run; whether
 -- an existing one is enabled stays. Called by operators.
@@ -518,6 +600,7 @@ begin
   end if;
   insert into event_route as o (route_code, actor) values (v_code, p_actor)
   on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp();
+  perform fn_route_prepare(v_code);
   return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
     'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
 end
@@ -545,6 +628,9 @@ begin
       case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
   end if;
   update iu_sql_event_route r set enabled = p_enabled, dry_run = coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
+  if p_enabled then
+    perform fn_route_prepare(p_route_code);
+  end if;
   if v_was <> v_is then
     insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, v_was, v_is, p_actor, p_reason);
   end if;
@@ -601,10 +687,11 @@ begin
     when duplicate_object then
       return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
   end;
-  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason) || jsonb_build_object('trigger', v_name);
+  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason)
+    || jsonb_build_object('trigger', v_name, 'gate_open', fn_gate_is_open('queue.route.enabled'));
 end
 $$;
-comment on function fn_route_enable(text, text, text, boolean) is 'Makes a route''s trigger and enables it: {state, was, trigger}. Needs the table''s owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
+comment on function fn_route_enable(text, text, text, boolean) is 'Makes a route''s trigger and enables it: {state, was, trigger, gate_open}. Needs the table''s owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
 
 -- Stops a route, first by its row, which any operator may do at once; then its trigger goes, if the caller owns the table
 -- and gets it within three seconds. Otherwise the trigger stays, does nothing, and fn_route_check tells of it.
@@ -632,33 +719,48 @@ end
 $$;
 comment on function fn_route_disable(text, text, text) is 'Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.';
 
--- Forgets a route, its samples and what it has told. Faults stay until their time has come.
-create or replace function fn_route_remove(p_route_code text, p_actor text, p_reason text) returns jsonb
+drop function if exists fn_route_remove(text, text, text); -- it had no dry run
+-- Forgets a route, its samples and what it has told, so that one of the same code would tell of every row again. Faults stay
+-- until their time has come. A dry run counts what would go.
+create or replace function fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_enabled boolean;
+  v_samples bigint;
+  v_keys bigint;
 begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'fn_route_remove needs an actor and a reason' using errcode = '22023';
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' or p_dry_run is null then
+    raise exception 'fn_route_remove needs an actor, a reason, and whether it is a dry run' using errcode = '22023';
   end if;
   select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
   elsif not exists (select from event_route o where o.route_code = p_route_code) then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
-  elsif v_enabled or exists (select from fn_route_triggers(p_route_code)) then
+  elsif v_enabled then
     return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  elsif exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'trigger_left_over', 'route_code', p_route_code);
   end if;
-  delete from event_route_sample s where s.route_code = p_route_code;
-  delete from event_route_key k where k.route_code = p_route_code;
-  delete from event_route o where o.route_code = p_route_code;
-  delete from iu_sql_event_route r where r.route_code = p_route_code;
-  insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
-  return jsonb_build_object('refused', false, 'route_code', p_route_code);
+  if p_dry_run then
+    v_samples := (select count(*) from event_route_sample s where s.route_code = p_route_code);
+    v_keys := (select count(*) from event_route_key k where k.route_code = p_route_code);
+  else
+    delete from event_route_sample s where s.route_code = p_route_code;
+    get diagnostics v_samples = row_count;
+    delete from event_route_key k where k.route_code = p_route_code;
+    get diagnostics v_keys = row_count;
+    delete from event_route_count c where c.route_code = p_route_code;
+    delete from event_route o where o.route_code = p_route_code;
+    delete from iu_sql_event_route r where r.route_code = p_route_code;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'dry_run', p_dry_run, 'samples', v_samples, 'keys', v_keys,
+    'faults_kept', (select count(*) from event_route_fault f where f.route_code = p_route_code));
 end
 $$;
-comment on function fn_route_remove(text, text, text) is 'Removes a disabled route with its samples and keys. Refused not_found, not_owner, or route_enabled while it is enabled or its trigger stands.';
+comment on function fn_route_remove(text, text, text, boolean) is 'Removes a disabled route with its samples and keys, and keeps its faults: {dry_run, samples, keys, faults_kept}. Refused not_found, not_owner, route_enabled while it is enabled, trigger_left_over while its trigger stands.';
 
 ---------------------------------------------------------------------------------------------- looking
 
@@ -770,6 +872,12 @@ begin
       where e.route_code = r.route_code and not e.dry_run and e.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
     where f.n > 0) x
   union all
+  select '*', 'warning', 'gate_closed', format('the gate queue.route.enabled is closed, so %s enabled routes do nothing', c.n),
+    'reveille gate open queue.route.enabled --reason TEXT'
+  from (
+    select count(*) as n from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled) c
+  where c.n > 0 and not fn_gate_is_open('queue.route.enabled')
+  union all
   select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
     format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
     format('as the owner of the table: drop trigger %I on %I.%I', t.tgname, n.nspname, c.relname)
@@ -782,9 +890,29 @@ begin
   order by 1, 3;
 end
 $$;
-comment on function fn_route_check(timestamptz) is 'Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults.';
+comment on function fn_route_check(timestamptz) is 'Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults, gate_closed.';
 
--- Keeps what routes note small: faults for queue.route.fault_seconds (30 days) and the newest 1,000 of a route, keys of
+-- Routes of ours in numbers: events as far as fn_route_prune has added them up, faults of the last day up to 1,000. Called by `/metrics`.
+create or replace function fn_route_counts(p_now timestamptz default null)
+returns table (route_code text, events bigint, dry_run_events bigint, faults bigint)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select o.route_code, o.events, o.dry_run_events, f.n
+  from event_route o
+  cross join lateral (
+    select count(*) as n
+    from (select x.noted_at, x.dry_run from event_route_fault x where x.route_code = o.route_code order by x.fault_id desc limit 1000) l
+    where not l.dry_run and l.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
+  order by o.route_code
+  limit 1000;
+end
+$$;
+comment on function fn_route_counts(timestamptz) is 'Events emitted, events of dry runs, and faults of the last day, of each route.';
+
+-- Adds up how many events routes have made. Keeps what routes note small: faults for queue.route.fault_seconds (30 days) and the newest 1,000 of a route, keys of
 -- per_transaction for a day, and of samples the newest 20 of a route; the others are added up. One session at a time.
 create or replace function fn_route_prune(p_limit int default 10000, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
@@ -803,6 +931,16 @@ begin
   elsif not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_route_prune', 0)) then
     return jsonb_build_object('refused', false, 'busy', true, 'faults', 0, 'keys', 0, 'samples', 0, 'more', false);
   end if;
+  with gone as (
+    delete from event_route_count c returning c.route_code, c.is_dry, c.events)
+  update event_route o
+  set events = o.events + s.events, dry_run_events = o.dry_run_events + s.dry_run_events
+  from (
+    select g.route_code, coalesce(sum(g.events) filter (where not g.is_dry), 0) as events, coalesce(sum(g.events) filter (where g.is_dry), 0) as dry_run_events
+    from gone g group by 1) s
+  where o.route_code = s.route_code;
+  perform fn_route_prepare(r.route_code)
+  from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled order by r.route_code;
   for v_code in
     select f.route_code from event_route_fault f union select s.route_code from event_route_sample s order by 1
   loop
@@ -837,7 +975,7 @@ begin
     'more', v_faults >= p_limit or v_keys >= p_limit or v_samples >= p_limit);
 end
 $$;
-comment on function fn_route_prune(int, timestamptz) is 'Removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.';
+comment on function fn_route_prune(int, timestamptz) is 'Adds up events, removes old faults and keys, adds up old samples: {busy, faults, keys, samples, more}.';
 
 do $$
 declare
@@ -845,7 +983,7 @@ declare
   v_all text[] := array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader'];
 begin
   foreach v_function in array array[
-    'fn_route_key_columns(oid)', 'fn_route_relation(jsonb)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
+    'fn_route_key_columns(oid)', 'fn_route_shape(oid, text[])', 'fn_route_relation(jsonb)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
     'fn_route_template(text, jsonb)', 'fn_route_rows(jsonb, oid, text, text)', 'fn_route_triggers(text)', 'fn_route_list(text)',
     'fn_route_seen(text)', 'fn_route_told(text, text[])', 'fn_route_preview(text, int)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
@@ -854,16 +992,19 @@ begin
   -- whoever makes a trigger must be allowed to call its function; called in any other way it refuses
   foreach v_function in array array[
     'fn_route_capture()', 'fn_route_put(jsonb, text)', 'fn_route_switch(text, boolean, boolean, text, text)', 'fn_route_enable(text, text, text, boolean)',
-    'fn_route_disable(text, text, text)', 'fn_route_remove(text, text, text)'] loop
+    'fn_route_disable(text, text, text)', 'fn_route_remove(text, text, text, boolean)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
   execute format('revoke all on function %s from public', 'fn_route_emit(jsonb, jsonb, jsonb[])'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_route_prepare(text)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_route_check(timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_route_check(timestamptz)'::regprocedure), v_all);
+  execute format('revoke all on function %s from public', 'fn_route_counts(timestamptz)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_route_counts(timestamptz)'::regprocedure), v_all);
   execute format('revoke all on function %s from public', 'fn_route_prune(int, timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_route_prune(int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
-  call pr_grant('select on table event_route, event_route_key, event_route_fault, event_route_sample, host_constraint', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table event_route, event_route_key, event_route_fault, event_route_sample, event_route_count, host_constraint', array['reveille_operator', 'reveille_reader']);
   if (select h.created from host_object h where h.object_name = 'iu_sql_event_route') then
     call pr_grant('select on table iu_sql_event_route', array['reveille_operator', 'reveille_reader']);
   end if;

@@ -43,9 +43,29 @@ create table event_route (
   actor text not null,
   written_by name not null default session_user,
   created_at timestamptz not null default clock_timestamp(),
-  updated_at timestamptz not null default clock_timestamp()
+  updated_at timestamptz not null default clock_timestamp(),
+  events bigint not null default 0,
+  dry_run_events bigint not null default 0,
+  rows_sql text,
+  rows_for jsonb,
+  rows_columns text[],
+  rows_shape text
 );
 comment on table event_route is 'Which rows of iu_sql_event_route are ours, and who wrote them last. Others are the host''s, and left alone.';
+comment on column event_route.events is 'Events emitted so far, as far as fn_route_prune has added them up.';
+comment on column event_route.dry_run_events is 'Events that it would have emitted in its dry run, likewise.';
+comment on column event_route.rows_sql is 'What fn_route_rows made, for the trigger to run; it makes it anew when the route or the table is another than below.';
+comment on column event_route.rows_for is 'What of the route it was made for.';
+comment on column event_route.rows_columns is 'The columns of the contract and of the primary key.';
+comment on column event_route.rows_shape is 'fn_route_shape of the table when it was made.';
+
+-- No index and no key: a writer of a routed table pays for one short row, and waits for nobody.
+create table event_route_count (
+  route_code text not null,
+  is_dry boolean not null,
+  events bigint not null
+);
+comment on table event_route_count is 'Append-only: how many events each statement made, until fn_route_prune adds them to event_route.';
 
 create table event_route_key (
   route_code text collate "C" not null,

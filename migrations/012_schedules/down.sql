@@ -13,11 +13,13 @@ begin
 end
 $$;
 
+drop function fn_maintenance_refresh(jsonb);
 drop function fn_maintenance_prune(jsonb);
 drop function fn_maintenance_order_sweep(jsonb);
 drop function fn_maintenance_archive(jsonb);
 drop function fn_maintenance_stale_check(jsonb);
 drop function fn_maintenance_reap(jsonb);
+drop function fn_schedule_check(timestamptz);
 drop view v_job_schedule;
 drop function fn_schedule_trouble(text, timestamptz, text);
 drop function fn_schedule_tick(text, timestamptz, timestamptz[], timestamptz, bigint, timestamptz);

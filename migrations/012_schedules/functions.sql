@@ -351,6 +351,51 @@ begin atomic
 end;
 comment on function fn_job_kind_check() is 'Enabled consumers and schedules whose template there is not, or whose kind nobody is known to run.';
 
+-- Schedules that somebody must look at. Late is one whose tick came, or that was enabled, more than a minute ago, while nothing
+-- holds it; where no scheduler lives that is told for five minutes as a warning, for whoever has only `reveille tick` from cron.
+-- Called by `reveille health`.
+create or replace function fn_schedule_check(p_now timestamptz default null)
+returns table (schedule_key text, severity text, finding text, what text, hint text, age_seconds numeric)
+language plpgsql stable security definer set search_path from current
+as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_lives boolean := exists (
+    select from queue_heartbeat h
+    where h.metadata ->> 'role' = 'scheduler' and h.last_beat_at >= v_now - make_interval(secs => h.stale_threshold_seconds));
+begin
+  return query
+  select s.schedule_key, x.severity, x.finding, x.what, x.hint, round(extract(epoch from x.age)::numeric, 3)
+  from (
+    select k.*, isfinite(k.next_tick_at) as is_placed,
+      case when isfinite(k.next_tick_at) then k.next_tick_at else greatest(k.counts_from, k.updated_at) end as due
+    from job_schedule k where k.enabled) s
+  left join lateral (
+    select q.status::text from job_queue q where q.job_id = s.last_job_id
+    union all
+    select a.status::text from job_archive a where a.job_id = s.last_job_id
+    limit 1) j on true
+  cross join lateral (
+    select 'error' as severity, 'trouble' as finding, 'it makes no jobs: ' || s.trouble as what,
+      format('reveille schedules show %1$s, then reveille schedules put %1$s with what the reason names set right', s.schedule_key) as hint, null::interval as age
+    where s.trouble is not null
+    union all
+    select case when v_lives or s.due < v_now - interval '5 minutes' then 'error' else 'warning' end,
+      case when v_lives then 'late' else 'no_scheduler' end,
+      case when s.is_placed then 'it was due at ' || to_char(s.due at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') else 'nobody has found its first tick' end
+        || case when v_lives then ', and a scheduler lives' else ', and no scheduler lives' end,
+      case when v_lives then 'reveille tick, and see the log of reveille run' else 'reveille run, or reveille tick for once' end, v_now - s.due
+    where s.trouble is null and s.next_tick_at < 'infinity' and s.due < v_now - interval '1 minute'
+      and (not s.is_placed or fn_schedule_held(s.job_kind) is null)
+    union all
+    select 'warning', 'last_job_failed', format('its last job ended as %s', j.status), format('reveille jobs show %s', s.last_job_id), v_now - s.last_tick_at
+    where j.status in ('failed', 'dead_letter')) x
+  order by 1, 3;
+end
+$$;
+comment on function fn_schedule_check(timestamptz) is 'Findings about enabled schedules: trouble, late, no_scheduler, last_job_failed.';
+
 -- Maintenance as ordinary jobs. Each is a handler for a row of job_handler, which nobody adds but you; each does one bounded
 -- batch, and obeys the gates and dry-run settings that the loops of `run` obey: behind a closed gate it only counts.
 
@@ -417,6 +462,15 @@ end
 $$;
 comment on function fn_maintenance_prune(jsonb) is 'Handler: deletes a batch of read arrivals, old passes, and what counts towards no rate limit any more.';
 
+create or replace function fn_maintenance_refresh(p_job jsonb) returns jsonb
+language plpgsql volatile security definer set search_path from current
+as $$
+begin
+  return fn_job_workflow_refresh() || jsonb_build_object('job_id', p_job -> 'job_id');
+end
+$$;
+comment on function fn_maintenance_refresh(jsonb) is 'Handler: starts workflows that jobs ask for, fails gates whose time is over, looks after 100 active workflows.';
+
 do $$
 declare
   v_function text;
@@ -435,12 +489,14 @@ begin
   end loop;
   foreach v_function in array array[
     'fn_maintenance_reap(jsonb)', 'fn_maintenance_stale_check(jsonb)', 'fn_maintenance_archive(jsonb)', 'fn_maintenance_order_sweep(jsonb)',
-    'fn_maintenance_prune(jsonb)'] loop
+    'fn_maintenance_prune(jsonb)', 'fn_maintenance_refresh(jsonb)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
   end loop;
   execute format('revoke all on function %s from public', 'fn_job_kind_check()'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_job_kind_check()'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher']);
+  execute format('revoke all on function %s from public', 'fn_schedule_check(timestamptz)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_schedule_check(timestamptz)'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher', 'reveille_executor']);
   execute format('revoke all on function %s from public', 'fn_schedule_held(text)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_schedule_held(text)'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher', 'reveille_executor']);
   call pr_grant('select on table job_schedule', array['reveille_operator', 'reveille_reader']);

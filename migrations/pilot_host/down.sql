@@ -39,6 +39,7 @@ drop function fn_iu_cut_from_manifest(iu_core.iu_staging_record, text, boolean);
 drop function fn_iu_op_verify_mark(uuid, boolean, text, text, text);
 drop function fn_iu_op_mark_file(text, text, jsonb, text, text, text, text, text);
 drop function fn_iu_mark_create_manifest(text, jsonb);
+drop view v_iu_staging_record;
 drop table iu_auto_instantiate_event_log;
 drop schema iu_core cascade;
 drop table entity_species;

@@ -856,6 +856,16 @@ language sql stable set search_path from current as $$
 $$;
 comment on function iu_core.fn_iu_retention_days() is 'Pilot host: days that a staged body is kept after CUT';
 
+-- What seed 003 §7.2 looks at beside v_queue_health: where each staged document stands, and when it got there. The columns of
+-- the record, none of which holds text of a document; bodies are in iu_staging_payload.
+create or replace view v_iu_staging_record as
+select
+  r.staging_record_id, r.staging_kind, r.lifecycle_status, r.owner_actor, r.source_ref, r.source_kind, r.source_hash, r.source_bytes,
+  r.piece_count, r.manifest_digest, r.vector_excluded, r.idempotency_key, r.workflow_ref, r.approved_at, r.approval_doc_id, r.approved_by,
+  r.rejected_at, r.consumed_at, r.expires_at, r.cleaned_at, r.archived_at, r.metadata, r.created_at, r.updated_at
+from iu_core.iu_staging_record r;
+comment on view v_iu_staging_record is 'Pilot host: staged documents, their states and when they reached them; no text of any';
+
 --------------------------------------------------------------------------------------- auto instantiation
 
 -- Composes an instance of a template because of an event: a collection with the template's items, and a row of the log. Once
@@ -975,7 +985,12 @@ begin
   loop
     execute format('revoke all on function %s from public', v_function);
   end loop;
+  revoke all on v_iu_staging_record from public;
+  if exists (select from pg_roles where rolname = 'reveille_reader') then
+    grant select on v_iu_staging_record to reveille_reader;
+  end if;
   if exists (select from pg_roles where rolname = 'reveille_operator') then
+    grant select on v_iu_staging_record to reveille_operator;
     grant execute on function
       fn_iu_op_mark_file(text, text, jsonb, text, text, text, text, text),
       fn_iu_op_verify_mark(uuid, boolean, text, text, text),

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::report::{number, ratio};
 use super::stage::{Stage, too_slow};
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
@@ -14,6 +15,8 @@ use crate::model::job::Job;
 use crate::shutdown::Shutdown;
 use crate::work::{Handler, Handlers, JobContext, Outcome, Worker, WorkerCounts, WorkerStats};
 
+const PATIENCE: Duration = Duration::from_mins(10);
+const LOOK: Duration = Duration::from_millis(2);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running worker.
@@ -61,6 +64,28 @@ impl Crew {
             Err(_) => Err(too_slow("the worker did not stop", STOP_DEADLINE)),
         }
     }
+}
+
+/// Jobs a second of one worker whose handler does nothing, from its start, connecting and registering included, until it
+/// has reported the last of so many jobs.
+pub(super) async fn drain(stage: &Stage, job_kind: &str, jobs: i64) -> Result<f64> {
+    let mut settings = stage.settings();
+    "bench-worker".clone_into(&mut settings.worker.executor_name);
+    let begun = Instant::now();
+    let mut crew = Crew::start(stage, &settings, job_kind, Nothing)?;
+    let seconds = loop {
+        let done = i64::try_from(crew.counts().succeeded).unwrap_or(i64::MAX);
+        if done >= jobs {
+            break begun.elapsed().as_secs_f64();
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(too_slow(&format!("only {done} of {jobs} jobs succeeded"), PATIENCE));
+        }
+        crew.is_well()?;
+        sleep(LOOK).await;
+    };
+    crew.stop().await?;
+    Ok(ratio(number(jobs), seconds))
 }
 
 /// Does nothing, but says when it began.

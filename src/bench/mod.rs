@@ -22,6 +22,7 @@ mod series;
 mod stage;
 mod wake;
 mod work;
+mod workflow;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub enum Bench {
     Idle,
     /// Jobs that do nothing, through one worker.
     Work,
+    /// Steps of workflows, beside as many plain jobs.
+    Workflow,
     /// Claims and successes through the functions.
     Claim,
     /// Jobs enqueued by the thousand.
@@ -56,12 +59,13 @@ pub enum Bench {
 
 impl Bench {
     /// All of them, in the order of `all`.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Dispatch,
         Self::Producer,
         Self::Wake,
         Self::Idle,
         Self::Work,
+        Self::Workflow,
         Self::Claim,
         Self::Enqueue,
         Self::HeldSnapshot,
@@ -81,7 +85,7 @@ pub struct Options {
     pub events: Option<u32>,
     /// Read one backlog of this many events and compare its tenths, instead of comparing batches.
     pub backlog: Option<u32>,
-    /// Jobs of `work`, `claim`, `enqueue` and `herd`.
+    /// Jobs of `work`, `workflow`, `claim`, `enqueue` and `herd`.
     pub jobs: Option<u32>,
     /// Most jobs that wait in `claim`.
     pub waiting: Option<u32>,
@@ -106,6 +110,7 @@ pub async fn run(bench: Bench, options: &Options, tell: Tell<'_>) -> Result<Repo
         Bench::Wake => wake::run(options, tell).await,
         Bench::Idle => idle::run(options, tell).await,
         Bench::Work => work::run(options, tell).await,
+        Bench::Workflow => workflow::run(options, tell).await,
         Bench::Claim => claim::run(options, tell).await,
         Bench::Enqueue => enqueue::run(options, tell).await,
         Bench::HeldSnapshot => held::run(options, tell).await,

@@ -3,14 +3,13 @@
 //! The limit is one connection that claims a batch and ends it well by two plain statements, without functions, gates,
 //! leases that anybody looks at, or heartbeats. They take turns on the same table. The worker has its defaults.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use deadpool_postgres::Object;
-use tokio::time::sleep;
 
-use super::crew::{Crew, Nothing};
-use super::report::{Report, median, number, ratio};
-use super::stage::{Stage, too_slow};
+use super::crew::drain;
+use super::report::{Report, median, ratio};
+use super::stage::Stage;
 use super::{Options, Tell};
 use crate::error::Result;
 use crate::store::bench as sql;
@@ -19,8 +18,6 @@ const JOBS: u32 = 50_000;
 const BATCH: u32 = 100;
 const ROUNDS: u32 = 5;
 const KIND: &str = "bench.nothing";
-const PATIENCE: Duration = Duration::from_mins(10);
-const LOOK: Duration = Duration::from_millis(2);
 
 pub(super) async fn run(options: &Options, tell: Tell<'_>) -> Result<Report> {
     let settings = [("max_wal_size", "8GB"), ("checkpoint_timeout", "30min")];
@@ -42,7 +39,7 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
         tell(&format!("bare claim and succeed: {limit:.0} jobs/s"));
         limits.push(limit);
         fill(&client, jobs).await?;
-        let rate = drain(stage, jobs).await?;
+        let rate = drain(stage, KIND, jobs).await?;
         tell(&format!("one worker: {rate:.0} jobs/s"));
         rates.push(rate);
         let (succeeded, all) = sql::succeeded(&client).await?;
@@ -70,25 +67,4 @@ async fn bare(client: &Object, batch: u32) -> Result<f64> {
             count => done += u32::try_from(count).unwrap_or(u32::MAX),
         }
     }
-}
-
-/// From the start of the worker, connecting and registering included, until it has reported the last job.
-async fn drain(stage: &Stage, jobs: i64) -> Result<f64> {
-    let mut settings = stage.settings();
-    "bench-worker".clone_into(&mut settings.worker.executor_name);
-    let begun = Instant::now();
-    let mut crew = Crew::start(stage, &settings, KIND, Nothing)?;
-    let seconds = loop {
-        let done = i64::try_from(crew.counts().succeeded).unwrap_or(i64::MAX);
-        if done >= jobs {
-            break begun.elapsed().as_secs_f64();
-        }
-        if begun.elapsed() > PATIENCE {
-            return Err(too_slow(&format!("only {done} of {jobs} jobs succeeded"), PATIENCE));
-        }
-        crew.is_well()?;
-        sleep(LOOK).await;
-    };
-    crew.stop().await?;
-    Ok(ratio(number(jobs), seconds))
 }

@@ -31,7 +31,7 @@ pub(super) struct Args {
     /// dispatch: read one backlog of N events and compare its tenths
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..))]
     backlog: Option<u32>,
-    /// work, claim, enqueue, herd: jobs of one measurement [default: 50000, herd 100]
+    /// work, workflow, claim, enqueue, herd: jobs of one measurement [default: 50000, workflow 60000, herd 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
     jobs: Option<u32>,
     /// claim: most jobs that wait; also a million each that are scheduled and blocked, if it is not fewer [default: 5000000]
@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// producer, wake, idle, held-snapshot: seconds of one measurement [default: 10, 20, 60, 600]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
-    /// dispatch, producer, wake, work, claim, enqueue: how often runs and limits take turns [default: 3 to 5]
+    /// dispatch, producer, wake, work, workflow, claim, enqueue: how often runs and limits take turns [default: 3 to 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Address of a server, from the flag alone
@@ -67,6 +67,8 @@ enum Which {
     Idle,
     /// Jobs that do nothing, through one worker
     Work,
+    /// Workflows of six steps through one worker, beside as many plain jobs
+    Workflow,
     /// Claiming and succeeding through the functions, also in a deep queue
     Claim,
     /// Enqueueing many jobs by one call
@@ -87,6 +89,7 @@ impl Which {
             Self::Wake => vec![Bench::Wake],
             Self::Idle => vec![Bench::Idle],
             Self::Work => vec![Bench::Work],
+            Self::Workflow => vec![Bench::Workflow],
             Self::Claim => vec![Bench::Claim],
             Self::Enqueue => vec![Bench::Enqueue],
             Self::HeldSnapshot => vec![Bench::HeldSnapshot],

@@ -6,13 +6,11 @@ use super::context::{Context, Outcome};
 use super::output::{printable, seconds, table};
 use super::pause::subject;
 use crate::error::Result;
-use crate::model::finding::Finding;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
 use crate::store::recipients::{self, Standing};
-use crate::store::routes;
-use crate::store::schedules;
+use crate::store::watch;
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
@@ -25,9 +23,8 @@ pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
     let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
     // a kind of which nobody is alive is a backlog of the view
     components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
-    components.extend(schedules::ill(&client).await?);
     components.extend(recipients::standing(&client).await?.and_then(|standing| told(&standing)));
-    components.extend(routes::check(&client).await?.iter().map(broken));
+    components.extend(watch::check(&client).await?);
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
@@ -59,18 +56,6 @@ fn told(standing: &Standing) -> Option<Component> {
     })
 }
 
-/// What is wrong with a route, as a component that is ill when something does not work.
-fn broken(finding: &Finding) -> Component {
-    Component {
-        component: "route".to_owned(),
-        name: finding.subject.trim_start_matches("route ").to_owned(),
-        status_hint: if finding.severity == "error" { "stale" } else { "warning" }.to_owned(),
-        age_seconds: None,
-        value: None,
-        detail: serde_json::to_value(finding).ok(),
-    }
-}
-
 fn as_text(components: &[Component], gates: &[Gate]) -> String {
     let mut text = String::new();
     for ill in components.iter().filter(|component| component.is_ill()) {
@@ -82,8 +67,8 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     for gate in gates.iter().filter(|gate| gate.lets_through.is_some() && !gate.open) {
         let _ = writeln!(text, "gate closed: {}", gate.key);
     }
-    for finding in components.iter().filter(|one| one.component == "route" && !one.is_ill()) {
-        let _ = writeln!(text, "{}", complaint(finding));
+    for finding in components.iter().filter(|one| is_watched(one) && !one.is_ill()) {
+        let _ = writeln!(text, "{}", found(finding));
     }
     for pause in components.iter().filter(|component| component.component == "pause") {
         let _ = writeln!(text, "{}", paused(pause));
@@ -143,15 +128,21 @@ fn complaint(ill: &Component) -> String {
             "{} have waited for {age}, and no live executor is subscribed to them: `reveille executors list`",
             printable(name)
         ),
-        ("schedule", _) => match ill.detail.as_ref().and_then(|detail| detail["trouble"].as_str()) {
-            Some(trouble) => format!("schedule {name} makes no jobs: {}", printable(trouble)),
-            None => format!("schedule {name} is overdue for {age}: is `reveille run` up?"),
-        },
-        ("route", _) => {
-            let told = |key: &str| ill.detail.as_ref().and_then(|detail| detail[key].as_str());
-            let (what, mend) = (told("what").unwrap_or_default(), told("mend").unwrap_or_default());
-            printable(&format!("route {name}: {what}: {mend}")).replace('\n', " ")
-        }
+        _ if is_watched(ill) => found(ill),
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
     }
+}
+
+/// Whether what is wrong with it is told as a finding.
+fn is_watched(one: &Component) -> bool {
+    ["workflow", "route", "schedule"].contains(&one.component.as_str())
+}
+
+/// What is wrong, since when, why it matters, and what to do; in one line.
+fn found(one: &Component) -> String {
+    let told = |key: &str| one.detail.as_ref().and_then(|detail| detail[key].as_str()).unwrap_or_default();
+    let age = one.age_seconds.map(|age| format!(", for {}", seconds(age))).unwrap_or_default();
+    let Component { component, name, .. } = one;
+    let line = format!("{component} {name}: {}{age}; {}: {}", told("what"), told("why"), told("mend"));
+    printable(&line).replace('\n', " ")
 }

@@ -15,7 +15,7 @@ use super::unclaimed;
 use crate::alive::Alive;
 use crate::backoff::Trouble;
 use crate::config;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
@@ -125,10 +125,7 @@ impl Housekeeper {
         }
         if is_due {
             memory.next_chores = Instant::now() + self.settings.interval;
-            let mut pruned = Pruned::default();
-            while self.prune(&mut pruned).await? {
-                self.pulse.beat(&mut memory.known).await?; // days of arrivals take many batches
-            }
+            self.chores(&mut Pruned::default(), Some(&mut memory.known)).await?;
         }
         Ok(self.settings.heartbeat_interval.min(self.settings.interval))
     }
@@ -155,21 +152,80 @@ impl Housekeeper {
         Ok((Silences::of(&silences), unclaimed))
     }
 
-    /// One round of pruning, in batches until nothing is left; counted batch by batch, for who cuts it off.
+    /// One round of chores; what is pruned is counted batch by batch, for who cuts it off.
     pub async fn run_once(&self, pruned: &mut Pruned) -> Result<()> {
-        while self.prune(pruned).await? {}
-        Ok(())
+        self.chores(pruned, None).await
     }
 
-    /// One batch; whether there is more.
-    async fn prune(&self, pruned: &mut Pruned) -> Result<bool> {
+    /// Each chore is a statement of its own, in batches until nothing is left: one that fails holds up none of the others,
+    /// and is tried again in the next round. Beats between batches: days of arrivals take many.
+    async fn chores(&self, pruned: &mut Pruned, mut known: Option<&mut Known>) -> Result<()> {
+        let mut failed: Option<Error> = None;
+        for chore in [Chore::Prune, Chore::Order, Chore::Workflows, Chore::Routes] {
+            let mut batches = 0;
+            loop {
+                batches += 1;
+                match self.chore(chore, pruned).await {
+                    Ok(more) if !more || batches == chore.batches() => break,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == Kind::Unreachable => return Err(Error::and(failed, error)),
+                    Err(error) => {
+                        failed = Some(Error::and(failed, error));
+                        break;
+                    }
+                }
+                if let Some(known) = known.as_deref_mut() {
+                    self.pulse.beat(known).await?;
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// One batch of a chore; whether there is more.
+    async fn chore(&self, chore: Chore, pruned: &mut Pruned) -> Result<bool> {
         let client = self.server.take(&self.pool).await?;
-        let prune = store::dispatch::prune(&client, self.settings.keep_passes_for);
-        let outcome = self.server.in_time(1, "pruning arrivals", prune).await;
+        let work = async {
+            match chore {
+                Chore::Prune => store::dispatch::prune(&client, self.settings.keep_passes_for).await,
+                Chore::Order => store::dispatch::order_sweep(&client).await.map(|()| Value::Null),
+                Chore::Workflows => store::dispatch::workflow_refresh(&client).await,
+                Chore::Routes => store::dispatch::route_prune(&client).await.map(|()| Value::Null),
+            }
+        };
+        let outcome = self.server.in_time(1, chore.name(), work).await;
         let answer = hand_back(client, outcome)?;
         let count = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or(0);
         pruned.arrivals += count("arrivals");
         pruned.passes += count("passes");
         Ok(answer.get("more").and_then(Value::as_bool) == Some(true))
+    }
+}
+
+/// What is done once an interval.
+#[derive(Debug, Clone, Copy)]
+enum Chore {
+    Prune,
+    Order,
+    Workflows,
+    Routes,
+}
+
+impl Chore {
+    /// How many batches a round may take.
+    fn batches(self) -> u32 {
+        match self {
+            Self::Workflows => 20,
+            Self::Prune | Self::Order | Self::Routes => u32::MAX,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prune => "pruning arrivals",
+            Self::Order => "placing jobs of ordering keys",
+            Self::Workflows => "looking after workflows",
+            Self::Routes => "pruning what routes note",
+        }
     }
 }

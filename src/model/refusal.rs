@@ -118,6 +118,9 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
             "its workflow was cancelled, and nothing would come of the step: close the letter with `reveille dlq triage ID discarded`, \
              and emit a workflow with another correlation id if it is wanted again"
         }
+        "workflow_not_allowed" => {
+            "your role may not start workflows: ask an operator to, or for EXECUTE on fn_mot_graph_emit"
+        }
         "approval_expired" => "nobody may approve it any more; retry the workflow to ask again",
         "effect_changed" => "look again at what there is to approve, and approve that",
         "not_owner" => "this executor name belongs to another database role; choose another name",

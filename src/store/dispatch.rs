@@ -69,14 +69,28 @@ pub async fn sweep(client: &impl GenericClient, margin: Duration) -> Result<Valu
     get(&row(client, "sweeping the outbox", SQL, &[&margin.as_secs_f64()]).await?, "answer")
 }
 
-/// Removes read arrivals, old passes, and what counts towards no rate any more; the answer counts them. Places jobs of
-/// ordering keys, too, which claims do where there are any, looks after active workflows, and keeps small what routes note.
+/// Removes read arrivals, old passes, and what counts towards no rate any more; the answer counts them.
 pub async fn prune(client: &impl GenericClient, keep_passes_for: Duration) -> Result<Value> {
     const SQL: &str = "
         select fn_dispatch_prune(p_keep_passes => make_interval(secs => $1))
-            || jsonb_build_object('rates', fn_job_rate_prune()) as answer,
-          fn_job_order_sweep(), fn_job_workflow_refresh(p_limit => 100), fn_route_prune()";
+            || jsonb_build_object('rates', fn_job_rate_prune()) as answer";
     get(&row(client, "pruning arrivals", SQL, &[&keep_passes_for.as_secs_f64()]).await?, "answer")
+}
+
+/// Places jobs of ordering keys, which claims do where there are any.
+pub async fn order_sweep(client: &impl GenericClient) -> Result<()> {
+    row(client, "placing jobs of ordering keys", "select fn_job_order_sweep()", &[]).await.map(drop)
+}
+
+/// Looks after active workflows, and starts those that jobs ask for; the answer counts them.
+pub async fn workflow_refresh(client: &impl GenericClient) -> Result<Value> {
+    const SQL: &str = "select fn_job_workflow_refresh(p_limit => 100) as answer";
+    get(&row(client, "looking after workflows", SQL, &[]).await?, "answer")
+}
+
+/// Keeps small what routes note.
+pub async fn route_prune(client: &impl GenericClient) -> Result<()> {
+    row(client, "pruning what routes note", "select fn_route_prune()", &[]).await.map(drop)
 }
 
 /// Whether the sweep's window can be read by an index, so that a sweep need not read the whole outbox.

@@ -27,6 +27,7 @@ pub mod schedules;
 pub mod subscriptions;
 pub mod timeline;
 pub mod wakes;
+pub mod watch;
 pub mod work;
 pub mod workflows;
 

@@ -69,6 +69,20 @@ pub async fn disable(
     answer(&row(client, "disabling a route", SQL, &[&code, &actor, &reason]).await?)
 }
 
+/// Forgets a disabled route with its samples and keys, or counts them in a dry run; its faults stay.
+pub async fn remove(
+    client: &impl GenericClient,
+    code: &str,
+    actor: Option<&str>,
+    reason: &str,
+    dry_run: bool,
+) -> Result<Answer> {
+    const SQL: &str = "
+        select fn_route_remove(
+          p_route_code => $1, p_actor => coalesce($2, session_user::text), p_reason => $3, p_dry_run => $4) as answer";
+    answer(&row(client, "removing a route", SQL, &[&code, &actor, &reason, &dry_run]).await?)
+}
+
 /// What the last `limit` rows of its table would have made, and what its dry run has counted. Reads only.
 pub async fn preview(client: &impl GenericClient, code: &str, limit: i32) -> Result<Answer> {
     const SQL: &str = "select fn_route_preview(p_route_code => $1, p_limit => $2) as answer";
@@ -95,6 +109,9 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
 fn why(finding: &str) -> &'static str {
     match finding {
         "trigger_left_over" => "it costs every write a little, and works again when the route does",
+        "gate_closed" => {
+            "what happens in their tables becomes no event; writes pass, also where a route is fail_closed"
+        }
         "faults" => "what happened in the table is not in event_outbox, and nobody will be told of it",
         _ => {
             "what happens in the table becomes no event, or its writes are refused where the route is fail_closed"

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::health::Component;
 use super::{get, row, rows};
 use crate::error::{Error, Kind, Result};
 use crate::model::executor::ExecutorKind;
@@ -194,25 +193,4 @@ pub async fn list(client: &impl GenericClient, key: Option<&str>) -> Result<Vec<
 pub async fn now(client: &impl GenericClient) -> Result<Timestamp> {
     const SQL: &str = "select clock_timestamp() as now";
     get(&row(client, "reading the database's clock", SQL, &[]).await?, "now")
-}
-
-/// Schedules that somebody must look at: in trouble, or overdue.
-pub async fn ill(client: &impl GenericClient) -> Result<Vec<Component>> {
-    const SQL: &str = "
-        select s.schedule_key, s.overdue_seconds::float8 as age_seconds, s.ticks::float8 as value,
-               jsonb_build_object('state', s.state, 'trouble', s.trouble, 'next_tick_at', s.next_tick_at) as detail
-        from v_job_schedule s
-        where s.state in ('trouble', 'overdue')
-        order by s.schedule_key";
-    let component = |row: &tokio_postgres::Row| {
-        Ok(Component {
-            component: "schedule".to_owned(),
-            name: get(row, "schedule_key")?,
-            status_hint: "stale".to_owned(),
-            age_seconds: get(row, "age_seconds")?,
-            value: get(row, "value")?,
-            detail: get(row, "detail")?,
-        })
-    };
-    rows(client, "looking at schedules", SQL, &[]).await?.iter().map(component).collect()
 }

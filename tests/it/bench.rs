@@ -99,6 +99,17 @@ async fn bench_work_ends_every_job_well_beside_the_bare_limit() {
 }
 
 #[tokio::test]
+async fn bench_workflow_ends_every_step_and_every_workflow_well() {
+    let report = only_report(&["workflow", "--jobs", "300", "--rounds", "1"]).await;
+    for name in ["emitted, 6 steps each", "one worker, plain jobs", "one worker, workflows of 6 steps"] {
+        assert!(figure(&report, name) > 0.0, "{name}: {report}");
+    }
+    let found: Vec<_> =
+        list(&report, "checks").iter().map(|check| check["found"].as_i64().unwrap()).collect();
+    assert_eq!(found, [50, 300]);
+}
+
+#[tokio::test]
 async fn bench_claim_takes_every_job_once_at_every_batch_and_depth() {
     let report = only_report(&["claim", "--jobs", "40", "--waiting", "60", "--rounds", "1"]).await;
     for name in [

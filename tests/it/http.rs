@@ -40,7 +40,7 @@ pub(crate) struct Served {
 
 impl Served {
     /// `keep`: how long gauges of the database are answered again.
-    async fn start(server: Server, listener: Option<Arc<ListenerStatus>>, keep: Duration) -> Self {
+    pub(crate) async fn start(server: Server, listener: Option<Arc<ListenerStatus>>, keep: Duration) -> Self {
         let (live, readiness) = (Latch::alone("live", "starting"), Readiness::new());
         let shutdown = Shutdown::new();
         let state = FaceState {
@@ -60,14 +60,14 @@ impl Served {
         Self::start(server_at(NOWHERE), None, Duration::ZERO).await
     }
 
-    async fn scrape(&self) -> Scrape {
+    pub(crate) async fn scrape(&self) -> Scrape {
         let answer = get(self.address, "/metrics").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         Scrape::read(&answer.body)
     }
 
     /// Ends it; gives how long that took.
-    async fn stop(self) -> Duration {
+    pub(crate) async fn stop(self) -> Duration {
         let begun = Instant::now();
         self.shutdown.request();
         timeout(SOON, self.task).await.expect("it stops in time").unwrap();

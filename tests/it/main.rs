@@ -38,6 +38,7 @@ mod sidecar_life;
 mod support;
 mod systemd;
 mod two_sidecars;
+mod watch;
 mod work;
 mod workflows;
 mod wrong_clock;

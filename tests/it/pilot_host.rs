@@ -78,6 +78,26 @@ async fn step(client: &Object) -> Option<String> {
     Some(job.get("job_kind"))
 }
 
+/// What the view shows of the one record: its state, and which moments it has reached.
+async fn shown(client: &Object) -> (String, String) {
+    let shown = "select lifecycle_status, concat_ws(' ',
+          case when approved_at >= created_at then 'approved' end, case when consumed_at >= approved_at then 'consumed' end,
+          case when cleaned_at >= consumed_at then 'cleaned' end)
+        from v_iu_staging_record";
+    let row = client.query_one(shown, &[]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// What `v_queue_health` says is ill, and how many jobs of the worker's kind are due.
+async fn health(client: &Object) -> (Option<String>, i64) {
+    let health =
+        "select string_agg(component || ' ' || name, ', ') filter (where status_hint in ('stale', 'never')),
+          (sum(value) filter (where (component, name) = ('backlog', 'PG_worker')))::bigint
+        from v_queue_health";
+    let row = client.query_one(health, &[]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
 #[tokio::test]
 async fn phase_5_gate_one_cycle_runs_from_approval_to_clean_up_without_a_hand_on_cut() {
     let (db, mut client) = with_host().await;
@@ -92,12 +112,26 @@ async fn phase_5_gate_one_cycle_runs_from_approval_to_clean_up_without_a_hand_on
     let marker = "unmistakable-sentence-of-the-document";
     let record = mark(&client, &format!("# Letter\n\n{marker}\n"), "letter").await;
     assert_eq!(step(&client).await, None, "nothing runs before the approval");
+    let seen = |state: &str, reached: &str| (state.to_owned(), reached.to_owned());
+    assert_eq!(shown(&client).await, seen("pending_review", ""));
     approve(&client, record).await;
     let mut kinds = Vec::new();
+    let mut states = vec![shown(&client).await];
     while let Some(kind) = step(&client).await {
         kinds.push(kind);
+        states.push(shown(&client).await);
+        assert_eq!(health(&client).await.0, None, "nothing is ill on the way");
     }
     assert_eq!(kinds, ["cut.cut", "cut.verify_cut", "cut.cleanup"]);
+    // every move is visible, in v_iu_staging_record and v_queue_health
+    let all = [
+        seen("approved", "approved"),
+        seen("consumed", "approved consumed"),
+        seen("consumed", "approved consumed"),
+        seen("cleaned", "approved consumed cleaned"),
+    ];
+    assert_eq!(states, all);
+    assert_eq!(health(&client).await, (None, 0));
     let end = standing(&client, record).await;
     assert_eq!(
         (end.lifecycle_status.as_str(), end.verdict.as_deref(), end.staged_bytes),
@@ -110,7 +144,8 @@ async fn phase_5_gate_one_cycle_runs_from_approval_to_clean_up_without_a_hand_on
     assert_eq!(value::<i64>(&client, correlations).await, 1);
     let leaks = format!(
         "select (select count(*) from event_outbox e where e::text like '%{marker}%')
-        + (select count(*) from job_queue j where j::text like '%{marker}%')"
+        + (select count(*) from job_queue j where j::text like '%{marker}%')
+        + (select count(*) from v_iu_staging_record r where r::text like '%{marker}%')"
     );
     assert_eq!(value::<i64>(&client, &leaks).await, 0);
     // the terminal consumer wants the end of it, and makes no job

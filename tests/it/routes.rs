@@ -3,6 +3,8 @@
 mod adopted;
 mod commands;
 mod faults;
+mod gate;
+mod kept;
 mod policies;
 mod roles;
 mod shapes;

@@ -13,8 +13,9 @@ use crate::store::routes::{self, Route};
 
 mod preview;
 mod put;
+mod remove;
 
-/// List, write, preview and switch routes: an insert, update or delete on a table becomes an event
+/// List, write, preview, switch and remove routes: an insert, update or delete on a table becomes an event
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -63,6 +64,18 @@ enum Action {
         after_help = "Example:\n  reveille routes disable species.born --reason 'the table is reloaded'"
     )]
     Disable(Switch),
+    /// Remove a disabled route with its samples and what it has told; a dry run unless --apply is given
+    #[command(
+        after_help = "Its faults stay. A route of the same code would tell of every row again, also with the policy per_row.\n\n\
+                      Example:\n  reveille routes remove species.born --reason 'the table goes' --apply"
+    )]
+    Remove {
+        #[command(flatten)]
+        switch: Switch,
+        /// Do it; otherwise it is only told what would go
+        #[arg(long)]
+        apply: bool,
+    },
     /// Show what the last rows of the table would have made, and what the dry run has counted; changes nothing
     #[command(after_help = "Example:\n  reveille routes preview species.born --limit 5")]
     Preview {
@@ -95,6 +108,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
             enable(switch, (live || dry_run).then_some(dry_run), context).await
         }
         Action::Disable(switch) => disable(switch, context).await,
+        Action::Remove { switch, apply } => remove::run(switch, apply, context).await,
         Action::Preview { code, limit } => preview::run(&code, limit, context).await,
     }
 }
@@ -122,7 +136,8 @@ async fn list(context: &Context) -> Result<Outcome> {
         if all.is_empty() {
             return "no routes; `reveille routes put FILE` writes one".to_owned();
         }
-        table(&headings, all.iter().map(row))
+        let text = table(&headings, all.iter().map(row));
+        if all.iter().any(is_held) { format!("{text}\n{CLOSED}\n") } else { text }
     })?;
     Ok(Outcome::Done)
 }
@@ -135,6 +150,15 @@ fn is(route: &Route, column: &str) -> bool {
     route.get(column) == Some(&Value::Bool(true))
 }
 
+/// What a closed gate means, and what opens it.
+const CLOSED: &str =
+    "the gate for all routes is closed, and they do nothing: `reveille gate open queue.route.enabled`";
+
+/// Whether it would do something if the gate for all routes were open.
+fn is_held(route: &Route) -> bool {
+    is(route, "is_ours") && is(route, "enabled") && !is(route, "gate_open")
+}
+
 fn state(route: &Route) -> &'static str {
     match (is(route, "is_ours"), is(route, "enabled"), is(route, "dry_run")) {
         (false, ..) => "the host's own",
@@ -144,7 +168,7 @@ fn state(route: &Route) -> &'static str {
     }
 }
 
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "route_code",
     "source_schema",
     "source_table",
@@ -157,6 +181,7 @@ const FIELDS: [&str; 15] = [
     "payload_contract",
     "enabled",
     "dry_run",
+    "gate_open",
     "trigger",
     "faults",
     "last_fault",
@@ -192,7 +217,8 @@ async fn enable(args: Switch, dry_run: Option<bool>, context: &Context) -> Resul
             let (state, was) = (result["state"].as_str().unwrap_or_default(), result["was"].as_str());
             let before = was.filter(|was| *was != state).unwrap_or("so before");
             let next = if state == "dry run" { "; it counts and emits nothing until --live" } else { "" };
-            format!("{}: {state} (was {before}){next}", args.code)
+            let held = if result["gate_open"] == false { format!("\n{CLOSED}") } else { String::new() };
+            format!("{}: {state} (was {before}){next}{held}", args.code)
         })
     })
 }
@@ -233,10 +259,11 @@ fn understood(answer: Answer, context: &Context) -> Result<Answer> {
         .hint("connect as a role that is a member of both, the owner's and reveille_operator"),
         ("not_owner", ..) => refused(format!("{code} is a route of the host; it is left alone"))
             .hint("write one of your own under another code: `reveille routes put FILE`"),
-        ("route_enabled", ..) => {
-            refused(format!("{code} is enabled, and its table or its statement would change"))
-                .hint(format!("`reveille routes disable {code} --reason …` first, or write another route"))
-        }
+        ("route_enabled", ..) => refused(format!("{code} is enabled")).hint(format!(
+            "`reveille routes disable {code} --reason …` first; a route for another table is another route"
+        )),
+        ("trigger_left_over", ..) => refused(format!("{code}: its trigger still stands"))
+            .hint(format!("as the owner of the table: `reveille routes disable {code} --reason …`")),
         ("table_busy", ..) => {
             refused(format!("{code}: its table was busy for three seconds; nothing was changed"))
                 .hint("try again when no long transaction holds it")

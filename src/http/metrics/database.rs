@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
-use futures::future::try_join4;
+use futures::future::try_join5;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::flows::Flows;
 use super::series::{Series, count, flag};
 use crate::error::{Error, Kind, Result};
 use crate::model::executor::ExecutorKind;
@@ -55,6 +56,7 @@ struct Found {
     queue_usage: f64,
     gates: Vec<Gate>,
     unclaimed: Vec<Unclaimed>,
+    flows: Flows,
 }
 
 impl Reading {
@@ -113,14 +115,15 @@ impl Database {
 }
 
 async fn find(client: &Object) -> Result<Found> {
-    let (health, queue_usage, gates, unclaimed) = try_join4(
+    let (health, queue_usage, gates, unclaimed, flows) = try_join5(
         health::list(client),
         health::notification_queue_usage(client),
         gates::list(client),
         backlog::unclaimed(client, PATIENCE),
+        Flows::read(client),
     )
     .await?;
-    Ok(Found { health, queue_usage, gates, unclaimed })
+    Ok(Found { health, queue_usage, gates, unclaimed, flows })
 }
 
 impl Collector for Database {
@@ -163,6 +166,7 @@ impl Found {
         series.gauges("reveille_backlog_unclaimed", help, None, unclaimed)?;
         let gates = self.gates.iter().map(|gate| ([("gate", gate.key.as_str())], flag(gate.open)));
         series.gauges("reveille_gate_open", "Whether the gate is open.", None, gates)?;
+        self.flows.encode(series)?;
         let help = "Part of the server's notification queue in use; when it is full, commits fail.";
         let unit = Unit::Other("ratio".to_owned());
         series.gauge("reveille_notification_queue_usage", help, Some(&unit), Some(self.queue_usage))

@@ -1,6 +1,7 @@
 //! `/metrics`: what the services count, and gauges read when somebody asks. Catalogue: `docs/metrics.md`.
 
 mod database;
+mod flows;
 mod listener;
 mod process;
 mod ready;

@@ -8,6 +8,7 @@ mod limits;
 mod producers;
 mod stage;
 mod wakes;
+mod workflows;
 
 pub use cost::{Counting, backends, count_statements, dead_rows, statements};
 pub use counts::{Dispatched, Tally, Tenth, dispatched, newest_pass, succeeded, tally, tenths};
@@ -21,6 +22,7 @@ pub use stage::{
     Facts, add_consumer, checkpoint, create_database, drop_database, empty, facts, fill_events, settle,
 };
 pub use wakes::{begin, commit, enqueue, job_commits, listen, notify, tracks_commits};
+pub use workflows::{emit_chains, empty_workflows, finished, put_chain};
 
 use deadpool_postgres::GenericClient;
 

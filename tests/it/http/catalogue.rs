@@ -71,6 +71,11 @@ async fn the_catalogue_lists_what_metrics_prints_and_nothing_else() {
                     values ('staging', 'record_approved', 'update', 'immediate', 'test')";
     client.execute(register, &[]).await.unwrap();
     client.execute("select fn_event_emit('staging', 'record_approved', 'letter:1')", &[]).await.unwrap();
+    let flows = "create table cat (id int primary key);
+        select fn_route_put('{\"route_code\": \"cat\", \"source_table\": \"cat\", \"sql_event\": \"insert\", \"target_event_domain\": \"staging\",
+          \"target_event_type\": \"record_approved\"}', 'test');
+        select fn_schedule_put('daily', 'a.a', 'test', p_every => '1 day'), fn_schedule_enable('daily', true, 'test', 'test')";
+    client.batch_execute(flows).await.unwrap();
     let mut sidecar = Sidecar::start(&database.url(), &[]).await;
 
     let listed = catalogue();

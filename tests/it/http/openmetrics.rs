@@ -29,7 +29,7 @@ impl Family {
 
 /// Everything that a scrape said.
 #[derive(Debug)]
-pub(super) struct Scrape(pub(super) BTreeMap<String, Family>);
+pub(crate) struct Scrape(pub(super) BTreeMap<String, Family>);
 
 impl Scrape {
     pub(super) fn read(text: &str) -> Self {
@@ -87,7 +87,7 @@ impl Scrape {
     }
 
     /// The value of a series, by its sample's name and its labels.
-    pub(super) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let wanted: BTreeMap<String, String> =
             labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let samples = self.0.values().flat_map(|family| &family.samples);

@@ -86,6 +86,7 @@ async fn an_adopted_hosts_check_is_widened_and_down_puts_it_back() {
             client.query_one("select fn_route_put($1, 'test')", &[&route("insert")]).await.unwrap().get(0);
         assert_eq!(put["changed"], twice, "{put}");
     }
+    answer(&client, "fn_gate_set('queue.route.enabled', 'true', 'test', 'a test')").await;
     answer(&client, &format!("fn_route_enable('{CODE}', 'test', 'a test', false)")).await;
     client.batch_execute("insert into entity_species values ('cat', 'wild')").await.unwrap();
     let subject = client.query_one("select event_subject_ref from event_outbox", &[]).await.unwrap();
@@ -103,14 +104,14 @@ async fn an_adopted_hosts_check_is_widened_and_down_puts_it_back() {
     };
     refused("Disable the routes first").await;
     answer(&client, &format!("fn_route_disable('{CODE}', 'test', 'a test')")).await;
-    refused("fn_route_remove").await;
+    refused("reveille routes remove").await;
     client
         .batch_execute(
             "update iu_sql_event_route set target_event_domain = 'kg' where route_code like 'iu_sql%'",
         )
         .await
         .unwrap();
-    answer(&client, &format!("fn_route_remove('{CODE}', 'test', 'a test')")).await;
+    answer(&client, &format!("fn_route_remove('{CODE}', 'test', 'a test', false)")).await;
     refused("Remove those rows first").await;
     client.batch_execute("update iu_sql_event_route set target_event_domain = 'iu'").await.unwrap();
     migrator.down(Some(phase() - 1), false).await.unwrap();

@@ -70,7 +70,7 @@ async fn a_live_route_may_change_what_it_says_but_not_its_table_or_statement() {
     stage.run("delete from entity_species").await;
     assert_eq!(stage.subjects().await, ["cat", "entity_species:cat"]);
     stage.disable().await;
-    let removed = stage.answer("fn_route_remove($1, 'test', 'a test')", &[&CODE]).await;
+    let removed = stage.answer("fn_route_remove($1, 'test', 'a test', false)", &[&CODE]).await;
     assert_eq!(removed["refused"], false);
     assert_eq!(stage.count("iu_sql_event_route").await + stage.count("event_route").await, 0);
 }

@@ -47,7 +47,15 @@ impl Stage {
     /// The same where this client looks.
     pub(super) async fn of(db: TestDb, client: Client) -> Self {
         client.batch_execute(TABLE).await.unwrap();
-        Self { db, client }
+        let stage = Self { db, client };
+        stage.gate(true).await;
+        stage
+    }
+
+    /// Opens or closes the gate for all routes.
+    pub(super) async fn gate(&self, open: bool) {
+        let set = "fn_gate_set('queue.route.enabled', $1, 'test', 'a test')";
+        self.answer(set, &[&open.to_string()]).await;
     }
 
     /// With a route that emits.

@@ -3,7 +3,7 @@
 use super::stage::Stage;
 use crate::support::Program;
 
-const KINDS: [&str; 5] = ["reap", "stale_check", "archive", "order_sweep", "prune"];
+const KINDS: [&str; 6] = ["reap", "stale_check", "archive", "order_sweep", "prune", "refresh"];
 
 async fn handlers(stage: &Stage) {
     for kind in KINDS {
@@ -24,7 +24,7 @@ async fn every_maintenance_pass_runs_as_a_scheduled_job_of_an_ordinary_worker() 
             select fn_schedule_enable('{kind}', true, 'test', 'test', '2026-06-01T09:00:00Z')");
         stage.client.batch_execute(&put).await.unwrap();
     }
-    assert_eq!(stage.at("2026-06-01T10:00:00Z").await.jobs, 5);
+    assert_eq!(stage.at("2026-06-01T10:00:00Z").await.jobs, 6);
     let ended = Program::start(&stage.db.url(), &["work", "--once"], &[]).ends().await;
     assert_eq!(ended.code, Some(0), "{}", ended.err);
     let status = "select string_agg(distinct status || coalesce(' ' || last_error, ''), ', ') from job_queue";
@@ -67,4 +67,23 @@ async fn behind_closed_gates_they_only_count() {
         .await
         .unwrap();
     assert!(call("stale_check").await.contains("\"skipped\": \"heartbeat_disabled\""));
+}
+
+#[tokio::test]
+async fn a_scheduled_refresh_starts_workflows_and_fails_gates_whose_time_is_over() {
+    let stage = Stage::new().await;
+    handlers(&stage).await;
+    let begin = r#"
+        select fn_mot_template_put('{"template_key": "t", "nodes": [{"key": "g", "type": "approval", "expires_seconds": 60}]}', 'test');
+        select fn_job_enqueue('workflow:t', 'test'), fn_job_enqueue('maintenance.refresh', 'test')"#;
+    stage.client.batch_execute(begin).await.unwrap();
+    let worked = async || {
+        let ended = Program::start(&stage.db.url(), &["work", "--once"], &[]).ends().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        stage.text("select string_agg(status, ' ') from job_workflow").await
+    };
+    assert_eq!(worked().await, "active");
+    let over = "update job_gate set expires_at = clock_timestamp() - interval '1 second'; select fn_job_enqueue('maintenance.refresh', 'test')";
+    stage.client.batch_execute(over).await.unwrap();
+    assert_eq!(worked().await, "failed");
 }

@@ -147,8 +147,11 @@ async fn health_names_schedules_in_trouble_and_overdue_ones_and_fails() {
     stage.at("2026-06-01T09:00:00Z").await;
     let (code, text, _) = words(&stage.db, &["health"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("schedule bad makes no jobs: cron `hello`"), "{text}");
-    assert!(text.contains("schedule late is overdue for "), "{text}");
+    assert!(text.contains("schedule bad: it makes no jobs: cron `hello`"), "{text}");
+    assert!(
+        text.contains("schedule late: it was due at 2026-06-01 10:00:00Z, and no scheduler lives, for "),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,76 @@
+//! Workflows, routes and schedules as series.
+
+use std::fmt;
+
+use deadpool_postgres::Object;
+use futures::future::try_join3;
+use prometheus_client::registry::Unit;
+
+use super::series::{Series, count};
+use crate::error::Result;
+use crate::store::watch::{self, Route, Schedule, Workflows};
+
+/// What was read of them.
+#[derive(Debug)]
+pub(super) struct Flows {
+    workflows: Workflows,
+    routes: Vec<Route>,
+    schedules: Vec<Schedule>,
+}
+
+impl Flows {
+    pub(super) async fn read(client: &Object) -> Result<Self> {
+        let all = try_join3(watch::workflows(client), watch::routes(client), watch::schedules(client));
+        let (workflows, routes, schedules) = all.await?;
+        Ok(Self { workflows, routes, schedules })
+    }
+
+    pub(super) fn encode(&self, series: &mut Series<'_>) -> fmt::Result {
+        self.encode_workflows(series)?;
+        self.encode_routes(series)?;
+        self.encode_schedules(series)
+    }
+
+    fn encode_workflows(&self, series: &mut Series<'_>) -> fmt::Result {
+        let Workflows { active, failed_holding, gates } = &self.workflows;
+        let states = [("active", active), ("failed_holding", failed_holding)];
+        let help = "Workflows that go on, and failed ones whose jobs wait for what failed.";
+        let states = states.map(|(state, number)| ([("state", state)], count(*number)));
+        series.gauges("reveille_workflows", help, None, states)?;
+        let help = "Steps of active workflows that wait for an approval or an event.";
+        let waiting = gates.iter().map(|(gate, of)| ([("gate", gate.as_str())], count(of.waiting)));
+        series.gauges("reveille_workflow_gates_waiting", help, None, waiting)?;
+        let help = "How long the first of them has waited.";
+        let oldest = gates.iter().map(|(gate, of)| ([("gate", gate.as_str())], of.oldest_seconds));
+        series.gauges("reveille_workflow_gate_oldest", help, Some(&Unit::Seconds), oldest)
+    }
+
+    fn encode_routes(&self, series: &mut Series<'_>) -> fmt::Result {
+        let of = |number: fn(&Route) -> i64| {
+            let one =
+                move |route: &Route| ([("route", route.code.clone())], count(number(route).unsigned_abs()));
+            self.routes.iter().map(one).collect::<Vec<_>>()
+        };
+        let help = "Events that the route has emitted.";
+        series.counters("reveille_route_events", help, of(|route| route.events))?;
+        let help = "Events that the route would have emitted in its dry run.";
+        series.counters("reveille_route_dry_run_events", help, of(|route| route.dry_run_events))?;
+        let help = "Faults of the last day: writes that passed without their events.";
+        series.gauges("reveille_route_faults", help, None, of(|route| route.faults))
+    }
+
+    fn encode_schedules(&self, series: &mut Series<'_>) -> fmt::Result {
+        let all = || self.schedules.iter().map(|one| (one, [("schedule", one.key.as_str())]));
+        let ticks = all().map(|(one, labels)| (labels, count(one.ticks.unsigned_abs())));
+        series.counters("reveille_schedule_ticks", "Ticks that became jobs.", ticks)?;
+        let missed = all().map(|(one, labels)| (labels, count(one.ticks_missed.unsigned_abs())));
+        let help = "Ticks that were dropped because they were late.";
+        series.counters("reveille_schedule_ticks_missed", help, missed)?;
+        let overdue = all().map(|(one, labels)| (labels, one.overdue_seconds));
+        let (seconds, help) = (Unit::Seconds, "Since when its tick is due, also while something holds it.");
+        series.gauges("reveille_schedule_overdue", help, Some(&seconds), overdue)?;
+        let next = all().filter_map(|(one, labels)| Some((labels, one.next_tick?)));
+        let help = "When its next tick is due, in seconds since 1970.";
+        series.gauges("reveille_schedule_next_tick", help, Some(&seconds), next)
+    }
+}

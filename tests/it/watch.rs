@@ -1,0 +1,6 @@
+//! What `reveille health` and `/metrics` say of workflows, routes and schedules.
+
+mod health;
+mod metrics;
+mod plans;
+mod stage;
