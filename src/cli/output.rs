@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::config::Problems;
 use crate::error::{Error, Result};
-use crate::model::refusal::{Refusal, remedy};
+use crate::model::refusal::Refusal;
 
 use super::Outcome;
 
@@ -162,14 +162,13 @@ pub fn conclude(outcome: &Outcome, json: bool) -> ExitCode {
 
 /// A refusal is an answer: as JSON it goes to standard output, whole.
 fn refuse(refusal: &Refusal, json: bool) {
-    let hint = remedy(&refusal.reason);
     if json {
         let _ = Output::new(true).answer(&refusal.answer, String::new);
         return;
     }
     let errors = refusal.answer["errors"].as_array().into_iter().flatten().filter_map(|error| error.as_str());
     let lines: Vec<String> = errors.map(|error| format!("\n  {}", printable(error))).collect();
-    say("refused", &format!("{}{}", refusal.reason, lines.concat()), hint);
+    say("refused", &format!("{}{}", refusal.reason, lines.concat()), refusal.hint().as_deref());
 }
 
 /// Prints an error and gives its exit code.

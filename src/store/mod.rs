@@ -16,6 +16,7 @@ pub mod gates;
 pub mod health;
 pub mod heartbeats;
 pub mod jobs;
+pub mod kinds;
 pub mod pauses;
 pub mod pilot;
 pub mod pilot_host;
