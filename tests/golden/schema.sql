@@ -6465,7 +6465,7 @@ begin
       where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
-  where w.workflow_id = c.workflow_id and w.workflow_id = any (v_locked);
+  where w.workflow_id = c.workflow_id;
   get diagnostics v_ended = row_count;
   if v_ended < cardinality(v_locked) then
     -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
