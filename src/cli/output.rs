@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use comfy_table::{LineStyle, Table, TableStyle};
@@ -20,12 +20,19 @@ use super::Outcome;
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
+    /// Each answer takes the place of the one before.
+    again: bool,
 }
 
 impl Output {
     /// Answers as JSON or as text.
     pub fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, again: false }
+    }
+
+    /// For many answers: each clears the screen first, where there is one; as JSON each is a line.
+    pub(super) fn again_and_again(self) -> Self {
+        Self { again: true, ..self }
     }
 
     /// Whether answers are JSON.
@@ -36,10 +43,12 @@ impl Output {
     /// The one answer of a command: `document` as JSON, or `text` for people.
     pub fn answer(&self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         if !self.json {
-            return write_line(&text());
+            let clear = if self.again && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            return write_line(&format!("{clear}{}", text()));
         }
-        let document = serde_json::to_string_pretty(document)
-            .map_err(|error| Error::io("the answer as JSON", io::Error::other(error)))?;
+        let document =
+            if self.again { serde_json::to_string(document) } else { serde_json::to_string_pretty(document) };
+        let document = document.map_err(|error| Error::io("the answer as JSON", io::Error::other(error)))?;
         write_line(&document)
     }
 
