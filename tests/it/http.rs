@@ -3,6 +3,7 @@
 mod catalogue;
 pub(crate) mod client;
 mod metrics;
+mod monitoring;
 mod openmetrics;
 mod sidecar;
 
