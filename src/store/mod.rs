@@ -26,6 +26,7 @@ pub mod routes;
 pub mod schedules;
 pub mod subscriptions;
 pub mod timeline;
+pub mod views;
 pub mod wakes;
 pub mod watch;
 pub mod work;

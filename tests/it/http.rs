@@ -1,5 +1,6 @@
 //! The HTTP face over real sockets: alive, ready, measured, and gone when told to stop.
 
+mod api;
 mod catalogue;
 pub(crate) mod client;
 mod metrics;
