@@ -748,6 +748,7 @@ declare
   v_met uuid[];
   v_skipped uuid[];
   v_gates uuid[];
+  v_now timestamptz := clock_timestamp(); -- one for all: who becomes free together waits in the order of the template
   v_moving uuid[]; -- workflows that go on, and need not be looked at
   v_turns text[];
   v_free record;
@@ -769,7 +770,8 @@ begin
     if v_met is not null then
       with freed as (
         update job_queue j
-        set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp()
+        set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp(),
+            scheduled_at = case j.blocked_by when m.met then greatest(j.scheduled_at, v_now) else j.scheduled_at end -- it waits from now on
         from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
         where j.job_id = m.job_id and j.status = 'queued'
         returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at, j.workflow_id
@@ -1283,7 +1285,9 @@ begin
     where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'queued' and (j.blocked_by > 0
       or exists (select from job_dependency d where d.job_id = j.job_id and d.state is distinct from 'met'))
   )
-  update job_queue j set blocked_by = c.needs, updated_at = clock_timestamp()
+  update job_queue j
+  set blocked_by = c.needs, updated_at = clock_timestamp(),
+      scheduled_at = case c.needs when 0 then greatest(j.scheduled_at, clock_timestamp()) else j.scheduled_at end
   from counted c
   where c.job_id = j.job_id and j.status = 'queued' and j.blocked_by <> c.needs;
   get diagnostics v_count = row_count;

@@ -5,6 +5,23 @@ use serde_json::json;
 use super::stage::{Stage, edge, node};
 
 #[tokio::test]
+async fn a_step_waits_from_the_moment_at_which_it_is_free() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([edge("a", "b")])).await;
+    let id = stage.emit("t", json!({})).await;
+    let long_ago = "update job_queue set scheduled_at = scheduled_at - interval '3 days'";
+    stage.client.batch_execute(long_ago).await.unwrap();
+    let [a] = stage.claim("one", 1).await.try_into().unwrap();
+    stage.succeed(&a).await;
+    let since = "select b.scheduled_at >= a.finished_at from job_queue a, job_queue b where a.job_id = $1 and b.job_id = $2";
+    assert_eq!(
+        stage.value(since, &[&a.id, &stage.job(id, "b").await]).await,
+        true,
+        "no backlog is three days old"
+    );
+}
+
+#[tokio::test]
 async fn a_step_is_free_in_the_statement_that_ends_the_last_one_it_needs() {
     let stage = Stage::open().await;
     stage.put("t", json!([node("a"), node("b"), node("c")]), json!([edge("a", "c"), edge("b", "c")])).await;

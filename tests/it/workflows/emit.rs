@@ -150,7 +150,7 @@ async fn graphs_within_graphs_are_unfolded_with_parameters_of_their_own() {
         node("first"), {"key": "part", "type": "graph", "template": "inner", "for_each": "params.parts", "params": {"of": "part:{item}"}}, node("last")]);
     stage.put("outer", outer, json!([edge("first", "part"), edge("part", "last")])).await;
     let id = stage.emit("outer", json!({"parts": [1, 2]})).await;
-    assert_eq!(stage.run(&[]).await, ["first", "part[1]/x", "part[1]/y", "part[2]/x", "part[2]/y", "last"]);
+    assert_eq!(stage.run(&[]).await, ["first", "part[1]/x", "part[2]/x", "part[1]/y", "part[2]/y", "last"]);
     assert_eq!(stage.status(id).await, "succeeded");
     let refs = "select jsonb_agg(source_ref order by source_ref) from job_queue where source_ref is not null";
     assert_eq!(stage.value(refs, &[]).await, json!(["part:1", "part:2"]));
