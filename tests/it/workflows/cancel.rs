@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::stage::{Stage, beside, edge, node};
+use crate::support::{SOON, wait_until};
 
 const CANCEL: &str = "select fn_job_workflow_cancel($1, 'test', 'not wanted')";
 const RETRY: &str = "select fn_job_workflow_retry($1, 'test', 'mended', false)";
@@ -122,20 +123,17 @@ async fn a_step_that_a_retry_has_just_made_anew_is_not_claimed_while_its_workflo
     let job = stage.claim("one", 1).await.remove(0);
     stage.value("select fn_job_fail_permanent($1, $2, 'no', false)", &[&job.id, &job.token]).await;
     let (retrier, holder) = (stage.db.client().await, stage.db.client().await);
+    holder.batch_execute("begin").await.unwrap();
+    // a lock that lets the retry change the workflow, and holds up who wants all of it
+    let hold = "select pg_backend_pid() from job_workflow where workflow_id = $1 for key share";
+    let pid: i32 = holder.query_one(hold, &[&id]).await.unwrap().get(0);
     retrier.batch_execute("begin").await.unwrap();
     retrier.query_one(RETRY, &[&id]).await.unwrap();
-    holder.batch_execute("begin").await.unwrap();
-    let hold = tokio::spawn(async move {
-        let hold = "select from job_workflow where workflow_id = $1 for update";
-        holder.query_one(hold, &[&id]).await.unwrap();
-        holder
-    });
-    stage.waiting_for_locks(1).await;
     let cancelled = beside(stage.db.client().await, CANCEL, id);
-    stage.waiting_for_locks(2).await;
-    retrier.batch_execute("commit").await.unwrap();
-    let holder = hold.await.unwrap();
     stage.waiting_for_locks(1).await;
+    retrier.batch_execute("commit").await.unwrap();
+    let waits = "select count(*) from pg_stat_activity a where $1 = any (pg_blocking_pids(a.pid))";
+    wait_until("it waits for the workflow", SOON, async || stage.value(waits, &[&pid]).await == 1).await;
     assert_eq!(stage.claim("one", 1).await.len(), 0, "all of it is locked before the workflow is");
     holder.batch_execute("commit").await.unwrap();
     assert_eq!(cancelled.await.unwrap()["cancelled"], 1);
