@@ -108,6 +108,9 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
 
 fn why(finding: &str) -> &'static str {
     match finding {
+        "consent_missing" => {
+            "what happens in the table becomes no event: nothing travels that its owner has not agreed to"
+        }
         "trigger_left_over" => "it costs every write a little, and works again when the route does",
         "gate_closed" => {
             "what happens in their tables becomes no event; writes pass, also where a route is fail_closed"

@@ -2,6 +2,7 @@
 
 mod adopted;
 mod commands;
+mod consent;
 mod faults;
 mod gate;
 mod kept;

@@ -45,7 +45,9 @@ async fn a_route_goes_from_its_file_over_the_dry_run_to_an_event_and_off_again()
     );
 
     let (_, text, _) = words(db, &["routes", "enable", CODE, "--reason", "look"]);
-    assert_eq!(text, "species.born: dry run (was disabled); it counts and emits nothing until --live\n");
+    let agreed = "the table's owner agrees to birth_registry.entity_born with code, mode; subject entity_species:{code}\n";
+    let told = "species.born: dry run (was disabled); it counts and emits nothing until --live\n";
+    assert_eq!(text, format!("{told}{agreed}"));
     stage.run("insert into entity_species values ('dog', 'Dog', 'wild')").await;
     let (_, text, _) = words(db, &["routes", "preview", CODE]);
     assert!(
@@ -55,7 +57,7 @@ async fn a_route_goes_from_its_file_over_the_dry_run_to_an_event_and_off_again()
     assert_eq!(stage.count("event_outbox").await, 0);
 
     let (_, text, _) = words(db, &["routes", "enable", CODE, "--live", "--reason", "right"]);
-    assert_eq!(text, "species.born: live (was dry run)\n");
+    assert_eq!(text, format!("species.born: live (was dry run)\n{agreed}"));
     stage.run("insert into entity_species values ('cow', 'Cow', 'tame')").await;
     assert_eq!(stage.subjects().await, ["entity_species:cow"]);
     let (_, table, _) = words(db, &["routes", "list"]);
