@@ -42,6 +42,59 @@ end
 $$;
 comment on function fn_route_relation(jsonb) is 'The table that a route names, or null. Internal.';
 
+-- Why columns that leave a table by a route may not: their names, or their types with all that those are made of. What leaves are
+-- the columns of the contract and of its templates, and the primary key where it is the subject or is kept to know a row
+-- again. JSON is judged row by row, but only within the payload. Asked when a route is written, and when it is prepared.
+create or replace function fn_route_denied(p_route jsonb, p_relation oid) returns setof text
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_denied constant text[] := array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data'];
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
+  v_column text;
+  v_types text[];
+  v_parts text[];
+begin
+  for v_column in
+    select x.c from (
+      select c, 1 as rank, n from unnest(v_columns) with ordinality as u (c, n)
+      union all
+      select m.m[1], 2, 0 from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) k cross join regexp_matches(v_contract ->> k, '\{([^{}]+)\}', 'g') as m (m)
+      union all
+      select c, 3, n from unnest(fn_route_key_columns(p_relation)) with ordinality as u (c, n)
+      where v_contract ->> 'subject_ref' is null or coalesce(p_route ->> 'idempotency_policy', 'per_change') <> 'per_change') x (c, rank, n)
+    group by x.c order by min(x.rank), min(x.n), x.c
+  loop
+    with recursive types (oid) as (
+      select a.atttypid from pg_attribute a where a.attrelid = p_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+      union
+      select u.oid from types d join pg_type t on t.oid = d.oid
+      cross join lateral (
+        select t.typbasetype where t.typtype = 'd'
+        union all
+        select t.typelem where t.typlen = -1 and t.typelem <> 0
+        union all
+        select r.rngsubtype from pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
+        union all
+        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and t.typtype = 'c' and a.attnum > 0 and not a.attisdropped) u (oid)
+    )
+    select array_agg(format_type(d.oid, null) order by d.oid), array_agg(distinct lower(a.attname)) filter (where a.attname is not null)
+    into v_types, v_parts
+    from types d join pg_type t on t.oid = d.oid left join pg_attribute a on a.attrelid = t.typrelid and t.typtype = 'c' and a.attnum > 0 and not a.attisdropped;
+    if lower(v_column) = any (v_denied) or v_parts && v_denied then
+      return next format('column %I may not travel: an event carries signal, not data', v_column);
+    elsif exists (select from unnest(v_types) t where t ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)$') then
+      return next format('column %I is of type %s and may not travel: an event carries signal, not data', v_column,
+        (select t from unnest(v_types) t where t ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)$' limit 1));
+    elsif v_types && array['json', 'jsonb'] and v_column <> all (v_columns) then
+      return next format('column %I is JSON and may travel only when the contract has it as a column, where each row is judged', v_column);
+    end if;
+  end loop;
+end
+$$;
+comment on function fn_route_denied(jsonb, oid) is 'Why columns that leave a table by a route may not, one row for each. Internal.';
+
 -- Everything that keeps a route from working, the plainest first. Asked when it is written, enabled and checked.
 create or replace function fn_route_findings(p_route jsonb) returns table (finding text, what text)
 language plpgsql stable security definer set search_path from current
@@ -51,7 +104,6 @@ declare
   v_contract jsonb := p_route -> 'payload_contract';
   v_name text := format('%I.%I', p_route ->> 'source_schema', p_route ->> 'source_table');
   v_column text;
-  v_type text;
 begin
   if v_relation is null then
     return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
@@ -64,24 +116,13 @@ begin
   elsif fn_route_key_columns(v_relation) is null then
     return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
   end if;
-  for v_column in select c from jsonb_array_elements_text(v_contract -> 'columns') c loop
-    if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
-      return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
-    elsif v_relation is not null then
-      with recursive types (oid) as ( -- the column's, and what a domain stands for
-        select a.atttypid from pg_attribute a
-        where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
-        union all
-        select t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'
-      )
-      select format_type(t.oid, null) into v_type from types d join pg_type t on t.oid = d.oid and t.typtype <> 'd';
-      if not found then
-        return query select 'column_missing', format('%s has no column %I', v_name, v_column);
-      elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then
-        return query select 'column_denied', format('column %I is of type %s and may not travel: an event carries signal, not data', v_column, v_type);
-      end if;
-    end if;
-  end loop;
+  return query select 'column_denied', d from fn_route_denied(p_route, v_relation) d;
+  if v_relation is not null then
+    return query
+    select 'column_missing', format('%s has no column %I', v_name, c) from jsonb_array_elements_text(v_contract -> 'columns') with ordinality as u (c, n)
+    where not exists (select from pg_attribute a where a.attrelid = v_relation and a.attname = c and a.attnum > 0 and not a.attisdropped)
+    order by n;
+  end if;
   if v_relation is not null then
     for v_column in
       select distinct m.m[1]
@@ -253,6 +294,7 @@ declare
   v_keys text[];
   v_values jsonb;
   v_missing text;
+  v_denied text;
   v_key text;
   v_payload text;
   v_whole text;
@@ -270,6 +312,10 @@ begin
     select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
     raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
       using errcode = '42703';
+  end if;
+  select d into v_denied from fn_route_denied(p_route, p_relation) d limit 1;
+  if found then -- the table has changed since the route was written
+    raise exception '%', v_denied using errcode = '55000';
   end if;
   select string_agg(v_values ->> k, ', ' order by place), string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place)
   into v_key, v_subject
@@ -326,7 +372,7 @@ begin
         case v_route ->> 'sql_event' when 'update' then 'route_old n' end)
   where o.route_code = p_route_code and (o.rows_for, o.rows_consent, o.rows_shape) is distinct from (v_for, v_consent, v_shape);
   return found;
-exception when undefined_column then
+exception when undefined_column or object_not_in_prerequisite_state then
   return false; -- fn_route_check tells of it
 end
 $$;
@@ -1181,7 +1227,7 @@ declare
   v_all text[] := array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader'];
 begin
   foreach v_function in array array[
-    'fn_route_key_columns(oid)', 'fn_route_shape(oid, text[])', 'fn_route_relation(jsonb)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
+    'fn_route_key_columns(oid)', 'fn_route_shape(oid, text[])', 'fn_route_relation(jsonb)', 'fn_route_denied(jsonb, oid)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
     'fn_route_template(text, jsonb)', 'fn_route_rows(jsonb, oid, text, text)', 'fn_route_triggers(text)', 'fn_route_list(text)',
     'fn_route_consent(jsonb, boolean, int)', 'fn_route_said(text)', 'fn_route_beyond(jsonb, jsonb, int)',
     'fn_route_seen(text)', 'fn_route_told(text, text[])', 'fn_route_preview(text, int)'] loop

@@ -8186,6 +8186,59 @@ begin
 end
 $function$
 
+-- Why columns that leave a table by a route may not, one row for each. Internal.
+CREATE OR REPLACE FUNCTION fn_route_denied(p_route jsonb, p_relation oid)
+ RETURNS SETOF text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_denied constant text[] := array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data'];
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
+  v_column text;
+  v_types text[];
+  v_parts text[];
+begin
+  for v_column in
+    select x.c from (
+      select c, 1 as rank, n from unnest(v_columns) with ordinality as u (c, n)
+      union all
+      select m.m[1], 2, 0 from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) k cross join regexp_matches(v_contract ->> k, '\{([^{}]+)\}', 'g') as m (m)
+      union all
+      select c, 3, n from unnest(fn_route_key_columns(p_relation)) with ordinality as u (c, n)
+      where v_contract ->> 'subject_ref' is null or coalesce(p_route ->> 'idempotency_policy', 'per_change') <> 'per_change') x (c, rank, n)
+    group by x.c order by min(x.rank), min(x.n), x.c
+  loop
+    with recursive types (oid) as (
+      select a.atttypid from pg_attribute a where a.attrelid = p_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+      union
+      select u.oid from types d join pg_type t on t.oid = d.oid
+      cross join lateral (
+        select t.typbasetype where t.typtype = 'd'
+        union all
+        select t.typelem where t.typlen = -1 and t.typelem <> 0
+        union all
+        select r.rngsubtype from pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
+        union all
+        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and t.typtype = 'c' and a.attnum > 0 and not a.attisdropped) u (oid)
+    )
+    select array_agg(format_type(d.oid, null) order by d.oid), array_agg(distinct lower(a.attname)) filter (where a.attname is not null)
+    into v_types, v_parts
+    from types d join pg_type t on t.oid = d.oid left join pg_attribute a on a.attrelid = t.typrelid and t.typtype = 'c' and a.attnum > 0 and not a.attisdropped;
+    if lower(v_column) = any (v_denied) or v_parts && v_denied then
+      return next format('column %I may not travel: an event carries signal, not data', v_column);
+    elsif exists (select from unnest(v_types) t where t ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)$') then
+      return next format('column %I is of type %s and may not travel: an event carries signal, not data', v_column,
+        (select t from unnest(v_types) t where t ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)$' limit 1));
+    elsif v_types && array['json', 'jsonb'] and v_column <> all (v_columns) then
+      return next format('column %I is JSON and may travel only when the contract has it as a column, where each row is judged', v_column);
+    end if;
+  end loop;
+end
+$function$
+
 -- Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.
 CREATE OR REPLACE FUNCTION fn_route_disable(p_route_code text, p_actor text, p_reason text)
  RETURNS jsonb
@@ -8367,7 +8420,6 @@ declare
   v_contract jsonb := p_route -> 'payload_contract';
   v_name text := format('%I.%I', p_route ->> 'source_schema', p_route ->> 'source_table');
   v_column text;
-  v_type text;
 begin
   if v_relation is null then
     return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
@@ -8380,24 +8432,13 @@ begin
   elsif fn_route_key_columns(v_relation) is null then
     return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
   end if;
-  for v_column in select c from jsonb_array_elements_text(v_contract -> 'columns') c loop
-    if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
-      return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
-    elsif v_relation is not null then
-      with recursive types (oid) as ( -- the column's, and what a domain stands for
-        select a.atttypid from pg_attribute a
-        where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
-        union all
-        select t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'
-      )
-      select format_type(t.oid, null) into v_type from types d join pg_type t on t.oid = d.oid and t.typtype <> 'd';
-      if not found then
-        return query select 'column_missing', format('%s has no column %I', v_name, v_column);
-      elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then
-        return query select 'column_denied', format('column %I is of type %s and may not travel: an event carries signal, not data', v_column, v_type);
-      end if;
-    end if;
-  end loop;
+  return query select 'column_denied', d from fn_route_denied(p_route, v_relation) d;
+  if v_relation is not null then
+    return query
+    select 'column_missing', format('%s has no column %I', v_name, c) from jsonb_array_elements_text(v_contract -> 'columns') with ordinality as u (c, n)
+    where not exists (select from pg_attribute a where a.attrelid = v_relation and a.attname = c and a.attnum > 0 and not a.attisdropped)
+    order by n;
+  end if;
   if v_relation is not null then
     for v_column in
       select distinct m.m[1]
@@ -8516,7 +8557,7 @@ begin
         case v_route ->> 'sql_event' when 'update' then 'route_old n' end)
   where o.route_code = p_route_code and (o.rows_for, o.rows_consent, o.rows_shape) is distinct from (v_for, v_consent, v_shape);
   return found;
-exception when undefined_column then
+exception when undefined_column or object_not_in_prerequisite_state then
   return false; -- fn_route_check tells of it
 end
 $function$
@@ -8730,6 +8771,7 @@ declare
   v_keys text[];
   v_values jsonb;
   v_missing text;
+  v_denied text;
   v_key text;
   v_payload text;
   v_whole text;
@@ -8747,6 +8789,10 @@ begin
     select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
     raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
       using errcode = '42703';
+  end if;
+  select d into v_denied from fn_route_denied(p_route, p_relation) d limit 1;
+  if found then -- the table has changed since the route was written
+    raise exception '%', v_denied using errcode = '55000';
   end if;
   select string_agg(v_values ->> k, ', ' order by place), string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place)
   into v_key, v_subject
@@ -10103,6 +10149,10 @@ grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_
 grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_reader
+
+grant EXECUTE on function fn_route_denied(jsonb,oid) to reveille_operator
+
+grant EXECUTE on function fn_route_denied(jsonb,oid) to reveille_reader
 
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 

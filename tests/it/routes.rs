@@ -3,6 +3,7 @@
 mod adopted;
 mod commands;
 mod consent;
+mod denied;
 mod faults;
 mod gate;
 mod kept;
