@@ -73,6 +73,7 @@ drop function fn_route_said(text);
 drop function fn_route_consent(jsonb, boolean, int);
 drop function fn_route_findings(jsonb);
 drop function fn_route_denied(jsonb, oid);
+drop function fn_route_is_own(oid);
 drop function fn_route_relation(jsonb);
 drop function fn_route_shape(oid, text[]);
 drop function fn_route_key_columns(oid);

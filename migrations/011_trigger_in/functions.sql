@@ -42,6 +42,28 @@ end
 $$;
 comment on function fn_route_relation(jsonb) is 'The table that a route names, or null. Internal.';
 
+-- Whether a table is Reveille's own, or one that it shares with the host. A route on such a one could feed itself: what it
+-- tells makes arrivals, jobs, attempts, heartbeats. They may stand in one schema with the host's tables, and no catalogue
+-- knows which is whose; so they are listed, and a test compares the list with what the migrations of all phases make.
+create or replace function fn_route_is_own(p_relation oid) returns boolean
+language plpgsql stable set search_path from current
+as $$
+declare
+  v_own constant text[] := array[
+    'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
+    'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
+    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',
+    'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
+    'queue_heartbeat', 'queue_pause', 'reveille_migration'];
+begin
+  return exists (
+    select from pg_class c
+    where c.oid = coalesce(pg_partition_root(p_relation), p_relation) and c.relnamespace = quote_ident(current_schema())::regnamespace
+      and (c.relname = any (v_own) or exists (select from host_object h where h.object_name = c.relname)));
+end
+$$;
+comment on function fn_route_is_own(oid) is 'Whether a table, or what it is a partition of, is Reveille''s own or shared with the host. Internal.';
+
 -- Why columns that leave a table by a route may not: their names, or their types with all that those are made of. What leaves are
 -- the columns of the contract and of its templates, and the primary key where it is the subject or is kept to know a row
 -- again. JSON is judged row by row, but only within the payload. Asked when a route is written, and when it is prepared.
@@ -109,10 +131,8 @@ begin
     return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
   elsif exists (select from pg_class c where c.oid = v_relation and c.relpersistence = 't') or p_route ->> 'source_schema' ~ '^(pg_|information_schema$)' then
     return query select 'table_unfit', v_name || ' is a table of the system or of one session';
-  elsif p_route ->> 'source_schema' = current_schema()
-    and p_route ->> 'source_table' ~ '^(event_outbox|event_arrival|event_route.*|event_type_registry|iu_sql_event_route|dispatch_.*|dot_config.*)$'
-  then
-    return query select 'table_unfit', v_name || ' is written while events are emitted: a route on it would feed itself';
+  elsif fn_route_is_own(v_relation) then
+    return query select 'table_unfit', v_name || ' is a table of Reveille: a route on it would feed itself';
   elsif fn_route_key_columns(v_relation) is null then
     return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
   end if;
@@ -481,6 +501,7 @@ set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' s
 as $$
 declare
   v_batch constant int := 1000;
+  v_deepest constant int := 8; -- events that lead to one another within one write, by triggers of the host on the outbox
   v_code text := tg_argv[0];
   v_route jsonb;
   v_is_dry boolean;
@@ -496,6 +517,7 @@ declare
   v_emitted bigint := 0;
   v_sample jsonb;
   v_told record;
+  v_stack text;
   v_state text;
   v_said text;
   v_detail text;
@@ -511,6 +533,13 @@ begin
   -- asked of the text: a string in JSON has no such quotes within
   v_closed := not v_is_dry and (v_route ->> 'fail_closed')::boolean and strpos(coalesce(tg_argv[1], ''), '"fail_closed": true') > 0;
   begin
+    if pg_trigger_depth() > v_deepest then -- cascades of the host may be as deep as they like; what counts is how often this stands there
+      get diagnostics v_stack = pg_context;
+      if (select count(*) from regexp_matches(v_stack, 'fn_route_capture\(\)', 'g')) > v_deepest then
+        raise exception 'its event leads to the same write again: more than % events of routes within one another', v_deepest
+          using errcode = '54001', detail = 'A trigger on event_outbox, or on what it writes, writes to a routed table.';
+      end if;
+    end if;
     select jsonb_build_object(
       'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
       'event_severity', r.default_severity, 'event_subject_table', tg_table_schema || '.' || tg_table_name,
@@ -580,7 +609,9 @@ begin
   exception when others then
     get stacked diagnostics v_state = returned_sqlstate, v_said = message_text, v_detail = pg_exception_detail;
   end;
-  if v_closed then
+  if v_closed and v_said like 'route % refuses this %' then -- one within another
+    raise exception '%', v_said using errcode = v_state, detail = coalesce(v_detail, '');
+  elsif v_closed then
     raise exception 'route % refuses this % of %.%: %', v_code, lower(tg_op), tg_table_schema, tg_table_name, v_said
       using errcode = v_state, detail = coalesce(v_detail, ''),
         hint = format('The route is fail_closed. Mend what it says, or stop the route: reveille routes disable %s', v_code);
@@ -1227,7 +1258,7 @@ declare
   v_all text[] := array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader'];
 begin
   foreach v_function in array array[
-    'fn_route_key_columns(oid)', 'fn_route_shape(oid, text[])', 'fn_route_relation(jsonb)', 'fn_route_denied(jsonb, oid)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
+    'fn_route_key_columns(oid)', 'fn_route_shape(oid, text[])', 'fn_route_relation(jsonb)', 'fn_route_is_own(oid)', 'fn_route_denied(jsonb, oid)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
     'fn_route_template(text, jsonb)', 'fn_route_rows(jsonb, oid, text, text)', 'fn_route_triggers(text)', 'fn_route_list(text)',
     'fn_route_consent(jsonb, boolean, int)', 'fn_route_said(text)', 'fn_route_beyond(jsonb, jsonb, int)',
     'fn_route_seen(text)', 'fn_route_told(text, text[])', 'fn_route_preview(text, int)'] loop

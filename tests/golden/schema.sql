@@ -7888,6 +7888,7 @@ CREATE OR REPLACE FUNCTION fn_route_capture()
 AS $function$
 declare
   v_batch constant int := 1000;
+  v_deepest constant int := 8; -- events that lead to one another within one write, by triggers of the host on the outbox
   v_code text := tg_argv[0];
   v_route jsonb;
   v_is_dry boolean;
@@ -7903,6 +7904,7 @@ declare
   v_emitted bigint := 0;
   v_sample jsonb;
   v_told record;
+  v_stack text;
   v_state text;
   v_said text;
   v_detail text;
@@ -7918,6 +7920,13 @@ begin
   -- asked of the text: a string in JSON has no such quotes within
   v_closed := not v_is_dry and (v_route ->> 'fail_closed')::boolean and strpos(coalesce(tg_argv[1], ''), '"fail_closed": true') > 0;
   begin
+    if pg_trigger_depth() > v_deepest then -- cascades of the host may be as deep as they like; what counts is how often this stands there
+      get diagnostics v_stack = pg_context;
+      if (select count(*) from regexp_matches(v_stack, 'fn_route_capture\(\)', 'g')) > v_deepest then
+        raise exception 'its event leads to the same write again: more than % events of routes within one another', v_deepest
+          using errcode = '54001', detail = 'A trigger on event_outbox, or on what it writes, writes to a routed table.';
+      end if;
+    end if;
     select jsonb_build_object(
       'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
       'event_severity', r.default_severity, 'event_subject_table', tg_table_schema || '.' || tg_table_name,
@@ -7987,7 +7996,9 @@ begin
   exception when others then
     get stacked diagnostics v_state = returned_sqlstate, v_said = message_text, v_detail = pg_exception_detail;
   end;
-  if v_closed then
+  if v_closed and v_said like 'route % refuses this %' then -- one within another
+    raise exception '%', v_said using errcode = v_state, detail = coalesce(v_detail, '');
+  elsif v_closed then
     raise exception 'route % refuses this % of %.%: %', v_code, lower(tg_op), tg_table_schema, tg_table_name, v_said
       using errcode = v_state, detail = coalesce(v_detail, ''),
         hint = format('The route is fail_closed. Mend what it says, or stop the route: reveille routes disable %s', v_code);
@@ -8425,10 +8436,8 @@ begin
     return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
   elsif exists (select from pg_class c where c.oid = v_relation and c.relpersistence = 't') or p_route ->> 'source_schema' ~ '^(pg_|information_schema$)' then
     return query select 'table_unfit', v_name || ' is a table of the system or of one session';
-  elsif p_route ->> 'source_schema' = current_schema()
-    and p_route ->> 'source_table' ~ '^(event_outbox|event_arrival|event_route.*|event_type_registry|iu_sql_event_route|dispatch_.*|dot_config.*)$'
-  then
-    return query select 'table_unfit', v_name || ' is written while events are emitted: a route on it would feed itself';
+  elsif fn_route_is_own(v_relation) then
+    return query select 'table_unfit', v_name || ' is a table of Reveille: a route on it would feed itself';
   elsif fn_route_key_columns(v_relation) is null then
     return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
   end if;
@@ -8459,6 +8468,28 @@ begin
     return query select 'type_inactive',
       format('%s.%s is not registered and active in event_type_registry', p_route ->> 'target_event_domain', p_route ->> 'target_event_type');
   end if;
+end
+$function$
+
+-- Whether a table, or what it is a partition of, is Reveille's own or shared with the host. Internal.
+CREATE OR REPLACE FUNCTION fn_route_is_own(p_relation oid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_own constant text[] := array[
+    'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
+    'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
+    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',
+    'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
+    'queue_heartbeat', 'queue_pause', 'reveille_migration'];
+begin
+  return exists (
+    select from pg_class c
+    where c.oid = coalesce(pg_partition_root(p_relation), p_relation) and c.relnamespace = quote_ident(current_schema())::regnamespace
+      and (c.relname = any (v_own) or exists (select from host_object h where h.object_name = c.relname)));
 end
 $function$
 
@@ -10161,6 +10192,10 @@ grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_op
 grant EXECUTE on function fn_route_findings(jsonb) to reveille_operator
 
 grant EXECUTE on function fn_route_findings(jsonb) to reveille_reader
+
+grant EXECUTE on function fn_route_is_own(oid) to reveille_operator
+
+grant EXECUTE on function fn_route_is_own(oid) to reveille_reader
 
 grant EXECUTE on function fn_route_key(text,jsonb) to public
 

@@ -5,6 +5,7 @@ mod commands;
 mod consent;
 mod denied;
 mod faults;
+mod feedback;
 mod gate;
 mod kept;
 mod policies;
