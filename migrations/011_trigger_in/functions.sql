@@ -337,9 +337,17 @@ begin
   if found then -- the table has changed since the route was written
     raise exception '%', v_denied using errcode = '55000';
   end if;
-  select string_agg(v_values ->> k, ', ' order by place), string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place)
-  into v_key, v_subject
-  from unnest(v_keys) with ordinality as u (k, place);
+  -- 1.0 and 1.00 are one key: one row
+  with recursive types (attname, oid) as (
+    select a.attname, a.atttypid from pg_attribute a where a.attrelid = p_relation and a.attname = any (v_keys) and a.attnum > 0
+    union all
+    select d.attname, t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'),
+  keys (value, place) as (
+    select case when exists (select from types t where t.attname = k and t.oid = 'numeric'::regtype)
+      then format('to_jsonb(pg_catalog.trim_scale(n.%I::pg_catalog.numeric))', k) else v_values ->> k end, place
+    from unnest(v_keys) with ordinality as u (k, place))
+  select string_agg(value, ', ' order by place), string_agg(format('(%s #>> ''{}'')', value), ' || ''/'' || ' order by place)
+  into v_key, v_subject from keys;
   v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
   v_payload := format('jsonb_build_object(''row_key'', %s, ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
     case when p_route ->> 'idempotency_policy' = 'per_change' then 'null' else format('fn_route_key(%L, jsonb_build_array(%s))',
