@@ -636,8 +636,21 @@ comment on function fn_route_capture() is 'Trigger of routed tables, once a stat
 
 ---------------------------------------------------------------------------------------------- writing and switching
 
+-- Whether a route may go live: its dry run has seen something since it says what it says, or it has been live so before.
+create or replace function fn_route_is_tried(p_route_code text) returns boolean
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return exists (
+    select from event_route o
+    where o.route_code = p_route_code and (o.was_live
+      or exists (select from event_route_sample s where s.route_code = o.route_code and s.noted_at >= o.said_at)));
+end
+$$;
+comment on function fn_route_is_tried(text) is 'Whether a route has run dry, or been live, since it says what it says. Internal.';
+
 -- Routes as their rows, with whose they are, whether the gate for all of them is open, their trigger (enabled, disabled, missing),
--- the owner of its table, what he agreed to and what goes beyond that, how many faults they had within a day, and the last one. Read as jsonb, because a host's table may lack columns of ours.
+-- the owner of its table, what he agreed to and what goes beyond that, whether its dry run has seen it as it is, how many faults they had within a day, and the last one. Read as jsonb, because a host's table may lack columns of ours.
 create or replace function fn_route_list(p_route_code text default null) returns setof jsonb
 language plpgsql stable security definer set search_path from current
 as $$
@@ -647,7 +660,7 @@ begin
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
     'gate_open', fn_gate_is_open('queue.route.enabled'),
     'owner', (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = fn_route_relation(to_jsonb(r))),
-    'consent', t.consent, 'consent_no', o.consent_no,
+    'consent', t.consent, 'consent_no', o.consent_no, 'is_tried', fn_route_is_tried(r.route_code),
     'beyond', case when t.is_enabled is not null then to_jsonb(fn_route_beyond(to_jsonb(r), t.consent, o.consent_no)) end,
     'trigger', case
       when o.route_code is null then null
@@ -667,7 +680,7 @@ begin
   order by r.route_code;
 end
 $$;
-comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, gate_open, trigger, owner, consent, beyond, faults of the last day, last_fault.';
+comment on function fn_route_list(text) is 'All routes, or one: the row, is_ours, gate_open, trigger, owner, consent, beyond, is_tried, faults of the last day, last_fault.';
 
 -- Makes a route's trigger with a consent to what p_route says, or puts that consent into the one that stands. Runs with the
 -- caller's rights: that he may make it is his proof. Null, or why it could not be. Waits three seconds for the table at
@@ -715,6 +728,7 @@ declare
   v_consent jsonb;
   v_number int;
   v_beyond text[];
+  v_aside constant text[] := array['fail_closed', 'target_event_stream', 'updated_at']; -- of no matter to what a dry run shows
 begin
   if coalesce(btrim(p_actor), '') = '' or jsonb_typeof(p_route) is distinct from 'object' then
     raise exception 'fn_route_put needs a route as a JSON object, and an actor' using errcode = '22023';
@@ -824,6 +838,9 @@ begin
   end if;
   insert into event_route as o (route_code, actor) values (v_code, p_actor)
   on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp(), consent_no = v_number;
+  if v_old is not null and (v_old - v_aside) is distinct from ((v_old || v_new) - v_aside) then
+    update event_route o set said_at = clock_timestamp(), was_live = v_old -> 'enabled' = 'true' and v_old -> 'dry_run' = 'false' where o.route_code = v_code;
+  end if;
   perform fn_route_prepare(v_code);
   return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
     'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
@@ -857,10 +874,13 @@ end
 $$;
 comment on function fn_route_put(jsonb, text) is 'Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host''s own, route_enabled when its source would change, consent_missing when an enabled one would do more than the table''s owner agreed to, table_busy, route_table_unfit when the host''s table lacks a column.';
 
+drop function if exists fn_route_switch(text, boolean, boolean, text, text); -- it did not ask for a dry run
 -- What the row says of a route of ours, without touching its trigger; audited. Any operator may make it less: disabled, or
 -- dry. To be switched on, or from the dry run to live, its trigger must hold a consent that nobody has used so far; fn_route_agree
--- makes such a one. Called by fn_route_enable and fn_route_disable.
-create or replace function fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text) returns jsonb
+-- makes such a one. Nor does it go live before its dry run has seen what it says now, unless that is asked for.
+-- Called by fn_route_enable and fn_route_disable.
+create or replace function fn_route_switch(
+  p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text, p_without_dry_run boolean default false) returns jsonb
 language plpgsql volatile security definer set search_path from current
 as $$
 declare
@@ -883,6 +903,9 @@ begin
     return jsonb_build_object('refused', true, 'route_code', p_route_code, 'is_ours', false, 'reason',
       case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
   elsif p_enabled then
+    if v_is = 'live' and v_was <> 'live' and not coalesce(p_without_dry_run, false) and not fn_route_is_tried(p_route_code) then
+      return jsonb_build_object('refused', true, 'reason', 'dry_run_missing', 'route_code', p_route_code);
+    end if;
     select t.consent into v_consent from fn_route_triggers(p_route_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1;
     if v_was = 'disabled' or v_was = 'dry run' and v_is = 'live' or v_consent -> 'number' = to_jsonb(v_number + 1) then
       v_number := v_number + 1;
@@ -896,7 +919,7 @@ begin
     v_number := v_number + 1; -- a trigger that is left holds the consent of before
   end if;
   update iu_sql_event_route r set enabled = p_enabled, dry_run = v_is <> 'live' and coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
-  update event_route o set consent_no = v_number, rows_consent = null where o.route_code = p_route_code;
+  update event_route o set consent_no = v_number, rows_consent = null, was_live = o.was_live or v_is = 'live' where o.route_code = p_route_code;
   if p_enabled then
     perform fn_route_prepare(p_route_code);
   end if;
@@ -906,12 +929,14 @@ begin
   return jsonb_build_object('refused', false, 'route_code', p_route_code, 'state', v_is, 'was', v_was);
 end
 $$;
-comment on function fn_route_switch(text, boolean, boolean, text, text) is 'Sets enabled and dry_run of a route''s row: {state, was}. Refused not_found, not_owner for the host''s own, consent_missing when its trigger holds no new consent to that.';
+comment on function fn_route_switch(text, boolean, boolean, text, text, boolean) is 'Sets enabled and dry_run of a route''s row: {state, was}. Refused not_found, not_owner for the host''s own, dry_run_missing, consent_missing when its trigger holds no new consent to that.';
 
+drop function if exists fn_route_enable(text, text, text, boolean); -- it did not ask for a dry run
 -- Makes the route's trigger, and lets it work. Runs with the caller's rights: the owner of the table decides about its
 -- triggers, and agrees to what the route says now. p_dry_run null leaves that as it is, and it begins as true. What makes an
 -- enabled route do no more than before, any operator may.
-create or replace function fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean default null) returns jsonb
+create or replace function fn_route_enable(
+  p_route_code text, p_actor text, p_reason text, p_dry_run boolean default null, p_without_dry_run boolean default false) returns jsonb
 language plpgsql volatile set search_path from current set lock_timeout = '3s'
 as $$
 declare
@@ -946,13 +971,15 @@ begin
     v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason);
   elsif not pg_has_role((v_route ->> 'owner')::name, 'usage') then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'owner', v_route ->> 'owner');
+  elsif not v_dry and not coalesce(p_without_dry_run, false) and not (v_route ->> 'is_tried')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'dry_run_missing', 'route_code', p_route_code);
   else
     begin
       v_refused := fn_route_agree(v_route, v_dry, (v_route ->> 'consent_no')::int + 1);
       if v_refused is not null then
         return jsonb_build_object('refused', true, 'reason', v_refused, 'route_code', p_route_code);
       end if;
-      v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason);
+      v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason, p_without_dry_run);
       if (v_answer ->> 'refused')::boolean then
         raise exception using errcode = 'RV001'; -- takes the trigger back
       end if;
@@ -968,7 +995,7 @@ begin
     from fn_route_triggers(p_route_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1);
 end
 $$;
-comment on function fn_route_enable(text, text, text, boolean) is 'Makes a route''s trigger with the owner''s consent and enables it: {state, was, trigger, consent, gate_open}. Needs the table''s owner, unless it does no more than before: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
+comment on function fn_route_enable(text, text, text, boolean, boolean) is 'Makes a route''s trigger with the owner''s consent and enables it: {state, was, trigger, consent, gate_open}. Needs the table''s owner, unless it does no more than before: refused not_owner; dry_run_missing when it would go live and its dry run has seen nothing since the route says what it says; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
 
 -- Stops a route, first by its row, which any operator may do at once; then its trigger goes, if the caller owns the table
 -- and gets it within three seconds. Otherwise the trigger stays, does nothing, and fn_route_check tells of it.
@@ -1068,8 +1095,8 @@ end
 $$;
 comment on function fn_route_told(text, text[]) is 'Which of some keys a route has told of already. Called by fn_route_preview.';
 
--- The events that the last rows of the table (in the order of its primary key) would have made, and what the dry run has
--- counted. Reads only, and with the caller's rights: nobody sees rows that he may not see anyway.
+-- The events that the last rows of the table (in the order of its primary key) would have made, what the dry run has counted,
+-- and whether that was the route as it is now. Reads only, and with the caller's rights: nobody sees rows that he may not see anyway.
 create or replace function fn_route_preview(p_route_code text, p_limit int default 20) returns jsonb
 language plpgsql stable set search_path from current set timezone = 'UTC' set datestyle = 'ISO, YMD' set intervalstyle = 'postgres' set extra_float_digits = 1
 as $$
@@ -1105,10 +1132,10 @@ begin
         else 'event' end))
       from jsonb_array_elements(v_rows) r
       cross join (select fn_route_told(p_route_code, array(select r ->> 'row_key' from jsonb_array_elements(v_rows) r)) as keys) told), '[]'),
-    'dry_run', fn_route_seen(p_route_code));
+    'dry_run', fn_route_seen(p_route_code), 'is_tried', v_route -> 'is_tried', 'live', (v_route ->> 'enabled')::boolean and not (v_route ->> 'dry_run')::boolean);
 end
 $$;
-comment on function fn_route_preview(text, int) is 'What the last rows of a route''s table would have made, and what its dry run has counted: {event, rows, dry_run}. Reads only.';
+comment on function fn_route_preview(text, int) is 'What the last rows of a route''s table would have made, what its dry run has counted, and whether it may go live: {event, rows, dry_run, is_tried, live}. Reads only.';
 
 -- What is wrong with routes of ours, and how to mend it. Called by `reveille health` and `reveille doctor`.
 create or replace function fn_route_check(p_now timestamptz default null)
@@ -1269,13 +1296,13 @@ begin
     'fn_route_key_columns(oid)', 'fn_route_shape(oid, text[])', 'fn_route_relation(jsonb)', 'fn_route_is_own(oid)', 'fn_route_denied(jsonb, oid)', 'fn_route_findings(jsonb)', 'fn_route_value(text, text, oid)',
     'fn_route_template(text, jsonb)', 'fn_route_rows(jsonb, oid, text, text)', 'fn_route_triggers(text)', 'fn_route_list(text)',
     'fn_route_consent(jsonb, boolean, int)', 'fn_route_said(text)', 'fn_route_beyond(jsonb, jsonb, int)',
-    'fn_route_seen(text)', 'fn_route_told(text, text[])', 'fn_route_preview(text, int)'] loop
+    'fn_route_is_tried(text)', 'fn_route_seen(text)', 'fn_route_told(text, text[])', 'fn_route_preview(text, int)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
   end loop;
   -- whoever makes a trigger must be allowed to call its function; called in any other way it refuses
   foreach v_function in array array[
-    'fn_route_capture()', 'fn_route_agree(jsonb, boolean, int)', 'fn_route_write(jsonb, text)', 'fn_route_put(jsonb, text)', 'fn_route_switch(text, boolean, boolean, text, text)', 'fn_route_enable(text, text, text, boolean)',
+    'fn_route_capture()', 'fn_route_agree(jsonb, boolean, int)', 'fn_route_write(jsonb, text)', 'fn_route_put(jsonb, text)', 'fn_route_switch(text, boolean, boolean, text, text, boolean)', 'fn_route_enable(text, text, text, boolean, boolean)',
     'fn_route_disable(text, text, text)', 'fn_route_remove(text, text, text, boolean)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);

@@ -173,6 +173,8 @@ table event_route
   events bigint not null default 0
   dry_run_events bigint not null default 0
   consent_no integer not null default 0
+  said_at timestamp with time zone not null default clock_timestamp()
+  was_live boolean not null default false
   rows_sql text
   rows_for jsonb
   rows_consent text
@@ -183,6 +185,8 @@ table event_route
   -- events: Events emitted so far, as far as fn_route_prune has added them up.
   -- dry_run_events: Events that it would have emitted in its dry run, likewise.
   -- consent_no: The number of the consent in its trigger that is valid: the table's owner gives a new one when the route is switched on; switching it off ends it.
+  -- said_at: When what it tells, or of which table, changed last.
+  -- was_live: It has been live as it is since then.
   -- rows_sql: What fn_route_rows made, for the trigger to run; it makes it anew when the route or the table is another than below.
   -- rows_for: What of the route it was made for.
   -- rows_consent: The trigger's argument that covers that; null when none does.
@@ -8357,8 +8361,8 @@ begin
 end
 $function$
 
--- Makes a route's trigger with the owner's consent and enables it: {state, was, trigger, consent, gate_open}. Needs the table's owner, unless it does no more than before: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
-CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean)
+-- Makes a route's trigger with the owner's consent and enables it: {state, was, trigger, consent, gate_open}. Needs the table's owner, unless it does no more than before: refused not_owner; dry_run_missing when it would go live and its dry run has seen nothing since the route says what it says; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
+CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean, p_without_dry_run boolean DEFAULT false)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -8396,13 +8400,15 @@ begin
     v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason);
   elsif not pg_has_role((v_route ->> 'owner')::name, 'usage') then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'owner', v_route ->> 'owner');
+  elsif not v_dry and not coalesce(p_without_dry_run, false) and not (v_route ->> 'is_tried')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'dry_run_missing', 'route_code', p_route_code);
   else
     begin
       v_refused := fn_route_agree(v_route, v_dry, (v_route ->> 'consent_no')::int + 1);
       if v_refused is not null then
         return jsonb_build_object('refused', true, 'reason', v_refused, 'route_code', p_route_code);
       end if;
-      v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason);
+      v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason, p_without_dry_run);
       if (v_answer ->> 'refused')::boolean then
         raise exception using errcode = 'RV001'; -- takes the trigger back
       end if;
@@ -8493,6 +8499,21 @@ begin
 end
 $function$
 
+-- Whether a route has run dry, or been live, since it says what it says. Internal.
+CREATE OR REPLACE FUNCTION fn_route_is_tried(p_route_code text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return exists (
+    select from event_route o
+    where o.route_code = p_route_code and (o.was_live
+      or exists (select from event_route_sample s where s.route_code = o.route_code and s.noted_at >= o.said_at)));
+end
+$function$
+
 -- The key by which a route remembers a row. Internal.
 CREATE OR REPLACE FUNCTION fn_route_key(p_source text, p_key jsonb)
  RETURNS text
@@ -8524,7 +8545,7 @@ begin
 end
 $function$
 
--- All routes, or one: the row, is_ours, gate_open, trigger, owner, consent, beyond, faults of the last day, last_fault.
+-- All routes, or one: the row, is_ours, gate_open, trigger, owner, consent, beyond, is_tried, faults of the last day, last_fault.
 CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
  RETURNS SETOF jsonb
  LANGUAGE plpgsql
@@ -8537,7 +8558,7 @@ begin
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
     'gate_open', fn_gate_is_open('queue.route.enabled'),
     'owner', (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = fn_route_relation(to_jsonb(r))),
-    'consent', t.consent, 'consent_no', o.consent_no,
+    'consent', t.consent, 'consent_no', o.consent_no, 'is_tried', fn_route_is_tried(r.route_code),
     'beyond', case when t.is_enabled is not null then to_jsonb(fn_route_beyond(to_jsonb(r), t.consent, o.consent_no)) end,
     'trigger', case
       when o.route_code is null then null
@@ -8593,7 +8614,7 @@ exception when undefined_column or object_not_in_prerequisite_state then
 end
 $function$
 
--- What the last rows of a route's table would have made, and what its dry run has counted: {event, rows, dry_run}. Reads only.
+-- What the last rows of a route's table would have made, what its dry run has counted, and whether it may go live: {event, rows, dry_run, is_tried, live}. Reads only.
 CREATE OR REPLACE FUNCTION fn_route_preview(p_route_code text, p_limit integer DEFAULT 20)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -8636,7 +8657,7 @@ begin
         else 'event' end))
       from jsonb_array_elements(v_rows) r
       cross join (select fn_route_told(p_route_code, array(select r ->> 'row_key' from jsonb_array_elements(v_rows) r)) as keys) told), '[]'),
-    'dry_run', fn_route_seen(p_route_code));
+    'dry_run', fn_route_seen(p_route_code), 'is_tried', v_route -> 'is_tried', 'live', (v_route ->> 'enabled')::boolean and not (v_route ->> 'dry_run')::boolean);
 end
 $function$
 
@@ -8905,8 +8926,8 @@ begin
 end
 $function$
 
--- Sets enabled and dry_run of a route's row: {state, was}. Refused not_found, not_owner for the host's own, consent_missing when its trigger holds no new consent to that.
-CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text)
+-- Sets enabled and dry_run of a route's row: {state, was}. Refused not_found, not_owner for the host's own, dry_run_missing, consent_missing when its trigger holds no new consent to that.
+CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text, p_without_dry_run boolean DEFAULT false)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -8932,6 +8953,9 @@ begin
     return jsonb_build_object('refused', true, 'route_code', p_route_code, 'is_ours', false, 'reason',
       case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
   elsif p_enabled then
+    if v_is = 'live' and v_was <> 'live' and not coalesce(p_without_dry_run, false) and not fn_route_is_tried(p_route_code) then
+      return jsonb_build_object('refused', true, 'reason', 'dry_run_missing', 'route_code', p_route_code);
+    end if;
     select t.consent into v_consent from fn_route_triggers(p_route_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1;
     if v_was = 'disabled' or v_was = 'dry run' and v_is = 'live' or v_consent -> 'number' = to_jsonb(v_number + 1) then
       v_number := v_number + 1;
@@ -8945,7 +8969,7 @@ begin
     v_number := v_number + 1; -- a trigger that is left holds the consent of before
   end if;
   update iu_sql_event_route r set enabled = p_enabled, dry_run = v_is <> 'live' and coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
-  update event_route o set consent_no = v_number, rows_consent = null where o.route_code = p_route_code;
+  update event_route o set consent_no = v_number, rows_consent = null, was_live = o.was_live or v_is = 'live' where o.route_code = p_route_code;
   if p_enabled then
     perform fn_route_prepare(p_route_code);
   end if;
@@ -9053,6 +9077,7 @@ declare
   v_consent jsonb;
   v_number int;
   v_beyond text[];
+  v_aside constant text[] := array['fail_closed', 'target_event_stream', 'updated_at']; -- of no matter to what a dry run shows
 begin
   if coalesce(btrim(p_actor), '') = '' or jsonb_typeof(p_route) is distinct from 'object' then
     raise exception 'fn_route_put needs a route as a JSON object, and an actor' using errcode = '22023';
@@ -9162,6 +9187,9 @@ begin
   end if;
   insert into event_route as o (route_code, actor) values (v_code, p_actor)
   on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp(), consent_no = v_number;
+  if v_old is not null and (v_old - v_aside) is distinct from ((v_old || v_new) - v_aside) then
+    update event_route o set said_at = clock_timestamp(), was_live = v_old -> 'enabled' = 'true' and v_old -> 'dry_run' = 'false' where o.route_code = v_code;
+  end if;
   perform fn_route_prepare(v_code);
   return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
     'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
@@ -10195,7 +10223,7 @@ grant EXECUTE on function fn_route_denied(jsonb,oid) to reveille_reader
 
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 
-grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_operator
+grant EXECUTE on function fn_route_enable(text,text,text,boolean,boolean) to reveille_operator
 
 grant EXECUTE on function fn_route_findings(jsonb) to reveille_operator
 
@@ -10204,6 +10232,10 @@ grant EXECUTE on function fn_route_findings(jsonb) to reveille_reader
 grant EXECUTE on function fn_route_is_own(oid) to reveille_operator
 
 grant EXECUTE on function fn_route_is_own(oid) to reveille_reader
+
+grant EXECUTE on function fn_route_is_tried(text) to reveille_operator
+
+grant EXECUTE on function fn_route_is_tried(text) to reveille_reader
 
 grant EXECUTE on function fn_route_key(text,jsonb) to public
 
@@ -10247,7 +10279,7 @@ grant EXECUTE on function fn_route_shape(oid,text[]) to reveille_operator
 
 grant EXECUTE on function fn_route_shape(oid,text[]) to reveille_reader
 
-grant EXECUTE on function fn_route_switch(text,boolean,boolean,text,text) to reveille_operator
+grant EXECUTE on function fn_route_switch(text,boolean,boolean,text,text,boolean) to reveille_operator
 
 grant EXECUTE on function fn_route_template(text,jsonb) to reveille_operator
 

@@ -40,6 +40,13 @@ pub(super) fn understood(answer: Answer, context: &Context) -> Result<Answer> {
         }
         ("not_owner", ..) => refused(format!("{code} is a route of the host; it is left alone"))
             .hint("write one of your own under another code: `reveille routes put FILE`"),
+        ("dry_run_missing", ..) => refused(format!(
+            "{code}: its dry run has seen no write since the route says what it says now"
+        ))
+        .hint(format!(
+            "`reveille routes enable {code} --reason …`, look at `reveille routes preview {code}` after some writes; \
+             or say --without-dry-run"
+        )),
         ("route_enabled", ..) => refused(format!("{code} is enabled")).hint(format!(
             "`reveille routes disable {code} --reason …` first; a route for another table is another route"
         )),

@@ -55,9 +55,12 @@ enum Action {
     Enable {
         #[command(flatten)]
         switch: Switch,
-        /// Emit events from now on
+        /// Emit events from now on; refused before its dry run has seen what the route says now
         #[arg(long, conflicts_with = "dry_run")]
         live: bool,
+        /// With --live: though it has not run dry
+        #[arg(long, requires = "live")]
+        without_dry_run: bool,
         /// Count, keep samples and emit nothing
         #[arg(long)]
         dry_run: bool,
@@ -107,8 +110,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::List => list(context).await,
         Action::Show { code } => show(&code, context).await,
         Action::Put { file, actor } => put::run(&file, actor, context).await,
-        Action::Enable { switch, live, dry_run } => {
-            enable(switch, (live || dry_run).then_some(dry_run), context).await
+        Action::Enable { switch, live, without_dry_run, dry_run } => {
+            enable(switch, (live || dry_run).then_some(dry_run), without_dry_run, context).await
         }
         Action::Disable(switch) => disable(switch, context).await,
         Action::Remove { switch, apply } => remove::run(switch, apply, context).await,
@@ -210,13 +213,19 @@ fn unknown(code: &str, all: &[Route]) -> Error {
     }
 }
 
-async fn enable(args: Switch, dry_run: Option<bool>, context: &Context) -> Result<Outcome> {
+async fn enable(
+    args: Switch,
+    dry_run: Option<bool>,
+    without_dry_run: bool,
+    context: &Context,
+) -> Result<Outcome> {
     let client = context.client().await?;
     if routes::show(&client, &args.code).await?.is_none() {
         return Err(unknown(&args.code, &routes::list(&client).await?));
     }
     let who = actor(args.actor);
-    let answer = routes::enable(&client, &args.code, who.as_deref(), &args.reason, dry_run).await?;
+    let (who, reason) = (who.as_deref(), &args.reason);
+    let answer = routes::enable(&client, &args.code, who, reason, dry_run, without_dry_run).await?;
     let answer = understood(answer, context)?;
     Outcome::of(answer, |result| {
         context.out.answer(result, || {

@@ -26,7 +26,8 @@ impl Two {
             .await;
         stage.put(&with(route("insert"), &contract(&["code", "mode"]))).await;
         let two = Self { stage, names: [owner, operator], owner: owner_client, operator: operator_client };
-        let live = answer(&two.owner, &format!("fn_route_enable('{CODE}', 'test', 'a test', false)")).await;
+        let live =
+            answer(&two.owner, &format!("fn_route_enable('{CODE}', 'test', 'a test', false, true)")).await;
         assert_eq!(live["state"], "live", "{live}");
         two
     }
@@ -97,7 +98,7 @@ async fn an_operator_makes_a_live_route_narrower_and_never_wider_than_the_tables
 #[tokio::test]
 async fn an_operator_makes_a_route_dry_or_stops_it_and_only_the_tables_owner_lets_it_go_on() {
     let two = Two::new().await;
-    let enable = |dry: bool| format!("fn_route_enable('{CODE}', 'test', 'a test', {dry})");
+    let enable = |dry: bool| format!("fn_route_enable('{CODE}', 'test', 'a test', {dry}, true)");
     let switch = |dry: bool| format!("fn_route_switch('{CODE}', true, {dry}, 'test', 'a test')");
     assert_eq!(answer(&two.operator, &enable(true)).await["state"], "dry run");
     assert_eq!(answer(&two.operator, &enable(true)).await["state"], "dry run", "as it was");

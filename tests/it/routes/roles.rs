@@ -51,7 +51,7 @@ async fn an_operator_writes_and_stops_routes_and_only_the_tables_owner_makes_tri
         .unwrap()
         .get(0);
     assert_eq!(put["created"], true, "{put}");
-    let enable = format!("fn_route_enable('{CODE}', 'test', 'a test', false)");
+    let enable = format!("fn_route_enable('{CODE}', 'test', 'a test', false, true)");
     let refused = answer(&operator_client, &enable).await;
     assert_eq!(
         (&refused["reason"], &refused["owner"]),

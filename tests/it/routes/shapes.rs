@@ -153,7 +153,7 @@ async fn partitions_upserts_copies_and_cascades_are_seen_like_plain_writes() {
     stage.put(&route("insert")).await;
     stage.enable(Some(false)).await;
     stage.put(&with(route("update"), &json!({ "route_code": "species.changed" }))).await;
-    let answer = stage.answer("fn_route_enable('species.changed', 'test', 'a test', false)", &[]).await;
+    let answer = stage.answer("fn_route_enable('species.changed', 'test', 'a test', false, true)", &[]).await;
     assert_eq!(answer["refused"], false, "{answer}");
     let upsert = "insert into entity_species values ('a', 'x'), ('z', 'y') on conflict (code) do update set mode = excluded.mode || '!'";
     stage.run(upsert).await;
