@@ -384,6 +384,7 @@ table job_archive_key
   job_id uuid not null
   finished_at timestamp with time zone not null
   job_archive_key_pkey PRIMARY KEY (job_kind, idempotency_key)
+  CREATE INDEX job_archive_key_finished_at_idx ON job_archive_key USING brin (finished_at)
   -- table: Which archived job holds an idempotency key, so that a second enqueue still answers the first job.
   -- finished_at: The job's, which says in which partition of job_archive it is.
 
@@ -3128,7 +3129,7 @@ begin
 end
 $function$
 
--- Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again}. Refused archive_disabled when told to apply behind a closed gate.
+-- Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again, months}. Refused archive_disabled when told to apply behind a closed gate.
 CREATE OR REPLACE FUNCTION fn_job_archive(p_limit integer DEFAULT 1000, p_dry_run boolean DEFAULT true, p_after uuid DEFAULT NULL::uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3185,11 +3186,11 @@ begin
   v_answer := v_answer || jsonb_build_object('found', coalesce(cardinality(v_due), 0),
     'next', case when cardinality(v_seen) = p_limit then v_seen[p_limit] end);
   if v_dry then
-    return v_answer;
+    return v_answer || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(true, p_now => p_now)) else '{}' end;
   end if;
   perform fn_job_archive_month(m) from unnest(array[v_now, v_now + interval '1 month'] || v_months) m;
   if v_due is null then
-    return v_answer;
+    return v_answer || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(false, p_now => p_now)) else '{}' end;
   end if;
 
   -- letter, then job, as a replay locks them; and judged anew once locked
@@ -3257,7 +3258,77 @@ begin
     returning 1
   )
   select count(*) into v_archived from moved;
-  return v_answer || jsonb_build_object('archived', v_archived);
+  return v_answer || jsonb_build_object('archived', v_archived)
+    || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(false, p_now => p_now)) else '{}' end;
+end
+$function$
+
+-- Drops months of the archive and forgets their keys, as queue.retention.archive_months says: {dry_run, busy, found, dropped, locked, keys, more}. Refused archive_disabled when told to apply behind a closed gate.
+CREATE OR REPLACE FUNCTION fn_job_archive_drop(p_dry_run boolean DEFAULT true, p_limit integer DEFAULT 20000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET lock_timeout TO '200ms'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'on'
+ SET "DateStyle" TO 'ISO'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare
+  v_months int := floor(least(fn_config_number('queue.retention.archive_months', 0), 12000));
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_answer jsonb;
+  v_month record;
+  v_keys int;
+  v_left int := p_limit;
+  v_dropped text[] := '{}';
+  v_locked text[] := '{}';
+  v_more boolean := false;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_archive_drop: p_limit must be at least 1' using errcode = '22023';
+  elsif not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_answer := jsonb_build_object('refused', false, 'dry_run', v_dry, 'busy', false, 'found', '[]'::jsonb, 'dropped', '[]'::jsonb, 'locked', '[]'::jsonb,
+    'keys', 0, 'more', false);
+  if v_months < 1 then
+    return v_answer;
+  elsif not v_dry and not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_job_archive', 0)) then
+    return v_answer || '{"busy": true}';
+  end if;
+  for v_month in
+    select x.relname, x.bounds[1]::timestamptz as begins, x.bounds[2]::timestamptz as ends
+    from (
+      select c.relname, regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''([^'']+)''\) TO \(''([^'']+)''\)$') as bounds
+      from pg_inherits i
+      join pg_class p on p.oid = i.inhparent and p.relname = 'job_archive' and p.relnamespace = quote_ident(current_schema())::regnamespace
+      join pg_class c on c.oid = i.inhrelid and c.relnamespace = p.relnamespace and c.relname ~ '^job_archive_[0-9]{4,}_[0-9]{2}$') x
+    where x.bounds[2]::timestamptz <= coalesce(p_now, clock_timestamp()) - make_interval(months => v_months)
+    order by 2
+  loop
+    v_answer := jsonb_set(v_answer, '{found}', v_answer -> 'found' || to_jsonb(v_month.relname));
+    -- who reads the whole archive locks each of them, and every other reader waits behind each try
+    continue when v_dry or v_more or cardinality(v_locked) = 3;
+    begin
+      delete from job_archive_key k
+      where k.ctid = any (array(
+        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left));
+      get diagnostics v_keys = row_count;
+      if v_keys < v_left then
+        execute format('drop table %I.%I', current_schema(), v_month.relname);
+        v_dropped := v_dropped || v_month.relname::text;
+      else
+        v_more := true;
+      end if;
+      v_left := v_left - v_keys;
+    exception when lock_not_available or dependent_objects_still_exist then
+      v_locked := v_locked || v_month.relname::text;
+    end;
+  end loop;
+  return v_answer || jsonb_build_object('dropped', v_dropped, 'locked', v_locked, 'keys', p_limit - v_left, 'more', v_more);
 end
 $function$
 
@@ -9958,6 +10029,10 @@ grant EXECUTE on function fn_job_approve(uuid,text,text,timestamp with time zone
 grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_dispatcher
 
 grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_archive_drop(boolean,integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_archive_drop(boolean,integer,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_job_backlog() to reveille_dispatcher
 
