@@ -69,9 +69,11 @@ impl Error {
             None => format!("{what}: {}", chain(&source)),
         };
         // ours first: the server does not know who asks (it would have `create function` mended by a cast)
-        let hint = hint_of(sqlstate.as_deref())
-            .map(str::to_owned)
-            .or_else(|| source.as_db_error().and_then(|db| db.hint().or(db.detail()).map(str::to_owned)));
+        let hint = hint_of(sqlstate.as_deref()).map(str::to_owned).or_else(|| {
+            source.as_db_error().and_then(|db| {
+                db.hint().or(db.detail().filter(|detail| !is_row_dump(detail))).map(str::to_owned)
+            })
+        });
         Self { kind, message, hint, sqlstate, source: Some(Box::new(source)) }
     }
 
@@ -209,6 +211,11 @@ fn kind_of(error: &tokio_postgres::Error) -> Kind {
             _ => Kind::Database,
         },
     }
+}
+
+/// The row that a check refused, as the server prints it: long, and no help to anybody.
+fn is_row_dump(detail: &str) -> bool {
+    detail.starts_with("Failing row contains")
 }
 
 fn hint_of(sqlstate: Option<&str>) -> Option<&'static str> {

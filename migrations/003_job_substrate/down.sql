@@ -27,6 +27,7 @@ drop function fn_job_snooze(uuid, bigint, timestamptz);
 drop function fn_job_release_unknown(text, interval, uuid[]);
 drop function fn_job_busy(uuid[], bigint[]);
 drop function fn_job_release(uuid, bigint);
+drop function fn_job_succeed_mixed(uuid[], bigint[], text[]);
 drop function fn_job_succeed_many(uuid[], bigint[], text[]);
 drop function fn_job_succeed(uuid, bigint, text);
 drop function fn_job_has_succeeded(uuid, bigint);

@@ -341,6 +341,7 @@ as $$
 declare
   v_letter job_dead_letter;
   v_job job_queue;
+  v_workflow job_workflow;
   v_reason text;
 begin
   if coalesce(btrim(p_authorization_source), '') = '' then
@@ -348,15 +349,17 @@ begin
   end if;
   select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
   select j.* into v_job from job_queue j where j.job_id = v_letter.job_id for update;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = v_job.workflow_id for update; -- after the job, as whoever cancels it does
   v_reason := case
     when not fn_gate_is_open('queue.dlq.replay_enabled') then 'replay_disabled'
     when v_letter.dead_letter_id is null or v_job.job_id is null then 'not_found'
     when not fn_dead_letter_authority(v_letter.event_domain, true) then 'not_authorized'
     when v_letter.triage_status <> 'manual_replay' then 'not_triaged'
     when v_job.status <> 'dead_letter' then 'illegal_transition'
+    when v_workflow.status = 'cancelled' or v_workflow.cancel_reason is not null then 'workflow_cancelled'
   end;
   if v_reason is not null then
-    return jsonb_build_object('refused', true, 'reason', v_reason, 'dead_letter_id', p_dead_letter_id);
+    return jsonb_build_object('refused', true, 'reason', v_reason, 'dead_letter_id', p_dead_letter_id, 'triage_status', v_letter.triage_status);
   end if;
   if not coalesce(p_dry_run, true) then
     update job_queue j
@@ -376,7 +379,7 @@ begin
 end
 $$;
 comment on function fn_job_dead_letter_replay(uuid, text, boolean, timestamptz)
-  is 'Replays a dead letter as the same job: {dry_run, job_id, job_kind}. Refused replay_disabled, not_found, not_authorized, not_triaged or illegal_transition.';
+  is 'Replays a dead letter as the same job: {dry_run, job_id, job_kind}. Refused replay_disabled, not_found, not_authorized, not_triaged, illegal_transition or workflow_cancelled.';
 
 -- Replays many: those that triage marked manual_replay and that fit p_filter (event_domain, job_kind, reason_class,
 -- consumer_key, since, until), oldest first, at most p_limit, p_per_second a second. Dry run unless told otherwise.
@@ -422,7 +425,10 @@ begin
       and (not v_filter ? 'consumer_key' or d.consumer_key = v_filter ->> 'consumer_key')
       and (not v_filter ? 'since' or d.created_at >= (v_filter ->> 'since')::timestamptz)
       and (not v_filter ? 'until' or d.created_at < (v_filter ->> 'until')::timestamptz)
-    order by d.created_at, d.dead_letter_id
+    order by exists ( -- those that are refused come last, and keep no other from its turn
+        select from job_queue j join job_workflow w on w.workflow_id = j.workflow_id
+        where j.job_id = d.job_id and w.cancel_reason is not null),
+      d.created_at, d.dead_letter_id
     limit p_limit
     for update skip locked
   loop

@@ -12,6 +12,7 @@ $$;
 drop function fn_consumer_remove(text, text, text, text);
 drop function fn_consumer_set_enabled(text, boolean, text, text);
 drop function fn_consumer_put(jsonb, text, text, boolean);
+drop function fn_consumer_warning(text);
 drop function fn_route_consumer_dry_run(text, timestamptz, int);
 drop function fn_route_consumer_dry_run(jsonb, timestamptz, int);
 drop function fn_consumer_dispatch(uuid);

@@ -784,6 +784,23 @@ $$;
 comment on function fn_route_consumer_dry_run(text, timestamptz, int)
   is 'What a stored consumer would do with the newest p_limit events of its domain, as if it had existed then.';
 
+-- What stands against the workflows that a consumer would ask for, as the answer to whoever writes or enables it has it: {warning}, or
+-- nothing. A consumer may come before its template, so it is never refused for that.
+create or replace function fn_consumer_warning(p_job_kind text) returns jsonb
+language plpgsql stable set search_path from current
+as $$
+begin
+  if p_job_kind like 'workflow:%'
+    and exists (select from pg_proc p where p.proname = 'fn_job_kind_warning' and p.pronamespace = quote_ident(current_schema())::regnamespace)
+  then -- phase 009 is there
+    return jsonb_strip_nulls(jsonb_build_object('warning', fn_job_kind_warning(p_job_kind)));
+  end if;
+  return '{}';
+end
+$$;
+comment on function fn_consumer_warning(text) is 'What stands against the workflows of a consumer: {warning}, or {}. Internal.';
+revoke all on function fn_consumer_warning(text) from public;
+
 -- Writes a consumer row: a new one, or one of the same source again. Keys that p_consumer does not name keep their
 -- value, in a new row their default. Whether an existing row is enabled is the operator's decision and stays as it
 -- is unless p_set_enabled. Called by `reveille consumers sync`.
@@ -817,11 +834,11 @@ begin
       ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
       fan_out = v_row.fan_out, starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
   where c.consumer_key = v_key;
-  return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
+  return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created) || fn_consumer_warning(v_row.job_kind);
 end
 $$;
 comment on function fn_consumer_put(jsonb, text, text, boolean)
-  is 'Writes a consumer row from its columns; refused not_owner when the row has another source.';
+  is 'Writes a consumer row from its columns: {created}, and warning where no template has the name of its workflow; refused not_owner when the row has another source.';
 
 -- Switches a consumer on or off, and keeps who and why beside the flips of the gates.
 create or replace function fn_consumer_set_enabled(p_consumer_key text, p_enabled boolean, p_actor text, p_reason text) returns jsonb
@@ -829,11 +846,12 @@ language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_was boolean;
+  v_job_kind text;
 begin
   if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_consumer_set_enabled needs p_enabled, an actor and a reason' using errcode = '22023';
   end if;
-  select c.enabled into v_was from consumer_registry c where c.consumer_key = p_consumer_key for update;
+  select c.enabled, c.job_kind into v_was, v_job_kind from consumer_registry c where c.consumer_key = p_consumer_key for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'consumer_key', p_consumer_key);
   end if;
@@ -842,7 +860,8 @@ begin
     insert into dot_config_audit (key, old_value, new_value, actor, reason)
     values ('consumer.' || p_consumer_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
   end if;
-  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key, 'enabled', p_enabled, 'was_enabled', v_was);
+  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key, 'enabled', p_enabled, 'was_enabled', v_was)
+    || case when p_enabled then fn_consumer_warning(v_job_kind) else '{}' end;
 end
 $$;
 comment on function fn_consumer_set_enabled(text, boolean, text, text)

@@ -13,6 +13,7 @@ drop function fn_job_workflow_counts(timestamptz);
 drop function fn_job_workflow_check(int, timestamptz);
 drop function fn_job_gate_waiting(int);
 drop view v_job_workflow_health;
+drop function fn_job_kind_warning(text);
 drop function fn_mot_start();
 drop function fn_job_workflow_retention(int, boolean, timestamptz);
 drop function fn_mot_start_one(uuid);

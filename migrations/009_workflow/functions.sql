@@ -627,6 +627,8 @@ declare
   v_params jsonb := coalesce(p_template_params, '{}');
   v_workflow_id uuid := fn_uuid_v7_nth(fn_uuid_v7(), 0); -- its jobs are numbered on from it: they are found by the key
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
+  -- what its steps and gates are about: the event's, when an event began it; those that follow the event carry the same
+  v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
   v_known job_workflow;
@@ -701,7 +703,7 @@ begin
       v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
       coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
       fn_mot_policy(s.step), v_workflow_id,
-      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
+      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
     from unnest(v_parts.steps) with ordinality s (step, n)
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
@@ -709,7 +711,7 @@ begin
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
     select fn_uuid_v7_nth(v_workflow_id, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
-      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_thread), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
     where s.step ->> 'type' in ('approval', 'event');
   -- what the parameters make of the template does not fit: a text too long, a date too far, a denied key
@@ -860,7 +862,7 @@ begin
       where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
-  where w.workflow_id = c.workflow_id and w.workflow_id = any (v_locked);
+  where w.workflow_id = c.workflow_id;
   get diagnostics v_ended = row_count;
   if v_ended < cardinality(v_locked) then
     -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
@@ -1050,6 +1052,36 @@ begin
 end
 $$;
 comment on function fn_job_gate_events(uuid[]) is 'Notes the first fitting event of gates that wait for one, and opens them; answers how many. Internal.';
+
+-- What stands against jobs of a kind that somebody is about to ask for, in words; null when nothing does. A warning and no more: what is
+-- missing may come later, and a program may claim any kind without having said so. Called when consumers and schedules are
+-- written or enabled, by their previews, and by `reveille doctor`.
+create or replace function fn_job_kind_warning(p_job_kind text) returns text
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  if p_job_kind like 'workflow:%' then
+    return (
+      select format('there is no template %s: each such job becomes a dead letter until `reveille workflows put FILE` has written it', t.name)
+      from (select substr(p_job_kind, 10) as name) t
+      where (fn_mot_template_of(t.name)).template_key is null);
+  elsif exists (select from job_handler h where h.job_kind = p_job_kind)
+    or exists (select from job_subscription s where p_job_kind like s.job_kind_like and s.job_kind <> '*')
+    or exists (select from consumer_registry c where c.job_kind = p_job_kind)
+    or exists (select from queue_heartbeat h where p_job_kind = any (h.wakes_for))
+    or exists (select from job_archive_bound b where b.job_kind = p_job_kind)
+    or exists ( -- somebody has claimed one, of the first thousand
+      select from (
+        select j.lease_token from job_queue j where j.job_kind = p_job_kind order by j.job_kind, j.idempotency_key limit 1000) q
+      where q.lease_token is not null)
+  then
+    return null;
+  end if;
+  return format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it; they wait until somebody claims them',
+    p_job_kind);
+end
+$$;
+comment on function fn_job_kind_warning(text) is 'What stands against jobs of a kind: no such template, or nobody who is known to run it; null when nothing does.';
 
 -- Starts what one locked job of kind workflow:TEMPLATE asks for, and ends that job; answers whether a workflow began. Each parameter of
 -- the template is taken from what has its name: the job's refs, its payload, or the columns of its event. Raises whatever
@@ -1293,8 +1325,10 @@ begin
   end if;
   v_start := fn_mot_start();
   v_gates := fn_job_gate_expire(10 * least(p_limit, 1000), coalesce(p_now, clock_timestamp()));
-  for v_workflow in
-    select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
+  for v_workflow in -- taken by their age, looked after in the order in which whoever ends jobs of several locks them (trap 17)
+    select w.workflow_id
+    from (select a.workflow_id from job_workflow a where a.status = 'active' order by a.updated_at limit p_limit) w
+    order by w.workflow_id
   loop
     v_answer := fn_job_workflow_mend(v_workflow);
     v_checked := v_checked + 1;
@@ -1319,11 +1353,13 @@ declare
   v_ended record;
 begin
   -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
-  -- nobody begins, ends or retries one until this is over
-  perform from job_queue j
-  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
-  order by j.status in ('queued', 'retry_waiting'), j.job_id
-  for update;
+  -- nobody begins, ends or retries one until this is over. And once more: a retry that was waited for may have made some anew
+  for v_round in 1 .. 2 loop
+    perform from job_queue j
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
+    order by j.status in ('queued', 'retry_waiting'), j.job_id
+    for update;
+  end loop;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
@@ -1373,8 +1409,8 @@ $$;
 comment on function fn_job_workflow_cancel(uuid, text, text) is 'Cancels a workflow: {status, cancelled, requested}. Refused not_found or illegal_transition.';
 
 -- Sets a workflow that failed going again, from the steps that failed: a dead letter is replayed (with the right to do so, and its gate),
--- a step that rests as failed is tried anew, a gate asks again, and what was skipped on their account is made anew. What
--- succeeded is not run again. Dry run unless told otherwise. Called by operators.
+-- a step that rests as failed, or that somebody cancelled, is tried anew, a gate asks again, and what was skipped on their account is made
+-- anew. What succeeded is not run again. Dry run unless told otherwise. Called by operators.
 create or replace function fn_job_workflow_retry(p_workflow_id uuid, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -1382,6 +1418,7 @@ as $$
 declare
   v_workflow job_workflow;
   v_failed uuid[];
+  v_cancelled int; -- of the failed, as a retry takes them
   v_skipped uuid[];
   v_job record;
   v_answer jsonb;
@@ -1404,7 +1441,10 @@ begin
   elsif v_workflow.status not in ('failed', 'partially_failed') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  v_failed := array(select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  select coalesce(array_agg(j.job_id order by j.job_id), '{}'), count(*) filter (where j.status = 'cancelled') into v_failed, v_cancelled
+  from job_queue j
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
+    and (j.status in ('failed', 'dead_letter') or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %');
   -- skipped because of them, directly or by way of others that were
   with recursive reached as (
     select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
@@ -1414,7 +1454,8 @@ begin
   select coalesce(array_agg(r.job_id order by r.job_id), '{}') into v_skipped
   from reached r join job_queue j on j.job_id = r.job_id where j.status = 'cancelled';
   if coalesce(p_dry_run, true) then
-    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
+      'made_anew', cardinality(v_skipped) + (select count(*) from job_queue j where j.job_id = any (v_failed) and j.status <> 'dead_letter'));
   end if;
   for v_job in
     select j.*, d.dead_letter_id, exists (select from job_gate g where g.job_id = j.job_id) as is_gate
@@ -1432,7 +1473,7 @@ begin
         raise exception '%', v_answer ->> 'reason' using errcode = 'RV001'; -- all or nothing
       end if;
     else
-      v_skipped := v_skipped || v_job.job_id; -- failed rests: a new job in its place
+      v_skipped := v_skipped || v_job.job_id; -- failed rests, and cancelled is an end: a new job in its place
     end if;
   end loop;
   foreach v_new in array v_skipped loop
@@ -1460,13 +1501,14 @@ begin
   end loop;
   update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp() where w.workflow_id = p_workflow_id;
   perform fn_job_workflow_mend(p_workflow_id); -- counts what the new ones wait for, and frees them
-  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
+    'made_anew', cardinality(v_skipped));
 exception when sqlstate 'RV001' then
   return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
 end
 $$;
 comment on function fn_job_workflow_retry(uuid, text, text, boolean)
-  is 'Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
+  is 'Retries a failed workflow from its failed and cancelled steps: {dry_run, retried, were_cancelled, made_anew}. Refused not_found, illegal_transition, and as a replay is.';
 
 -- What is kept of workflows, and how long. One that succeeded or was cancelled is kept as long as its steps are: when the archive has no
 -- month left in which it could have ended, and none of its steps is anywhere any more, it goes, with its gates and with who
@@ -1622,7 +1664,8 @@ begin
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator']);
   end loop;
   call pr_grant(format('execute on function %s', 'fn_mot_graph_emit(text, jsonb, text, text, boolean, uuid, text)'::regprocedure), array['reveille_dispatcher']);
-  foreach v_function in array array['fn_job_workflow_steps(uuid)', 'fn_job_effect_hash(uuid)', 'fn_mot_graph_errors(text, jsonb, jsonb, jsonb)'] loop
+  foreach v_function in array array['fn_job_workflow_steps(uuid)', 'fn_job_effect_hash(uuid)', 'fn_mot_graph_errors(text, jsonb, jsonb, jsonb)',
+    'fn_job_kind_warning(text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_operator', 'reveille_reader']);
   end loop;

@@ -24,6 +24,7 @@ drop view v_job_schedule;
 drop function fn_schedule_trouble(text, timestamptz, text);
 drop function fn_schedule_tick(text, timestamptz, timestamptz[], timestamptz, bigint, timestamptz);
 drop function fn_schedule_due(int, timestamptz);
+drop function fn_job_kind_check();
 drop function fn_schedule_held(text);
 drop function fn_schedule_remove(text, text, text);
 drop function fn_schedule_enable(text, boolean, text, text, timestamptz);

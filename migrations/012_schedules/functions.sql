@@ -36,6 +36,13 @@ declare
 begin
   if coalesce(btrim(p_schedule_key), '') = '' or coalesce(btrim(p_actor), '') = '' then
     raise exception 'fn_schedule_put needs a key and an actor' using errcode = '22023';
+  elsif p_schedule_key !~ '^[a-z0-9][a-z0-9_.-]{0,119}$' then
+    raise exception 'the key of a schedule is made of small letters, digits and _ . -, begins with a letter or digit and has at most 120: not %',
+      quote_literal(left(p_schedule_key, 130)) using errcode = '22023';
+  elsif p_missed_window not between interval '1 minute' and interval '10 years' then
+    raise exception 'fn_schedule_put: p_missed_window is from a minute to ten years, not %', p_missed_window using errcode = '22023';
+  elsif p_ends_at <= p_starts_at then
+    raise exception 'fn_schedule_put: it would end before it starts: p_ends_at is %, p_starts_at %', p_ends_at, p_starts_at using errcode = '22023';
   elsif num_nonnulls(p_cron, p_every, p_at) <> 1 or (p_cron is null) <> (p_time_zone is null) then
     raise exception 'fn_schedule_put: name one of p_cron (with p_time_zone), p_every and p_at' using errcode = '22023';
   end if;
@@ -70,13 +77,14 @@ begin
       then concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text) end,
     concat_ws(' ', v_new.job_kind, v_new.cron, v_new.time_zone, v_new.every::text, v_new.at::text), p_actor, 'put');
   perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled);
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled)
+    || jsonb_strip_nulls(jsonb_build_object('warning', fn_job_kind_warning(p_job_kind)));
 end
 $$;
 comment on function fn_schedule_put(
   text, text, text, text, text, interval, timestamptz, text, int, int, jsonb, text, text, text, text, text, interval, timestamptz,
   timestamptz, text, timestamptz)
-  is 'Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}.';
+  is 'Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}, and warning where no template or nobody is known for its kind.';
 
 -- Lets a schedule make jobs, from now on, or no more. What would have come while it was disabled is not made up for.
 create or replace function fn_schedule_enable(
@@ -86,11 +94,12 @@ language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_was boolean;
+  v_job_kind text;
 begin
   if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_schedule_enable needs p_enabled, an actor and a reason' using errcode = '22023';
   end if;
-  select s.enabled into v_was from job_schedule s where s.schedule_key = p_schedule_key for update;
+  select s.enabled, s.job_kind into v_was, v_job_kind from job_schedule s where s.schedule_key = p_schedule_key for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
   end if;
@@ -103,11 +112,12 @@ begin
     values ('schedule.' || p_schedule_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
     perform pg_notify('queue_control', '');
   end if;
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was);
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was)
+    || jsonb_strip_nulls(jsonb_build_object('warning', case when p_enabled then fn_job_kind_warning(v_job_kind) end));
 end
 $$;
 comment on function fn_schedule_enable(text, boolean, text, text, timestamptz)
-  is 'Enables or disables a schedule: {enabled, was_enabled}; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.';
+  is 'Enables or disables a schedule: {enabled, was_enabled}, and warning as fn_schedule_put; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.';
 
 -- Takes a schedule away. Its jobs stay.
 create or replace function fn_schedule_remove(p_schedule_key text, p_actor text, p_reason text) returns jsonb
@@ -323,6 +333,24 @@ left join lateral (
   limit 1) j on true;
 comment on view v_job_schedule is 'Schedules: state (disabled, trouble, ended, new, job_substrate_disabled, paused, overdue, waiting), last tick and its job, next tick.';
 
+-- Consumers and schedules that are enabled and ask for what there is not. Called by `reveille doctor`.
+create or replace function fn_job_kind_check() returns table (subject text, job_kind text, what text)
+language sql stable security definer set search_path from current
+begin atomic
+  select w.subject, w.job_kind, w.what
+  from (
+    select 'consumer ' || c.consumer_key as subject, c.job_kind::text as job_kind, fn_job_kind_warning(c.job_kind) as what
+    from consumer_registry c
+    where c.enabled and c.job_kind like 'workflow:%'
+    union all
+    select 'schedule ' || s.schedule_key, s.job_kind::text, fn_job_kind_warning(s.job_kind)
+    from job_schedule s
+    where s.enabled) w
+  where w.what is not null
+  order by w.subject;
+end;
+comment on function fn_job_kind_check() is 'Enabled consumers and schedules whose template there is not, or whose kind nobody is known to run.';
+
 -- Schedules that somebody must look at. Late is one whose tick came, or that was enabled, more than a minute ago, while nothing
 -- holds it; where no scheduler lives that is told for five minutes as a warning, for whoever has only `reveille tick` from cron.
 -- Called by `reveille health`.
@@ -465,6 +493,8 @@ begin
     execute format('revoke all on function %s from public', v_function::regprocedure);
     call pr_grant(format('execute on function %s', v_function::regprocedure), array['reveille_executor']);
   end loop;
+  execute format('revoke all on function %s from public', 'fn_job_kind_check()'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_job_kind_check()'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher']);
   execute format('revoke all on function %s from public', 'fn_schedule_check(timestamptz)'::regprocedure);
   call pr_grant(format('execute on function %s', 'fn_schedule_check(timestamptz)'::regprocedure), array['reveille_operator', 'reveille_reader', 'reveille_dispatcher', 'reveille_executor']);
   execute format('revoke all on function %s from public', 'fn_schedule_held(text)'::regprocedure);

@@ -61,3 +61,11 @@ pub fn actor(given: Option<String>) -> Option<String> {
     let login = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     given.or_else(|| login().filter(|name| !name.is_empty()).map(|name| format!("user:{name}")))
 }
+
+/// The warning of an answer, a line of its own; empty when it has none.
+pub(super) fn warning(answer: &serde_json::Value) -> String {
+    answer["warning"]
+        .as_str()
+        .map(|warning| format!("\nwarning: {}", super::output::printable(warning)))
+        .unwrap_or_default()
+}

@@ -7,7 +7,7 @@ use super::context::{Context, Outcome};
 use super::output::printable;
 use crate::error::Result;
 use crate::model::finding::Finding;
-use crate::store::{bridge, routes};
+use crate::store::{bridge, kinds, routes};
 
 /// Look for what is wrong, say why it matters and what mends it; exit code 1 if there is anything
 #[derive(Debug, clap::Args)]
@@ -16,11 +16,12 @@ pub(super) struct Args {}
 
 /// What is looked at, in this order. Another check is a function of `store` that gives findings, its name here, and a line
 /// in [`findings`].
-const CHECKS: [&str; 2] = ["the trigger on event_outbox", "routes"];
+const CHECKS: [&str; 3] = ["the trigger on event_outbox", "routes", "what consumers and schedules ask for"];
 
 async fn findings(client: &Object) -> Result<Vec<Finding>> {
     let mut found = bridge::check(client).await?;
     found.extend(routes::check(client).await?);
+    found.extend(kinds::check(client).await?);
     Ok(found)
 }
 

@@ -5,26 +5,34 @@ use std::fmt::Write as _;
 use super::context::{Context, Outcome};
 use super::output::{printable, seconds, table};
 use super::pause::subject;
+use super::watch::{Watch, watch};
 use crate::error::Result;
 use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::{self, Component};
 use crate::store::recipients::{self, Standing};
-use crate::store::watch;
+use crate::store::watch as watched;
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  reveille health || page-somebody")]
-pub(super) struct Args {}
+#[command(after_help = "Examples:\n  reveille health || page-somebody\n  reveille health --watch 5s")]
+pub(super) struct Args {
+    #[command(flatten)]
+    watch: Watch,
+}
 
-pub(super) async fn run(_: Args, context: &Context) -> Result<Outcome> {
+pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
+    watch(args.watch, context, look).await
+}
+
+async fn look(context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let mut components = health::list(&client).await?;
     let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
     // a kind of which nobody is alive is a backlog of the view
     components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
     components.extend(recipients::standing(&client).await?.and_then(|standing| told(&standing)));
-    components.extend(watch::check(&client).await?);
+    components.extend(watched::check(&client).await?);
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);

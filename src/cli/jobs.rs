@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::context::{Context, Outcome, actor};
 use super::output::{fields, moment, table};
 use super::payload;
+use super::watch::{Watch, watch};
 use crate::error::{Error, Kind, Result};
 use crate::model::executor::ExecutorKind;
 use crate::model::job::STATUSES;
@@ -30,7 +31,9 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// List jobs, the newest first
-    #[command(after_help = "Example:\n  reveille jobs list --status dead_letter --kind cut.cut")]
+    #[command(
+        after_help = "Examples:\n  reveille jobs list --status dead_letter --kind cut.cut\n  reveille jobs list --status in_progress --watch"
+    )]
     List(List),
     /// Show one job with all its fields, also when it has left for the archive
     #[command(after_help = "Example:\n  reveille jobs show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
@@ -97,6 +100,8 @@ struct List {
     /// Most jobs to show
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     limit: i64,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 #[derive(Debug, clap::Args)]
@@ -147,7 +152,7 @@ struct Enqueue {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
-        Action::List(args) => list(&args, context).await,
+        Action::List(args) => watch(args.watch, context, async |context| list(&args, context).await).await,
         Action::Show { id } => show(id, context).await,
         Action::Enqueue(args) => enqueue(*args, context).await,
         Action::Cancel(args) => cancel(args, context).await,

@@ -18,6 +18,7 @@ mod gate;
 mod health;
 mod jobs;
 pub mod log;
+mod man;
 mod migrate;
 pub mod output;
 mod pause;
@@ -29,6 +30,7 @@ mod schedules;
 mod signals;
 mod subscriptions;
 mod tick;
+mod watch;
 mod work;
 mod workflows;
 
@@ -90,6 +92,7 @@ enum Command {
     Doctor(doctor::Args),
     Bench(bench::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 impl Command {
@@ -116,7 +119,8 @@ impl Command {
             | Self::Health(_)
             | Self::Doctor(_)
             | Self::Bench(_)
-            | Self::Completions(_) => Vec::new(),
+            | Self::Completions(_)
+            | Self::Man(_) => Vec::new(),
         }
     }
 
@@ -143,6 +147,7 @@ impl Command {
             Self::Doctor(args) => doctor::run(args, context).await,
             Self::Bench(args) => bench::run(args, context).await,
             Self::Completions(args) => completions::run(&args, context),
+            Self::Man(args) => man::run(&args, context),
         }
     }
 }
@@ -173,7 +178,7 @@ impl Cli {
     pub fn settings(&self) -> Result<Settings> {
         match self.command {
             // must work in any folder, whatever its config.toml is about
-            Command::Completions(_) => return Ok(Settings::default()),
+            Command::Completions(_) | Command::Man(_) => return Ok(Settings::default()),
             Command::Bench(_) => return Ok(bench::settings()),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use comfy_table::{LineStyle, Table, TableStyle};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::config::Problems;
 use crate::error::{Error, Result};
-use crate::model::refusal::{Refusal, remedy};
+use crate::model::refusal::Refusal;
 
 use super::Outcome;
 
@@ -20,12 +20,19 @@ use super::Outcome;
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
+    /// Each answer takes the place of the one before.
+    again: bool,
 }
 
 impl Output {
     /// Answers as JSON or as text.
     pub fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, again: false }
+    }
+
+    /// For many answers: each clears the screen first, where there is one; as JSON each is a line.
+    pub(super) fn again_and_again(self) -> Self {
+        Self { again: true, ..self }
     }
 
     /// Whether answers are JSON.
@@ -36,10 +43,12 @@ impl Output {
     /// The one answer of a command: `document` as JSON, or `text` for people.
     pub fn answer(&self, document: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
         if !self.json {
-            return write_line(&text());
+            let clear = if self.again && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+            return write_line(&format!("{clear}{}", text()));
         }
-        let document = serde_json::to_string_pretty(document)
-            .map_err(|error| Error::io("the answer as JSON", io::Error::other(error)))?;
+        let document =
+            if self.again { serde_json::to_string(document) } else { serde_json::to_string_pretty(document) };
+        let document = document.map_err(|error| Error::io("the answer as JSON", io::Error::other(error)))?;
         write_line(&document)
     }
 
@@ -162,14 +171,13 @@ pub fn conclude(outcome: &Outcome, json: bool) -> ExitCode {
 
 /// A refusal is an answer: as JSON it goes to standard output, whole.
 fn refuse(refusal: &Refusal, json: bool) {
-    let hint = remedy(&refusal.reason);
     if json {
         let _ = Output::new(true).answer(&refusal.answer, String::new);
         return;
     }
     let errors = refusal.answer["errors"].as_array().into_iter().flatten().filter_map(|error| error.as_str());
     let lines: Vec<String> = errors.map(|error| format!("\n  {}", printable(error))).collect();
-    say("refused", &format!("{}{}", refusal.reason, lines.concat()), hint);
+    say("refused", &format!("{}{}", refusal.reason, lines.concat()), refusal.hint().as_deref());
 }
 
 /// Prints an error and gives its exit code.

@@ -1,7 +1,8 @@
-//! The HTTP face: `/live`, `/ready`, `/metrics`.
+//! The HTTP face: `/live`, `/ready`, `/metrics`, and the views as JSON beneath `/api/v1`.
 //!
 //! Settings: `[http]`. It answers also while the database does not. Nothing here writes; there is no password.
 
+mod api;
 mod connections;
 mod metrics;
 mod readiness;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use tokio::net::TcpListener;
 
+use self::api::Api;
 use self::metrics::{Database, Metrics};
 use self::readiness::Ready;
 use self::routes::Answers;
@@ -69,10 +71,11 @@ impl Face {
         let socket =
             TcpListener::bind(settings.listen).await.map_err(|error| not_bound(settings.listen, error))?;
         let address = socket.local_addr().map_err(|error| not_bound(settings.listen, error))?;
+        let api = Api::new(server.clone())?;
         let database = Arc::new(Database::new(server, keep)?);
         let ready = Ready { readiness, listener };
         let metrics = Metrics::new(registry, &ready, Arc::clone(&database));
-        let router = routes::router(Answers { live, ready, metrics });
+        let router = routes::router(Answers { live, ready, metrics }, api.router());
         Ok(Self { socket, address, router, database })
     }
 
@@ -85,7 +88,7 @@ impl Face {
     ///
     /// To be seen alive while other parts stop, it needs a `shutdown` that is requested after theirs.
     pub async fn run(self, shutdown: Shutdown) {
-        tracing::info!(http.listen = %self.address, "http://{}: /live, /ready, /metrics", self.address);
+        tracing::info!(http.listen = %self.address, "http://{}: /live, /ready, /metrics, /api/v1", self.address);
         tokio::select! {
             () = connections::serve(self.socket, self.router, shutdown) => {}
             never = self.database.run() => match never {},

@@ -29,14 +29,17 @@ pub(super) struct Answers {
 }
 
 /// All routes; GET and HEAD only.
-pub(super) fn router(answers: Answers) -> Router {
+pub(super) fn router(answers: Answers, api: Router) -> Router {
     Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .fallback(async || (StatusCode::NOT_FOUND, "not found: there are /live, /ready and /metrics\n"))
-        .layer(middleware::from_fn(in_time))
+        .fallback(async || {
+            (StatusCode::NOT_FOUND, "not found: there are /live, /ready, /metrics and /api/v1\n")
+        })
         .with_state(Arc::new(answers))
+        .nest("/api/v1", api)
+        .layer(middleware::from_fn(in_time))
 }
 
 /// 200 while all tasks of the process run.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::error::{Error, Kind, Result};
 use crate::model::consumer_file::{ConsumerFile, Problem};
 use crate::store::consumers::{self, Columns};
+use crate::store::kinds;
 
 /// What shall be done beyond adding and changing rows.
 #[derive(Debug, Clone, Copy, Default)]
@@ -42,6 +43,8 @@ pub struct Entry {
     pub action: Action,
     /// What its row's `enabled` stays, though the file says otherwise.
     pub enabled_stays: Option<bool>,
+    /// What stands against its workflows, such as a template that is not there.
+    pub warning: Option<String>,
     #[serde(skip)]
     columns: Columns,
 }
@@ -206,7 +209,8 @@ pub async fn plan(client: &impl GenericClient, files: &[ConsumerFile], options: 
             Ok(columns) => {
                 let row = rows.iter().position(|row| word(row, "consumer_key") == Some(key));
                 let row = row.map(|place| rows.swap_remove(place));
-                let entry = compare(file, columns, row.as_ref(), options);
+                let warning = kinds::warning_of_consumer(client, &columns).await?;
+                let entry = Entry { warning, ..compare(file, columns, row.as_ref(), options) };
                 if entry.changes("fan_out") {
                     problems.push(file.problem(FAN_OUT_IS_FIXED));
                 }
@@ -229,6 +233,7 @@ fn compare(file: &ConsumerFile, columns: Columns, row: Option<&Columns>, options
         file: Some(file.path.clone()),
         action,
         enabled_stays,
+        warning: None,
         columns: file.consumer.columns(),
     };
     let Some(row) = row else { return entry(Action::Add, None) };
@@ -256,7 +261,7 @@ fn without_file(row: Columns, options: Options) -> Entry {
         _ => Action::Foreign,
     };
     let consumer_key = word(&row, "consumer_key").unwrap_or_default().to_owned();
-    Entry { consumer_key, file: None, action, enabled_stays: None, columns: row }
+    Entry { consumer_key, file: None, action, enabled_stays: None, warning: None, columns: row }
 }
 
 fn word<'a>(row: &'a Columns, column: &str) -> Option<&'a str> {

@@ -50,10 +50,36 @@ impl Refusal {
             crate::error::Kind::Refused,
             format!("{what}: refused, {}", self.reason),
         );
-        match remedy(&self.reason) {
-            Some(remedy) => error.hint(remedy),
+        match self.hint() {
+            Some(hint) => error.hint(hint),
             None => error,
         }
+    }
+
+    /// What to do about it, by the reason and by what the answer is about: a workflow, a step, a dead letter or a job.
+    pub fn hint(&self) -> Option<String> {
+        let text = |key: &str| self.answer.get(key).and_then(Value::as_str);
+        let (workflow, step) = (text("workflow_id"), text("step"));
+        Some(match (self.reason.as_str(), workflow, step) {
+            ("illegal_transition", Some(id), Some(step)) => format!(
+                "{step} does not wait for approval, it is {}: `reveille workflows show {id}`",
+                text("standing").unwrap_or("something else")
+            ),
+            ("illegal_transition", Some(id), None) => format!(
+                "the workflow is {}, which does not allow it: `reveille workflows show {id}`",
+                text("status").unwrap_or("in another state")
+            ),
+            ("illegal_transition", ..) if text("triage_status").is_some() => {
+                "its job is no dead letter any more: `reveille dlq show ID`".to_owned()
+            }
+            ("illegal_transition", ..) if self.answer.get("blocked_by").is_some() => {
+                "the step does not wait for approval: `reveille workflows show WORKFLOW`".to_owned()
+            }
+            ("not_found", Some(_), _) => {
+                "there is no workflow with this id: `reveille workflows list` shows them".to_owned()
+            }
+            (reason, ..) => remedy(reason)?.to_owned(),
+        })
     }
 }
 
@@ -87,6 +113,10 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "not_found" => "there is none with this id",
         "unknown_template" => {
             "`reveille workflows templates` lists them, `reveille workflows put FILE` writes one"
+        }
+        "workflow_cancelled" => {
+            "its workflow was cancelled, and nothing would come of the step: close the letter with `reveille dlq triage ID discarded`, \
+             and emit a workflow with another correlation id if it is wanted again"
         }
         "workflow_not_allowed" => {
             "your role may not start workflows: ask an operator to, or for EXECUTE on fn_mot_graph_emit"

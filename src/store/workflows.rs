@@ -148,7 +148,8 @@ pub async fn put(
     dry_run: bool,
 ) -> Result<Answer> {
     const SQL: &str = "select fn_mot_template_put(p_template => $1, p_actor => coalesce($2, session_user::text), p_dry_run => $3) as answer";
-    answer(client, "writing a template", SQL, &[template, &actor, &dry_run]).await
+    let what = if dry_run { "checking a template" } else { "writing a template" };
+    answer(client, what, SQL, &[template, &actor, &dry_run]).await
 }
 
 /// Makes a workflow from a template, or shows what it would be.

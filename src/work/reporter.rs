@@ -2,6 +2,7 @@
 //! again while its lease lives. A success is never assumed, and saying it twice changes nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deadpool_postgres::Object;
@@ -22,16 +23,16 @@ use crate::store::work::{Leases, Unfinished};
 /// How long a batch may be filled while more runs are about to end.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// Reports until it is aborted.
+/// Reports until it is aborted. There are two: while one waits for the server, the other gathers the next batch, so that the
+/// ends of workflows' steps, which cost more than claims, do not hold up a worker.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    let mut carefully = false;
     loop {
         linger(&shared).await;
         let reports = shared.board.reports().await;
-        let reported = report(&shared, reports, carefully).await;
+        let reported = report(&shared, reports, shared.carefully.load(Ordering::Relaxed)).await;
         // a row that somebody holds on to must not fail its whole batch a second time
-        carefully = reported.is_err();
+        shared.carefully.store(reported.is_err(), Ordering::Relaxed);
         match reported {
             Ok(()) => {
                 shared.outage.passed();

@@ -34,6 +34,8 @@ const RESERVE: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_secs(10);
 /// How long a hard stop may take to give jobs back.
 const CUT: Duration = Duration::from_secs(2);
+/// How many batches of outcomes may be on their way at once.
+const REPORTERS: usize = 2;
 
 /// Claims jobs under one executor's name and runs them by its handlers.
 ///
@@ -86,7 +88,8 @@ impl Worker {
             cancel_look: if settings.dispatch.listen { LOOK } else { worker.poll_interval.min(LOOK) },
             server: server.clone(),
             control: server.pool("worker", 2, &forgetful)?,
-            reports: server.pool("worker-reports", 1, &server.session())?,
+            reports: server.pool("worker-reports", REPORTERS, &server.session())?,
+            carefully: AtomicBool::new(false),
             board: Board::new(limits, Arc::clone(&stats)),
             handlers,
             lender,
@@ -218,7 +221,9 @@ impl Worker {
         let shared = &self.shared;
         shared.board.open();
         crew.spawn(keeper::run(Arc::clone(shared), Arc::clone(&self.waker)));
-        crew.spawn(reporter::run(Arc::clone(shared)));
+        for _ in 0..REPORTERS {
+            crew.spawn(reporter::run(Arc::clone(shared)));
+        }
         for _ in 0..shared.settings.concurrency {
             crew.spawn(runner::run(Arc::clone(shared)));
         }

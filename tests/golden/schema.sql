@@ -1657,7 +1657,7 @@ begin
 end
 $function$
 
--- Writes a consumer row from its columns; refused not_owner when the row has another source.
+-- Writes a consumer row from its columns: {created}, and warning where no template has the name of its workflow; refused not_owner when the row has another source.
 CREATE OR REPLACE FUNCTION fn_consumer_put(p_consumer jsonb, p_actor text, p_source text DEFAULT 'sql'::text, p_set_enabled boolean DEFAULT false)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1686,7 +1686,7 @@ begin
       ordering_key = v_row.ordering_key, idempotency_key = v_row.idempotency_key, enabled = v_row.enabled, dry_run = v_row.dry_run,
       fan_out = v_row.fan_out, starts_at = v_row.starts_at, description = v_row.description, actor = p_actor
   where c.consumer_key = v_key;
-  return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created);
+  return jsonb_build_object('refused', false, 'consumer_key', v_key, 'created', v_created) || fn_consumer_warning(v_row.job_kind);
 end
 $function$
 
@@ -1749,11 +1749,12 @@ CREATE OR REPLACE FUNCTION fn_consumer_set_enabled(p_consumer_key text, p_enable
 AS $function$
 declare
   v_was boolean;
+  v_job_kind text;
 begin
   if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_consumer_set_enabled needs p_enabled, an actor and a reason' using errcode = '22023';
   end if;
-  select c.enabled into v_was from consumer_registry c where c.consumer_key = p_consumer_key for update;
+  select c.enabled, c.job_kind into v_was, v_job_kind from consumer_registry c where c.consumer_key = p_consumer_key for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'consumer_key', p_consumer_key);
   end if;
@@ -1762,7 +1763,8 @@ begin
     insert into dot_config_audit (key, old_value, new_value, actor, reason)
     values ('consumer.' || p_consumer_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
   end if;
-  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key, 'enabled', p_enabled, 'was_enabled', v_was);
+  return jsonb_build_object('refused', false, 'consumer_key', p_consumer_key, 'enabled', p_enabled, 'was_enabled', v_was)
+    || case when p_enabled then fn_consumer_warning(v_job_kind) else '{}' end;
 end
 $function$
 
@@ -1772,6 +1774,23 @@ CREATE OR REPLACE FUNCTION fn_consumer_verdict(p_consumer consumer_registry, p_e
  LANGUAGE sql
  STABLE
 RETURN fn_event_verdict(p_event, (p_consumer).event_domain, (p_consumer).event_type_like, (p_consumer).event_stream, (p_consumer).starts_at, (p_consumer).filter)
+
+-- What stands against the workflows of a consumer: {warning}, or {}. Internal.
+CREATE OR REPLACE FUNCTION fn_consumer_warning(p_job_kind text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_job_kind like 'workflow:%'
+    and exists (select from pg_proc p where p.proname = 'fn_job_kind_warning' and p.pronamespace = quote_ident(current_schema())::regnamespace)
+  then -- phase 009 is there
+    return jsonb_strip_nulls(jsonb_build_object('warning', fn_job_kind_warning(p_job_kind)));
+  end if;
+  return '{}';
+end
+$function$
 
 -- Whether the session's role may triage or replay dead letters of a domain.
 CREATE OR REPLACE FUNCTION fn_dead_letter_authority(p_event_domain text, p_replay boolean)
@@ -3878,7 +3897,10 @@ begin
       and (not v_filter ? 'consumer_key' or d.consumer_key = v_filter ->> 'consumer_key')
       and (not v_filter ? 'since' or d.created_at >= (v_filter ->> 'since')::timestamptz)
       and (not v_filter ? 'until' or d.created_at < (v_filter ->> 'until')::timestamptz)
-    order by d.created_at, d.dead_letter_id
+    order by exists ( -- those that are refused come last, and keep no other from its turn
+        select from job_queue j join job_workflow w on w.workflow_id = j.workflow_id
+        where j.job_id = d.job_id and w.cancel_reason is not null),
+      d.created_at, d.dead_letter_id
     limit p_limit
     for update skip locked
   loop
@@ -3896,7 +3918,7 @@ begin
 end
 $function$
 
--- Replays a dead letter as the same job: {dry_run, job_id, job_kind}. Refused replay_disabled, not_found, not_authorized, not_triaged or illegal_transition.
+-- Replays a dead letter as the same job: {dry_run, job_id, job_kind}. Refused replay_disabled, not_found, not_authorized, not_triaged, illegal_transition or workflow_cancelled.
 CREATE OR REPLACE FUNCTION fn_job_dead_letter_replay(p_dead_letter_id uuid, p_authorization_source text, p_dry_run boolean DEFAULT true, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3908,6 +3930,7 @@ AS $function$
 declare
   v_letter job_dead_letter;
   v_job job_queue;
+  v_workflow job_workflow;
   v_reason text;
 begin
   if coalesce(btrim(p_authorization_source), '') = '' then
@@ -3915,15 +3938,17 @@ begin
   end if;
   select d.* into v_letter from job_dead_letter d where d.dead_letter_id = p_dead_letter_id for update;
   select j.* into v_job from job_queue j where j.job_id = v_letter.job_id for update;
+  select w.* into v_workflow from job_workflow w where w.workflow_id = v_job.workflow_id for update; -- after the job, as whoever cancels it does
   v_reason := case
     when not fn_gate_is_open('queue.dlq.replay_enabled') then 'replay_disabled'
     when v_letter.dead_letter_id is null or v_job.job_id is null then 'not_found'
     when not fn_dead_letter_authority(v_letter.event_domain, true) then 'not_authorized'
     when v_letter.triage_status <> 'manual_replay' then 'not_triaged'
     when v_job.status <> 'dead_letter' then 'illegal_transition'
+    when v_workflow.status = 'cancelled' or v_workflow.cancel_reason is not null then 'workflow_cancelled'
   end;
   if v_reason is not null then
-    return jsonb_build_object('refused', true, 'reason', v_reason, 'dead_letter_id', p_dead_letter_id);
+    return jsonb_build_object('refused', true, 'reason', v_reason, 'dead_letter_id', p_dead_letter_id, 'triage_status', v_letter.triage_status);
   end if;
   if not coalesce(p_dry_run, true) then
     update job_queue j
@@ -4601,6 +4626,61 @@ CREATE OR REPLACE FUNCTION fn_job_keys_are_limited()
 AS $function$
 begin
   return exists (select from dot_config c where c.key like 'job.%.key\_concurrency\_limit');
+end
+$function$
+
+-- Enabled consumers and schedules whose template there is not, or whose kind nobody is known to run.
+CREATE OR REPLACE FUNCTION fn_job_kind_check()
+ RETURNS TABLE(subject text, job_kind text, what text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+BEGIN ATOMIC
+ SELECT w.subject,
+     w.job_kind,
+     w.what
+    FROM ( SELECT ('consumer '::text || c.consumer_key) AS subject,
+             (c.job_kind)::text AS job_kind,
+             fn_job_kind_warning((c.job_kind)::text) AS what
+            FROM consumer_registry c
+           WHERE (c.enabled AND ((c.job_kind)::text ~~ 'workflow:%'::text))
+         UNION ALL
+          SELECT ('schedule '::text || s.schedule_key),
+             (s.job_kind)::text AS job_kind,
+             fn_job_kind_warning((s.job_kind)::text) AS fn_job_kind_warning
+            FROM job_schedule s
+           WHERE s.enabled) w
+   WHERE (w.what IS NOT NULL)
+   ORDER BY w.subject;
+END
+
+-- What stands against jobs of a kind: no such template, or nobody who is known to run it; null when nothing does.
+CREATE OR REPLACE FUNCTION fn_job_kind_warning(p_job_kind text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  if p_job_kind like 'workflow:%' then
+    return (
+      select format('there is no template %s: each such job becomes a dead letter until `reveille workflows put FILE` has written it', t.name)
+      from (select substr(p_job_kind, 10) as name) t
+      where (fn_mot_template_of(t.name)).template_key is null);
+  elsif exists (select from job_handler h where h.job_kind = p_job_kind)
+    or exists (select from job_subscription s where p_job_kind like s.job_kind_like and s.job_kind <> '*')
+    or exists (select from consumer_registry c where c.job_kind = p_job_kind)
+    or exists (select from queue_heartbeat h where p_job_kind = any (h.wakes_for))
+    or exists (select from job_archive_bound b where b.job_kind = p_job_kind)
+    or exists ( -- somebody has claimed one, of the first thousand
+      select from (
+        select j.lease_token from job_queue j where j.job_kind = p_job_kind order by j.job_kind, j.idempotency_key limit 1000) q
+      where q.lease_token is not null)
+  then
+    return null;
+  end if;
+  return format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it; they wait until somebody claims them',
+    p_job_kind);
 end
 $function$
 
@@ -6201,8 +6281,10 @@ begin
   end if;
   v_start := fn_mot_start();
   v_gates := fn_job_gate_expire(10 * least(p_limit, 1000), coalesce(p_now, clock_timestamp()));
-  for v_workflow in
-    select w.workflow_id from job_workflow w where w.status = 'active' order by w.updated_at limit p_limit
+  for v_workflow in -- taken by their age, looked after in the order in which whoever ends jobs of several locks them (trap 17)
+    select w.workflow_id
+    from (select a.workflow_id from job_workflow a where a.status = 'active' order by a.updated_at limit p_limit) w
+    order by w.workflow_id
   loop
     v_answer := fn_job_workflow_mend(v_workflow);
     v_checked := v_checked + 1;
@@ -6303,7 +6385,7 @@ begin
 end
 $function$
 
--- Retries a failed workflow from its failed steps: {dry_run, retried, made_anew}. Refused not_found, illegal_transition, and as a replay is.
+-- Retries a failed workflow from its failed and cancelled steps: {dry_run, retried, were_cancelled, made_anew}. Refused not_found, illegal_transition, and as a replay is.
 CREATE OR REPLACE FUNCTION fn_job_workflow_retry(p_workflow_id uuid, p_actor text, p_reason text, p_dry_run boolean DEFAULT true)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -6315,6 +6397,7 @@ AS $function$
 declare
   v_workflow job_workflow;
   v_failed uuid[];
+  v_cancelled int; -- of the failed, as a retry takes them
   v_skipped uuid[];
   v_job record;
   v_answer jsonb;
@@ -6337,7 +6420,10 @@ begin
   elsif v_workflow.status not in ('failed', 'partially_failed') then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
-  v_failed := array(select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status in ('failed', 'dead_letter') order by j.job_id);
+  select coalesce(array_agg(j.job_id order by j.job_id), '{}'), count(*) filter (where j.status = 'cancelled') into v_failed, v_cancelled
+  from job_queue j
+  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
+    and (j.status in ('failed', 'dead_letter') or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %');
   -- skipped because of them, directly or by way of others that were
   with recursive reached as (
     select d.job_id from job_dependency d where d.needs_job_id = any (v_failed) and d.state = 'skipped'
@@ -6347,7 +6433,8 @@ begin
   select coalesce(array_agg(r.job_id order by r.job_id), '{}') into v_skipped
   from reached r join job_queue j on j.job_id = r.job_id where j.status = 'cancelled';
   if coalesce(p_dry_run, true) then
-    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+    return jsonb_build_object('refused', false, 'dry_run', true, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
+      'made_anew', cardinality(v_skipped) + (select count(*) from job_queue j where j.job_id = any (v_failed) and j.status <> 'dead_letter'));
   end if;
   for v_job in
     select j.*, d.dead_letter_id, exists (select from job_gate g where g.job_id = j.job_id) as is_gate
@@ -6365,7 +6452,7 @@ begin
         raise exception '%', v_answer ->> 'reason' using errcode = 'RV001'; -- all or nothing
       end if;
     else
-      v_skipped := v_skipped || v_job.job_id; -- failed rests: a new job in its place
+      v_skipped := v_skipped || v_job.job_id; -- failed rests, and cancelled is an end: a new job in its place
     end if;
   end loop;
   foreach v_new in array v_skipped loop
@@ -6393,7 +6480,8 @@ begin
   end loop;
   update job_workflow w set status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp() where w.workflow_id = p_workflow_id;
   perform fn_job_workflow_mend(p_workflow_id); -- counts what the new ones wait for, and frees them
-  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'made_anew', cardinality(v_skipped));
+  return jsonb_build_object('refused', false, 'dry_run', false, 'workflow_id', p_workflow_id, 'retried', cardinality(v_failed), 'were_cancelled', v_cancelled,
+    'made_anew', cardinality(v_skipped));
 exception when sqlstate 'RV001' then
   return jsonb_build_object('refused', true, 'reason', sqlerrm, 'workflow_id', p_workflow_id);
 end
@@ -6456,7 +6544,7 @@ begin
       where x.workflow_id = any (v_locked)
       group by j.workflow_id, x.cancel_reason) s
     where s.moving = 0) c
-  where w.workflow_id = c.workflow_id and w.workflow_id = any (v_locked);
+  where w.workflow_id = c.workflow_id;
   get diagnostics v_ended = row_count;
   if v_ended < cardinality(v_locked) then
     -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
@@ -6542,11 +6630,13 @@ declare
   v_ended record;
 begin
   -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
-  -- nobody begins, ends or retries one until this is over
-  perform from job_queue j
-  where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
-  order by j.status in ('queued', 'retry_waiting'), j.job_id
-  for update;
+  -- nobody begins, ends or retries one until this is over. And once more: a retry that was waited for may have made some anew
+  for v_round in 1 .. 2 loop
+    perform from job_queue j
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
+    order by j.status in ('queued', 'retry_waiting'), j.job_id
+    for update;
+  end loop;
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
@@ -7008,6 +7098,8 @@ declare
   v_params jsonb := coalesce(p_template_params, '{}');
   v_workflow_id uuid := fn_uuid_v7_nth(fn_uuid_v7(), 0); -- its jobs are numbered on from it: they are found by the key
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
+  -- what its steps and gates are about: the event's, when an event began it; those that follow the event carry the same
+  v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
   v_known job_workflow;
@@ -7082,7 +7174,7 @@ begin
       v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
       coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
       fn_mot_policy(s.step), v_workflow_id,
-      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_correlation
+      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
     from unnest(v_parts.steps) with ordinality s (step, n)
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
@@ -7090,7 +7182,7 @@ begin
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
     select fn_uuid_v7_nth(v_workflow_id, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
-      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_correlation), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_thread), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
     where s.step ->> 'type' in ('approval', 'event');
   -- what the parameters make of the template does not fit: a text too long, a date too far, a denied key
@@ -9350,7 +9442,7 @@ begin
 end
 $function$
 
--- Enables or disables a schedule: {enabled, was_enabled}; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.
+-- Enables or disables a schedule: {enabled, was_enabled}, and warning as fn_schedule_put; audited in dot_config_audit as schedule.<key>.enabled. Refused not_found.
 CREATE OR REPLACE FUNCTION fn_schedule_enable(p_schedule_key text, p_enabled boolean, p_actor text, p_reason text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -9359,11 +9451,12 @@ CREATE OR REPLACE FUNCTION fn_schedule_enable(p_schedule_key text, p_enabled boo
 AS $function$
 declare
   v_was boolean;
+  v_job_kind text;
 begin
   if p_enabled is null or coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_schedule_enable needs p_enabled, an actor and a reason' using errcode = '22023';
   end if;
-  select s.enabled into v_was from job_schedule s where s.schedule_key = p_schedule_key for update;
+  select s.enabled, s.job_kind into v_was, v_job_kind from job_schedule s where s.schedule_key = p_schedule_key for update;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'schedule_key', p_schedule_key);
   end if;
@@ -9376,7 +9469,8 @@ begin
     values ('schedule.' || p_schedule_key || '.enabled', v_was::text, p_enabled::text, p_actor, p_reason);
     perform pg_notify('queue_control', '');
   end if;
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was);
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'enabled', p_enabled, 'was_enabled', v_was)
+    || jsonb_strip_nulls(jsonb_build_object('warning', case when p_enabled then fn_job_kind_warning(v_job_kind) end));
 end
 $function$
 
@@ -9400,7 +9494,7 @@ begin
 end
 $function$
 
--- Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}.
+-- Adds a schedule, disabled, or changes all of it but that: {schedule_key, created, enabled}, and warning where no template or nobody is known for its kind.
 CREATE OR REPLACE FUNCTION fn_schedule_put(p_schedule_key text, p_job_kind text, p_actor text, p_cron text DEFAULT NULL::text, p_time_zone text DEFAULT NULL::text, p_every interval DEFAULT NULL::interval, p_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_executor text DEFAULT 'PG_worker'::text, p_priority integer DEFAULT 100, p_max_attempts integer DEFAULT NULL::integer, p_safe_payload jsonb DEFAULT '{}'::jsonb, p_source_ref text DEFAULT NULL::text, p_target_ref text DEFAULT NULL::text, p_payload_ref text DEFAULT NULL::text, p_ordering_key text DEFAULT NULL::text, p_missed text DEFAULT 'once'::text, p_missed_window interval DEFAULT NULL::interval, p_starts_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_description text DEFAULT NULL::text, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -9414,6 +9508,13 @@ declare
 begin
   if coalesce(btrim(p_schedule_key), '') = '' or coalesce(btrim(p_actor), '') = '' then
     raise exception 'fn_schedule_put needs a key and an actor' using errcode = '22023';
+  elsif p_schedule_key !~ '^[a-z0-9][a-z0-9_.-]{0,119}$' then
+    raise exception 'the key of a schedule is made of small letters, digits and _ . -, begins with a letter or digit and has at most 120: not %',
+      quote_literal(left(p_schedule_key, 130)) using errcode = '22023';
+  elsif p_missed_window not between interval '1 minute' and interval '10 years' then
+    raise exception 'fn_schedule_put: p_missed_window is from a minute to ten years, not %', p_missed_window using errcode = '22023';
+  elsif p_ends_at <= p_starts_at then
+    raise exception 'fn_schedule_put: it would end before it starts: p_ends_at is %, p_starts_at %', p_ends_at, p_starts_at using errcode = '22023';
   elsif num_nonnulls(p_cron, p_every, p_at) <> 1 or (p_cron is null) <> (p_time_zone is null) then
     raise exception 'fn_schedule_put: name one of p_cron (with p_time_zone), p_every and p_at' using errcode = '22023';
   end if;
@@ -9448,7 +9549,8 @@ begin
       then concat_ws(' ', v_old.job_kind, v_old.cron, v_old.time_zone, v_old.every::text, v_old.at::text) end,
     concat_ws(' ', v_new.job_kind, v_new.cron, v_new.time_zone, v_new.every::text, v_new.at::text), p_actor, 'put');
   perform pg_notify('queue_control', '');
-  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled);
+  return jsonb_build_object('refused', false, 'schedule_key', p_schedule_key, 'created', v_old.schedule_key is null, 'enabled', v_new.enabled)
+    || jsonb_strip_nulls(jsonb_build_object('warning', fn_job_kind_warning(p_job_kind)));
 end
 $function$
 
@@ -10097,6 +10199,16 @@ grant EXECUTE on function fn_job_key(text) to public
 grant EXECUTE on function fn_job_key_limit(text) to public
 
 grant EXECUTE on function fn_job_keys_are_limited() to public
+
+grant EXECUTE on function fn_job_kind_check() to reveille_dispatcher
+
+grant EXECUTE on function fn_job_kind_check() to reveille_operator
+
+grant EXECUTE on function fn_job_kind_check() to reveille_reader
+
+grant EXECUTE on function fn_job_kind_warning(text) to reveille_operator
+
+grant EXECUTE on function fn_job_kind_warning(text) to reveille_reader
 
 grant EXECUTE on function fn_job_kinds(text[]) to reveille_executor
 

@@ -24,7 +24,7 @@ pub(crate) fn output(command: &mut Command) -> (Option<i32>, String, String) {
 }
 
 /// Every command and subcommand with the words that lead to it.
-fn commands() -> Vec<(Vec<String>, clap::Command)> {
+pub(crate) fn commands() -> Vec<(Vec<String>, clap::Command)> {
     fn walk(words: &[String], command: &clap::Command, found: &mut Vec<(Vec<String>, clap::Command)>) {
         found.push((words.to_vec(), command.clone()));
         for inner in command.get_subcommands() {

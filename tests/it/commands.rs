@@ -4,6 +4,7 @@ mod gates;
 mod pauses;
 mod subscriptions;
 mod waiting;
+mod watching;
 
 use serde_json::Value;
 

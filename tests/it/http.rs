@@ -1,8 +1,10 @@
 //! The HTTP face over real sockets: alive, ready, measured, and gone when told to stop.
 
+mod api;
 mod catalogue;
 pub(crate) mod client;
 mod metrics;
+mod monitoring;
 mod openmetrics;
 mod sidecar;
 

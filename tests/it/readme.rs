@@ -63,13 +63,17 @@ async fn the_commands_of_the_readme_end_in_a_job_that_has_run() {
     }
 }
 
-/// Runs lines as a shell does, with `reveille` on the path; each must end well.
 fn run_in_shell(db: &TestDb, lines: &str) {
+    run_in(db, Path::new(env!("CARGO_TARGET_TMPDIR")), lines);
+}
+
+/// Runs lines as a shell does, with `reveille` on the path; each must end well.
+fn run_in(db: &TestDb, folder: &Path, lines: &str) {
     let program = Path::new(env!("CARGO_BIN_EXE_reveille"));
     let folders = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let mut shell = Command::new("sh");
     shell.args(["-euc", lines]).env("PATH", folders).env("DATABASE_URL", with_secret(&db.url()));
-    let output = shell.current_dir(env!("CARGO_TARGET_TMPDIR")).output().unwrap();
+    let output = shell.current_dir(folder).output().unwrap();
     assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -158,28 +162,45 @@ fn files_that_the_readme_names_exist() {
     }
 }
 
-/// Each command of the page on workflows that needs no id, on a database that knows its kinds of jobs.
+/// The page with what its reader puts in place of `ID` and `HASH`: the newest workflow, and the hash of what waits there.
+async fn with_ids(client: &tokio_postgres::Client, line: &str) -> String {
+    let newest = "select workflow_id::text, (
+          select fn_job_effect_hash(g.job_id) from job_gate g join job_queue j on j.job_id = g.job_id
+          where g.workflow_id = w.workflow_id and j.status = 'queued')
+        from job_workflow w order by workflow_id desc limit 1";
+    let row = client.query_one(newest, &[]).await.expect("there is a workflow by now");
+    let text = line.replace(" ID", &format!(" {}", row.get::<_, &str>(0)));
+    text.replace("HASH", row.get::<_, Option<&str>>(1).unwrap_or("HASH"))
+}
+
 #[tokio::test]
-async fn the_commands_of_the_page_on_workflows_end_in_an_active_workflow() {
+async fn a_stranger_follows_the_page_on_workflows_from_an_empty_database_to_a_finished_workflow() {
     let page = include_str!("../../docs/workflows.md");
-    let db = TestDb::new().await;
-    db.open_gates().await;
-    let begin = "
-        create function nothing(p_job jsonb) returns jsonb language sql as $$ select null::jsonb $$;
-        insert into job_handler (job_kind, handler)
-        select k, 'nothing(jsonb)' from unnest(array['report.collect', 'report.send', 'report.tidy']) k";
+    let db = TestDb::empty().await;
     let client = db.client().await;
-    client.batch_execute(begin).await.unwrap();
     let folder = Folder::open_to_all();
-    let file = folder.path().join("report.toml");
-    let block = |language: &str| {
-        let (_, rest) = page.split_once(&format!("\n```{language}\n")).unwrap();
-        rest.split_once("```").unwrap().0.to_owned()
-    };
-    std::fs::write(&file, block("toml")).unwrap();
-    run_in_shell(&db, &block("sh").replace("report.toml", file.to_str().unwrap()));
-    let found = client.query_one("select status, jobs, correlation_id from job_workflow", &[]).await.unwrap();
-    let found: (&str, i32, &str) = (found.get(0), found.get(1), found.get(2));
-    assert_eq!(found, ("active", 5, "report:7"));
-    client.batch_execute(&block("sql")).await.unwrap();
+    for block in page.split("\n```").skip(1).step_by(2) {
+        match block.split_once('\n').unwrap() {
+            ("toml", template) => std::fs::write(folder.path().join("report.toml"), template).unwrap(),
+            ("sql", statements) => client.batch_execute(statements).await.unwrap(),
+            ("sh", lines) if lines.contains(" ID") => {
+                for line in lines.lines() {
+                    assert!(line.starts_with("reveille "), "one command a line: {line}");
+                    let line =
+                        if line.contains(" ID") { with_ids(&client, line).await } else { line.to_owned() };
+                    run_in(&db, folder.path(), &line);
+                }
+            }
+            ("sh", lines) => run_in(&db, folder.path(), lines),
+            (other, _) => panic!("a block of {other}"),
+        }
+    }
+    let found = "select jsonb_object_agg(correlation_id, jsonb_build_array(status, jobs))
+        from (select case when consumer_key is null then correlation_id else consumer_key end as correlation_id, status, jobs
+          from job_workflow) w";
+    let found: serde_json::Value = client.query_one(found, &[]).await.unwrap().get(0);
+    let expected = serde_json::json!({"report:7": ["succeeded", 5], "report:8": ["cancelled", 4], "report.ready": ["active", 4]});
+    assert_eq!(found, expected);
+    let sent = std::fs::read_to_string(folder.path().join("sent.json")).unwrap();
+    assert!(sent.contains("report.send"), "the program got its job: {sent}");
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::context::{Context, Outcome, actor};
+use super::context::{Context, Outcome, actor, warning};
 use super::output::{fields, table};
 use super::payload;
 use crate::config::guess;
@@ -209,11 +209,14 @@ async fn switch(args: Switch, enabled: bool, context: &Context) -> Result<Outcom
     let answer = consumers::set_enabled(&client, &args.key, enabled, who.as_deref(), &args.reason).await?;
     Outcome::of(answer, |result| {
         let was = result["was_enabled"] == true;
-        let document = json!({ "consumer_key": args.key, "enabled": enabled, "was_enabled": was });
+        let mut document = json!({ "consumer_key": args.key, "enabled": enabled, "was_enabled": was });
+        if let Some(warning) = result.get("warning") {
+            document["warning"] = warning.clone();
+        }
         let word = |enabled| if enabled { "enabled" } else { "disabled" };
         context.out.answer(&document, || {
             let before = if was == enabled { "so before" } else { word(was) };
-            format!("{}: {} (was {before})", args.key, word(enabled))
+            format!("{}: {} (was {before}){}", args.key, word(enabled), warning(result))
         })
     })
 }

@@ -7,11 +7,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Preview, unknown};
-use crate::cli::context::{Context, Outcome};
+use crate::cli::context::{Context, Outcome, warning};
 use crate::cli::output::table;
 use crate::error::Result;
 use crate::maintain::consumer_sync as sync;
 use crate::store::consumers::{self, Decision, Subject};
+use crate::store::kinds;
 
 /// Most rows of a preview that people are shown.
 const SHOWN: usize = 20;
@@ -31,6 +32,11 @@ pub(super) async fn run(args: Preview, context: &Context) -> Result<Outcome> {
         }
         (decisions, _) => decisions?,
     };
+    let columns = match &subject {
+        Subject::Given(columns) => Some(columns.clone()),
+        Subject::Stored(key) => consumers::show(&client, key).await?,
+    };
+    let stands_against = kinds::warning_of_consumer(&client, &columns.unwrap_or_default()).await?;
     let reasons = count(&decisions);
     let jobs = decisions.iter().filter(|decision| decision.would_enqueue).count();
     let document = json!({
@@ -39,8 +45,9 @@ pub(super) async fn run(args: Preview, context: &Context) -> Result<Outcome> {
         "would_enqueue": jobs,
         "reasons": reasons.iter().cloned().collect::<BTreeMap<_, _>>(),
         "decisions": decisions,
+        "warning": stands_against,
     });
-    context.out.answer(&document, || as_text(&subject, &decisions, &reasons, jobs))?;
+    context.out.answer(&document, || as_text(&subject, &decisions, &reasons, jobs) + &warning(&document))?;
     Ok(Outcome::Done)
 }
 

@@ -66,6 +66,9 @@ fn entry_as_text(entry: &Entry) -> String {
         let word = if enabled { "enabled" } else { "disabled" };
         let _ = write!(text, "\n    stays {word}, unlike its file; --enabled-too sets it");
     }
+    if let Some(warning) = &entry.warning {
+        let _ = write!(text, "\n    warning: {warning}");
+    }
     text
 }
 

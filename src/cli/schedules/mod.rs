@@ -4,7 +4,7 @@ use clap::ArgGroup;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::context::{Context, Outcome, actor};
+use super::context::{Context, Outcome, actor, warning};
 use super::output::{self, fields, moment, table};
 use crate::config::guess;
 use crate::error::{Error, Kind, Result};
@@ -122,7 +122,14 @@ fn text<'a>(schedule: &'a Value, column: &str) -> &'a str {
 }
 
 async fn list(context: &Context) -> Result<Outcome> {
-    let all = schedules::list(&context.client().await?, None).await?;
+    let mut all = schedules::list(&context.client().await?, None).await?;
+    for schedule in &mut all {
+        // no sidecar has placed it yet: what would come is told all the same
+        if schedule["next_tick_at"].is_null() && schedule["state"] != "ended" {
+            schedule["first_tick_at"] =
+                json!(preview::Times::of(schedule).ok().and_then(|times| times.first_at()));
+        }
+    }
     let row = |schedule: &Value| {
         let now: Timestamp = text(schedule, "now").parse().unwrap_or_else(|_| Timestamp::now());
         let at = |column| text(schedule, column).parse().map_or_else(|_| String::new(), |at| moment(at, now));
@@ -133,7 +140,11 @@ async fn list(context: &Context) -> Result<Outcome> {
             text(schedule, "state").to_owned(),
             at("last_tick_at"),
             text(schedule, "last_job_status").to_owned(),
-            at("next_tick_at"),
+            match schedule["first_tick_at"].as_str() {
+                Some(_) if schedule["enabled"] == false => format!("{} if enabled", at("first_tick_at")),
+                Some(_) => at("first_tick_at"),
+                None => at("next_tick_at"),
+            },
             text(schedule, "trouble").to_owned(),
         ]
     };
@@ -214,17 +225,22 @@ async fn put(args: Put, context: &Context) -> Result<Outcome> {
     let start = before.and_then(|before| text(&before, "starts_at").parse().ok());
     new.starts_at = new.starts_at.or(start);
     let first = definition::first_tick(&new, now)?;
-    let answer = schedules::put(&client, &new).await.map_err(super::payload::explain)?;
+    let answer = schedules::put(&client, &new).await.map_err(|error| match error.sqlstate() {
+        Some("22023") => Error::usage(error.to_string()).because(error),
+        _ => super::payload::explain(error),
+    })?;
     Outcome::of(answer, |result| {
         let mut document = result.clone();
         document["first_tick_at"] = json!(first);
         context.out.answer(&document, || {
             let key = &args.key;
             let done = if result["created"] == true { "added" } else { "changed" };
-            if result["enabled"] == true {
-                return format!("{key}: {done}; it is enabled, and comes {}", moment(first, now));
-            }
-            format!("{key}: {done}, and disabled; enabled now it would come {}", moment(first, now))
+            let line = if result["enabled"] == true {
+                format!("{key}: {done}; it is enabled, and comes {}", moment(first, now))
+            } else {
+                format!("{key}: {done}, and disabled; enabled now it would come {}", moment(first, now))
+            };
+            line + &warning(result)
         })
     })
 }
@@ -240,10 +256,11 @@ async fn switch(args: Change, enabled: bool, context: &Context) -> Result<Outcom
             let word = |enabled| if enabled { "enabled" } else { "disabled" };
             let before = if was == enabled { "so before" } else { word(was) };
             let line = format!("{}: {} (was {before})", args.key, word(enabled));
-            match preview::Times::of(&schedule) {
+            let line = match preview::Times::of(&schedule) {
                 Ok(times) if enabled => format!("{line}; {}", times.first()),
                 _ => line,
-            }
+            };
+            line + &warning(result)
         })
     })
 }

@@ -7,14 +7,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Preview, definition, stored, text};
-use crate::cli::context::{Context, Outcome};
+use crate::cli::context::{Context, Outcome, warning};
 use crate::cli::output::{self, fields, table};
 use crate::error::{Error, Kind, Result};
 use crate::model::schedule::{Oddity, Schedule, Words};
-use crate::store::schedules;
+use crate::store::{kinds, schedules};
 
 /// How many times are shown.
 const SHOWN: usize = 5;
+
+/// Stands for the kind of jobs while nobody has said one.
+const NO_KIND: &str = "(--kind)";
 
 /// The columns of a schedule that its jobs get.
 const GIVEN: [&str; 9] = [
@@ -33,7 +36,7 @@ pub(super) async fn run(args: Preview, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let schedule = if args.definition.is_given() {
         let now = schedules::now(&client).await?;
-        let kind = args.kind.as_deref().unwrap_or("(--kind)");
+        let kind = args.kind.as_deref().unwrap_or(NO_KIND);
         let new = args.definition.of(&args.key, kind, None)?;
         definition::first_tick(&new, now)?;
         definition::columns(&new, now)
@@ -41,6 +44,10 @@ pub(super) async fn run(args: Preview, context: &Context) -> Result<Outcome> {
         stored(&client, &args.key).await?
     };
     let times = Times::of(&schedule)?;
+    let stands_against = match schedule["job_kind"].as_str().filter(|kind| *kind != NO_KIND) {
+        Some(kind) => kinds::warning(&client, kind).await?,
+        None => None,
+    };
     let job: Map<String, Value> =
         GIVEN.iter().map(|column| ((*column).to_owned(), schedule[*column].clone())).collect();
     let document = json!({
@@ -50,12 +57,14 @@ pub(super) async fn run(args: Preview, context: &Context) -> Result<Outcome> {
         "times": times.next,
         "oddities": times.oddities,
         "job": job,
+        "warning": stands_against,
     });
     context.out.answer(&document, || {
         let mut shown =
             format!("{} ({}): {}\n\n{times}", args.key, text(&schedule, "state"), super::when(&schedule));
         shown.push_str("\n\neach makes a job:\n");
         shown.push_str(&fields(&document["job"], &GIVEN));
+        shown.push_str(&warning(&document));
         shown
     })?;
     Ok(Outcome::Done)
@@ -116,6 +125,11 @@ impl Times {
             next: ticks.iter().map(one).collect(),
             oddities: parsed.oddities(from, until).map_err(wrong)?,
         })
+    }
+
+    /// The first of them.
+    pub(super) fn first_at(&self) -> Option<Timestamp> {
+        self.next.first().map(|time| time.at)
     }
 
     /// The first of them in words.

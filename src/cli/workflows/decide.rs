@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::super::context::{Context, Outcome, actor};
 use super::show::find;
 use crate::error::{Error, Result};
+use crate::model::refusal::Refusal;
 use crate::model::workflow::Step;
 use crate::store::workflows;
 
@@ -83,12 +84,14 @@ pub(super) async fn retry(args: Retry, context: &Context) -> Result<Outcome> {
         workflows::retry(&client, args.id, actor(args.actor).as_deref(), &args.reason, !args.apply).await?;
     Outcome::of(answer, |result| {
         context.out.answer(result, || {
-            let what = format!("{} failed steps", result["retried"]);
-            let skipped = format!("{} that were skipped or have to be asked again", result["made_anew"]);
+            let cancelled = result["were_cancelled"].as_i64().filter(|count| *count > 0);
+            let cancelled = cancelled.map(|count| format!(" ({count} of them cancelled)"));
+            let what = format!("{} failed steps{}", result["retried"], cancelled.unwrap_or_default());
+            let anew = format!("{} steps made anew", result["made_anew"]);
             if args.apply {
-                format!("{what} are tried again, with {skipped}")
+                format!("{what} are tried again, {anew}")
             } else {
-                format!("dry run: {what} would be tried again, with {skipped}; --apply does it")
+                format!("dry run: {what} would be tried again, {anew}; --apply does it")
             }
         })
     })
@@ -97,6 +100,9 @@ pub(super) async fn retry(args: Retry, context: &Context) -> Result<Outcome> {
 pub(super) async fn approve(args: Approve, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let (steps, gate) = gate(&client, args.id, &args.step).await?;
+    if let Some(refusal) = undecidable(args.id, &gate) {
+        return Ok(Outcome::Refused(refusal));
+    }
     let Some(hash) = &args.effect else {
         let hash = workflows::effect_hash(&client, gate.job_id).await?;
         let needed: Vec<&Step> =
@@ -127,8 +133,25 @@ pub(super) async fn approve(args: Approve, context: &Context) -> Result<Outcome>
 pub(super) async fn reject(args: Reject, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let (_, gate) = gate(&client, args.id, &args.step).await?;
+    if let Some(refusal) = undecidable(args.id, &gate) {
+        return Ok(Outcome::Refused(refusal));
+    }
     let answer = workflows::reject(&client, gate.job_id, actor(args.actor).as_deref(), &args.reason).await?;
     Outcome::of(answer, |result| context.out.answer(result, || format!("{} rejected", gate.step)))
+}
+
+/// Why nobody can decide about a step now; none while it waits for approval.
+fn undecidable(id: Uuid, gate: &Step) -> Option<Refusal> {
+    let standing = match gate.gate.as_deref() {
+        Some("approval") if gate.standing() == "waits for approval" => return None,
+        Some("approval") => gate.standing().to_owned(),
+        _ => format!("no approval but {} ({})", gate.job_kind, gate.standing()),
+    };
+    Some(Refusal {
+        reason: "illegal_transition".to_owned(),
+        answer: json!({"refused": true, "reason": "illegal_transition", "workflow_id": id, "step": gate.step,
+            "job_id": gate.job_id, "status": gate.status, "standing": standing}),
+    })
 }
 
 /// All steps, and the one of that name; a step that was made anew has its number behind it: `review~2`.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::context::{Context, Outcome};
 use super::output::{moment, table};
+use super::watch::{Watch, watch};
 use crate::error::Result;
 use crate::store::workflows::{self, Filter, Template, Workflow};
 
@@ -27,7 +28,8 @@ enum Action {
     List(List),
     /// Show a workflow's steps as a graph
     #[command(after_help = "Examples:\n  reveille workflows show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10\n  \
-                      reveille workflows show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --mermaid")]
+                      reveille workflows show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --mermaid\n  \
+                      reveille workflows show 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10 --watch 1s")]
     Show(show::Args),
     /// List templates with their versions
     #[command(after_help = "Example:\n  reveille workflows templates")]
@@ -77,11 +79,13 @@ struct List {
     /// Most workflows to show
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=100_000))]
     limit: i64,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
-        Action::List(args) => list(&args, context).await,
+        Action::List(args) => watch(args.watch, context, async |context| list(&args, context).await).await,
         Action::Show(args) => show::run(&args, context).await,
         Action::Templates => templates(context).await,
         Action::Validate(args) => write::validate(&args, context).await,

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::super::context::{Context, Outcome};
 use super::super::output::printable;
+use super::super::watch::{Watch, watch};
 use crate::error::{Error, Kind, Result};
 use crate::model::workflow::{drawing, mermaid};
 use crate::store::workflows::{self, Filter, Workflow};
@@ -16,9 +17,15 @@ pub(super) struct Args {
     /// Print it in the language of Mermaid
     #[arg(long)]
     mermaid: bool,
+    #[command(flatten)]
+    watch: Watch,
 }
 
 pub(super) async fn run(args: &Args, context: &Context) -> Result<Outcome> {
+    watch(args.watch, context, async |context| look(args, context).await).await
+}
+
+async fn look(args: &Args, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let workflow = find(&client, args.id).await?;
     let steps = workflows::steps(&client, args.id).await?;

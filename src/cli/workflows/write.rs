@@ -105,8 +105,13 @@ fn told(result: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let Some(steps) = result["steps"].as_array() else {
         let how = if result["created"] == true { "made" } else { "was there already" };
+        let others = if result["same_params"] == false {
+            "\nits parameters are others than these, and stay as they are; another --correlation-id makes another workflow"
+        } else {
+            ""
+        };
         return format!(
-            "workflow {} {how}, {} with {} steps",
+            "workflow {} {how}, {} with {} steps{others}",
             text(&result["workflow_id"]),
             text(&result["status"]),
             result["jobs"]

@@ -174,3 +174,17 @@ async fn an_executor_can_work_and_emit_and_nothing_else() {
     login.cannot(&["gate", "open", "queue.worker.enabled"]).await;
     login.goes(&client).await;
 }
+
+#[tokio::test]
+async fn a_reader_who_may_not_write_templates_is_told_that_checking_one_was_denied() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let folder = crate::support::Folder::open_to_all();
+    let file = folder.path().join("t.json");
+    std::fs::write(&file, "{}").unwrap();
+    let login = Login::of(&db, &client, "reveille_reader").await;
+    let ended = login.does(&["workflows", "validate", file.to_str().unwrap()]).await;
+    assert!(ended.err.contains("checking a template: permission denied"), "{}", ended.err);
+    assert!(ended.err.contains("reveille_operator"), "{}", ended.err);
+    login.goes(&client).await;
+}

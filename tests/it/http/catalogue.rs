@@ -10,10 +10,10 @@ use crate::support::{SOON, TestDb, wait_for};
 
 /// A row of the catalogue.
 #[derive(Debug, PartialEq)]
-struct Entry {
+pub(super) struct Entry {
     kind: String,
     unit: Option<String>,
-    labels: BTreeSet<String>,
+    pub(super) labels: BTreeSet<String>,
     help: String,
 }
 
@@ -22,7 +22,7 @@ fn document() -> String {
 }
 
 /// The rows `| name | type | unit | labels | meaning |` of the document.
-fn catalogue() -> BTreeMap<String, Entry> {
+pub(super) fn catalogue() -> BTreeMap<String, Entry> {
     let mut entries = BTreeMap::new();
     for line in document().lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();

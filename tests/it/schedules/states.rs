@@ -175,7 +175,7 @@ async fn malformed_schedules_and_ticks_are_refused_by_the_database_itself() {
         ("'x', 'test.tick', 'me', p_every => '1 month'", "23514"),
         ("'x', 'test.tick', 'me', p_every => '0.5 seconds'", "23514"),
         ("'x', 'test.tick', 'me', p_at => 'infinity'", "23514"),
-        ("'X Y', 'test.tick', 'me', p_every => '1 hour'", "23514"),
+        ("'X Y', 'test.tick', 'me', p_every => '1 hour'", "22023"),
         ("'x', 'no kind', 'me', p_every => '1 hour'", "23514"),
         ("'x', 'test.tick', 'me', p_every => '1 hour', p_missed => 'some'", "23514"),
         ("'x', 'test.tick', 'me', p_every => '1 hour', p_safe_payload => '{\"body\": 1}'", "23514"),

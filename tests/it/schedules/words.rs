@@ -202,3 +202,42 @@ async fn every_command_of_the_page_about_schedules_is_accepted_and_its_job_runs(
     let done = "select last_job_status from v_job_schedule where schedule_key = 'report.nightly'";
     assert_eq!(client.query_one(done, &[]).await.unwrap().get::<_, String>(0), "succeeded");
 }
+
+#[tokio::test]
+async fn what_is_wrong_with_a_schedule_is_said_in_words_and_no_row_is_printed() {
+    let db = TestDb::new().await;
+    let put = |key: &'static str, more: &[&'static str]| {
+        let start = ["schedules", "put", key, "--kind", "report.make", "--every", "1h"];
+        words(&db, &[&start[..], more].concat())
+    };
+    let later = ["--starts-at", "2099-01-02T00:00:00Z", "--ends-at", "2099-01-01T00:00:00Z"];
+    let cases: [(&str, &[&str], &str); 2] = [
+        ("A B", &[], "the key of a schedule is made of small letters, digits"),
+        ("night", &["--missed-window", "10s"], "from a minute to ten years"),
+    ];
+    for (key, more, wrong) in cases {
+        let (code, _, err) = put(key, more);
+        assert!(code == Some(2) && err.contains(wrong), "{err}");
+        assert!(!err.contains("Failing row") && !err.contains("check constraint"), "{err}");
+    }
+    let (code, _, err) = put("night", &later);
+    assert!(code == Some(2) && err.contains("night"), "{err}");
+}
+
+#[tokio::test]
+async fn the_list_tells_when_a_schedule_comes_that_no_sidecar_has_looked_at_yet() {
+    let db = TestDb::new().await;
+    let put = ["schedules", "put", "new_year", "--kind", "report.make", "--at", "2099-01-01T00:00:00Z"];
+    assert_eq!(words(&db, &put).0, Some(0));
+    let (_, list, _) = words(&db, &["schedules", "list"]);
+    assert!(list.contains("2099-01-01 00:00:00Z") && list.contains("if enabled"), "{list}");
+    words(&db, &["schedules", "enable", "new_year", "--reason", "x"]);
+    let (_, list, _) = words(&db, &["schedules", "list"]);
+    let row = list.lines().find(|line| line.starts_with("new_year")).unwrap();
+    assert!(
+        row.contains(" new ") && row.contains("2099-01-01 00:00:00Z") && !row.contains("if enabled"),
+        "{row}"
+    );
+    let (_, all, _) = json(&db, &["schedules", "list"]);
+    assert_eq!(all[0]["first_tick_at"], "2099-01-01T00:00:00Z");
+}

@@ -82,9 +82,9 @@ impl Program {
         let (keep_out, keep_err) = (Arc::clone(&said), Arc::clone(&said));
         let readers = vec![
             std::thread::spawn(move || {
-                let mut text = String::new();
-                BufReader::new(out).read_to_string(&mut text).ok();
-                keep_out.lock().unwrap().out = text;
+                for line in BufReader::new(out).lines().map_while(Result::ok) {
+                    keep_out.lock().unwrap().out.extend([line.as_str(), "\n"]);
+                }
             }),
             std::thread::spawn(move || {
                 for line in BufReader::new(err).lines().map_while(Result::ok) {
@@ -127,6 +127,11 @@ impl Program {
     pub(crate) fn lines_with(&self, word: &str) -> Vec<String> {
         let said = self.said.lock().unwrap();
         said.err.iter().filter(|line| line.contains(word)).cloned().collect()
+    }
+
+    /// The lines on standard output so far.
+    pub(crate) fn lines_out(&self) -> Vec<String> {
+        self.said.lock().unwrap().out.lines().map(str::to_owned).collect()
     }
 
     /// Whether it still runs.

@@ -1,21 +1,11 @@
 //! A workflow that is cancelled: what is kept of it, and who else is at it at the same time.
 
 use serde_json::{Value, json};
-use tokio_postgres::Client;
-use uuid::Uuid;
 
-use super::stage::{Stage, edge, node};
-use crate::support::{SOON, wait_until};
+use super::stage::{Stage, beside, edge, node};
 
-/// The answer of `sql` about a workflow, asked beside others.
-fn beside(client: Client, sql: &'static str, id: Uuid) -> tokio::task::JoinHandle<Value> {
-    tokio::spawn(async move { client.query_one(sql, &[&id]).await.unwrap().get(0) })
-}
-
-async fn somebody_waits_for_a_lock(stage: &Stage) {
-    let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
-    wait_until("somebody waits for a lock", SOON, async || stage.value(waits, &[]).await == true).await;
-}
+const CANCEL: &str = "select fn_job_workflow_cancel($1, 'test', 'not wanted')";
+const RETRY: &str = "select fn_job_workflow_retry($1, 'test', 'mended', false)";
 
 #[tokio::test]
 async fn a_cancelled_workflow_still_tells_how_its_steps_ended_when_they_have_left_for_the_archive() {
@@ -24,11 +14,10 @@ async fn a_cancelled_workflow_still_tells_how_its_steps_ended_when_they_have_lef
     let waiting = stage.emit("t", json!({})).await;
     let job = stage.claim("one", 1).await.remove(0);
     stage.succeed(&job).await;
-    let cancel = "select fn_job_workflow_cancel($1, 'test', 'not wanted')";
-    assert_eq!(stage.value(cancel, &[&waiting]).await["status"], "cancelled");
+    assert_eq!(stage.value(CANCEL, &[&waiting]).await["status"], "cancelled");
     let failed = stage.emit("t", json!({})).await;
     assert_eq!(stage.run(&["a"]).await, ["a"]);
-    assert_eq!(stage.value(cancel, &[&failed]).await["status"], "cancelled");
+    assert_eq!(stage.value(CANCEL, &[&failed]).await["status"], "cancelled");
     let before = [stage.health(waiting).await, stage.health(failed).await];
     let counts = |health: &Value| ["succeeded", "failed", "cancelled"].map(|key| health[key].clone());
     assert_eq!(counts(&before[0]), [json!(1), json!(0), json!(2)]);
@@ -54,9 +43,8 @@ async fn a_step_that_somebody_claims_while_its_workflow_is_cancelled_is_asked_to
     let id = stage.emit("t", json!({})).await;
     let worker = stage.db.client().await;
     worker.batch_execute("begin; select fn_job_claim('one', 1)").await.unwrap();
-    let cancel = "select fn_job_workflow_cancel($1, 'test', 'not wanted')";
-    let cancelled = beside(stage.db.client().await, cancel, id);
-    somebody_waits_for_a_lock(&stage).await;
+    let cancelled = beside(stage.db.client().await, CANCEL, id);
+    stage.waiting_for_locks(1).await;
     worker.batch_execute("commit").await.unwrap();
     let answer = cancelled.await.unwrap();
     assert_eq!(
@@ -70,24 +58,86 @@ async fn a_step_that_somebody_claims_while_its_workflow_is_cancelled_is_asked_to
 
 #[tokio::test]
 async fn a_retry_that_comes_after_a_cancellation_or_another_retry_changes_nothing() {
-    const RETRY: &str = "select fn_job_workflow_retry($1, 'test', 'mended', false)";
     let stage = Stage::open().await;
     stage.value("select fn_gate_set('queue.dlq.replay_enabled', 'true', 'test', 'test')", &[]).await;
     stage.put("t", json!([node("a"), node("b")]), json!([edge("a", "b")])).await;
-    for (first, status) in
-        [("select fn_job_workflow_cancel($1, 'test', 'not wanted')", "cancelled"), (RETRY, "active")]
-    {
+    for (first, status) in [(CANCEL, "cancelled"), (RETRY, "active")] {
         let id = stage.emit("t", json!({})).await;
         stage.run(&["a"]).await;
         let operator = stage.db.client().await;
         operator.batch_execute("begin").await.unwrap();
         operator.query_one(first, &[&id]).await.unwrap();
         let second = beside(stage.db.client().await, RETRY, id);
-        somebody_waits_for_a_lock(&stage).await;
+        stage.waiting_for_locks(1).await;
         operator.batch_execute("commit").await.unwrap();
         let answer = second.await.unwrap();
         assert_eq!((&answer["reason"], &answer["status"]), (&json!("illegal_transition"), &json!(status)));
         assert_eq!(stage.status(id).await, status);
-        stage.value("select fn_job_workflow_cancel($1, 'test', 'the next round')", &[&id]).await;
+        stage.value(CANCEL, &[&id]).await;
     }
+}
+
+#[tokio::test]
+async fn two_retries_at_once_make_a_resting_step_anew_once_and_neither_gets_an_error() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let job = stage.claim("one", 1).await.remove(0);
+    stage.value("select fn_job_fail_permanent($1, $2, 'no', false)", &[&job.id, &job.token]).await;
+    let operator = stage.db.client().await;
+    operator.batch_execute("begin").await.unwrap();
+    operator.query_one(RETRY, &[&id]).await.unwrap();
+    let second = beside(stage.db.client().await, RETRY, id);
+    stage.waiting_for_locks(1).await;
+    operator.batch_execute("commit").await.unwrap();
+    assert_eq!(second.await.unwrap()["reason"], "illegal_transition");
+    assert_eq!(stage.run(&[]).await, ["a~2"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn a_workflow_whose_last_step_ends_while_it_is_cancelled_has_succeeded() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let job = stage.claim("one", 1).await.remove(0);
+    let worker = stage.db.client().await;
+    worker.batch_execute("begin").await.unwrap();
+    worker.query_one("select fn_job_succeed($1, $2)", &[&job.id, &job.token]).await.unwrap();
+    let cancelled = beside(stage.db.client().await, CANCEL, id);
+    stage.waiting_for_locks(1).await;
+    worker.batch_execute("commit").await.unwrap();
+    let answer = cancelled.await.unwrap();
+    assert_eq!((&answer["reason"], &answer["status"]), (&json!("illegal_transition"), &json!("succeeded")));
+    let health = stage.health(id).await;
+    assert_eq!((&health["status"], &health["succeeded"]), (&json!("succeeded"), &json!(1)));
+}
+
+/// The cancellation waits for a retry, which makes a step anew, and then for somebody who holds the workflow's row.
+#[tokio::test]
+async fn a_step_that_a_retry_has_just_made_anew_is_not_claimed_while_its_workflow_is_cancelled() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let job = stage.claim("one", 1).await.remove(0);
+    stage.value("select fn_job_fail_permanent($1, $2, 'no', false)", &[&job.id, &job.token]).await;
+    let (retrier, holder) = (stage.db.client().await, stage.db.client().await);
+    retrier.batch_execute("begin").await.unwrap();
+    retrier.query_one(RETRY, &[&id]).await.unwrap();
+    holder.batch_execute("begin").await.unwrap();
+    let hold = tokio::spawn(async move {
+        let hold = "select from job_workflow where workflow_id = $1 for update";
+        holder.query_one(hold, &[&id]).await.unwrap();
+        holder
+    });
+    stage.waiting_for_locks(1).await;
+    let cancelled = beside(stage.db.client().await, CANCEL, id);
+    stage.waiting_for_locks(2).await;
+    retrier.batch_execute("commit").await.unwrap();
+    let holder = hold.await.unwrap();
+    stage.waiting_for_locks(1).await;
+    assert_eq!(stage.claim("one", 1).await.len(), 0, "all of it is locked before the workflow is");
+    holder.batch_execute("commit").await.unwrap();
+    assert_eq!(cancelled.await.unwrap()["cancelled"], 1);
+    assert_eq!(stage.status(id).await, "cancelled");
 }

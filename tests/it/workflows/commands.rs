@@ -144,3 +144,50 @@ async fn a_workflow_that_failed_is_retried_after_a_dry_run_and_one_not_wanted_is
     let cancelled = words(&db, &["workflows", "cancel", id, "--reason", "not wanted"]).1;
     assert_eq!(cancelled, "3 waiting steps cancelled, 0 running ones asked\n");
 }
+
+#[tokio::test]
+async fn who_emits_again_with_other_parameters_reads_that_nothing_of_them_is_in_it() {
+    let (db, _folder, file) = open().await;
+    words(&db, &["workflows", "put", &file]);
+    let emit = |document: &'static str| {
+        ["workflows", "emit", "pipeline", "--correlation-id", "same", "--param", document].map(str::to_owned)
+    };
+    let told = |arguments: [String; 7]| words(&db, &arguments.each_ref().map(String::as_str)).1;
+    assert!(told(emit("document=doc:1")).contains("made, active"));
+    let again = told(emit("document=doc:1"));
+    assert!(again.contains("was there already") && !again.contains("parameters"), "{again}");
+    let other = told(emit("document=doc:2"));
+    assert!(other.contains("its parameters are others than these"), "{other}");
+    assert!(other.contains("another --correlation-id"), "{other}");
+}
+
+#[tokio::test]
+async fn nobody_is_offered_a_hash_for_what_does_not_wait_for_approval() {
+    let (db, _folder, file) = open().await;
+    words(&db, &["workflows", "put", &file]);
+    let (_, made, _) = json(&db, &["workflows", "emit", "pipeline", "--param", "document=doc:1"]);
+    let id = made["workflow_id"].as_str().unwrap();
+    let refused = |arguments: &[&str], standing: &str| {
+        let (code, out, err) = words(&db, arguments);
+        assert_eq!((code, out.as_str()), (Some(3), ""), "{err}");
+        assert!(err.contains(standing) && err.contains(&format!("reveille workflows show {id}")), "{err}");
+    };
+    let (approve, reject) =
+        (["workflows", "approve", id, "review"], ["workflows", "reject", id, "review", "--reason", "x"]);
+    refused(&approve, "review does not wait for approval, it is blocked");
+    refused(&reject, "review does not wait for approval, it is blocked");
+    refused(
+        &["workflows", "approve", id, "mark"],
+        "mark does not wait for approval, it is no approval but a.a",
+    );
+    run_one(&db).await;
+    let hash = words(&db, &approve).1.trim_end().rsplit(' ').next().unwrap().to_owned();
+    words(&db, &[&approve[..], &["--effect", &hash]].concat());
+    refused(&approve, "review does not wait for approval, it is succeeded");
+    refused(&["workflows", "retry", id, "--reason", "x"], "the workflow is active, which does not allow it");
+    run_one(&db).await;
+    refused(&["workflows", "cancel", id, "--reason", "x"], "the workflow is succeeded");
+    let nobody = "01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10";
+    let (code, _, err) = words(&db, &["workflows", "cancel", nobody, "--reason", "x"]);
+    assert!(code == Some(3) && err.contains("there is no workflow with this id"), "{err}");
+}

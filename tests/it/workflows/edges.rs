@@ -174,3 +174,15 @@ async fn a_cancelled_workflow_runs_nothing_more_and_asks_what_runs_to_end() {
     let again = stage.value("select fn_job_workflow_cancel($1, 'test', 'not wanted')", &[&id]).await;
     assert_eq!(again["refused"], false);
 }
+
+#[tokio::test]
+async fn an_always_step_behind_a_blocked_one_does_not_run_and_behind_a_skipped_one_does() {
+    let stage = Stage::open().await;
+    let nodes = json!([node("a"), node("b"), node("c")]);
+    for (otherwise, ran) in [("fail", vec!["a"]), ("skip", vec!["a", "c"])] {
+        let edges = json!([{"from": "a", "to": "b", "otherwise": otherwise}, {"from": "b", "to": "c", "on": "always"}]);
+        stage.put(otherwise, nodes.clone(), edges).await;
+        stage.emit(otherwise, json!({})).await;
+        assert_eq!(stage.run(&["a"]).await, ran);
+    }
+}

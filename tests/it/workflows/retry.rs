@@ -120,3 +120,52 @@ async fn steps_leave_for_the_archive_only_with_a_workflow_that_nobody_can_retry(
     );
     assert_eq!(stage.health(good).await["succeeded"], 2);
 }
+
+#[tokio::test]
+async fn a_retry_takes_up_a_step_that_somebody_cancelled_and_says_so_first() {
+    let stage = with_replay().await;
+    let edges = json!([edge("a", "b"), {"from": "a", "to": "c", "otherwise": "skip"}]);
+    stage.put("t", json!([node("a"), node("b"), node("c")]), edges).await;
+    let id = stage.emit("t", json!({})).await;
+    let cancel = "select fn_job_cancel($1, 'test', 'not now')";
+    assert_eq!(stage.value(cancel, &[&stage.job(id, "a").await]).await["status"], "cancelled");
+    assert_eq!(stage.status(id).await, "failed");
+    let counts = |answer: serde_json::Value| {
+        ["retried", "were_cancelled", "made_anew"].map(|key| answer[key].as_i64().unwrap())
+    };
+    let dry = stage.value("select fn_job_workflow_retry($1, 'test', 'now', true)", &[&id]).await;
+    assert_eq!(counts(dry), [1, 1, 2], "as it will be");
+    let done = stage.value("select fn_job_workflow_retry($1, 'test', 'now', false)", &[&id]).await;
+    assert_eq!(counts(done), [1, 1, 2]);
+    let mut ran = stage.run(&[]).await;
+    ran.sort();
+    assert_eq!(ran, ["a~2", "b", "c~2"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+}
+
+#[tokio::test]
+async fn a_dead_letter_of_a_cancelled_workflow_is_not_replayed_and_keeps_no_other_from_its_turn() {
+    let stage = with_replay().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([])).await;
+    let (gone, alive) = (stage.emit("t", json!({})).await, stage.emit("t", json!({})).await);
+    assert_eq!(stage.run(&["a"]).await.len(), 4);
+    stage.value("select fn_job_workflow_cancel($1, 'test', 'not wanted')", &[&gone]).await;
+    let triage =
+        "select fn_job_dead_letter_triage(dead_letter_id, 'manual_replay', 'test') from job_dead_letter";
+    stage.client.query(triage, &[]).await.unwrap();
+    let replay = "select fn_job_dead_letter_replay(d.dead_letter_id, 'ticket', $2) from job_dead_letter d
+        join job_queue j on j.job_id = d.job_id where j.workflow_id = $1";
+    for dry_run in [true, false] {
+        assert_eq!(stage.value(replay, &[&gone, &dry_run]).await["reason"], "workflow_cancelled");
+    }
+    let redrive = "select fn_job_dead_letter_redrive('{}', 'ticket', 1, p_dry_run => false)";
+    assert_eq!(stage.value(redrive, &[]).await["replayed"], 1, "the one that can be comes first");
+    assert_eq!(stage.status(alive).await, "active");
+    assert_eq!(stage.run(&[]).await, ["a"]);
+    assert_eq!(
+        (stage.status(gone).await, stage.status(alive).await),
+        ("cancelled".into(), "succeeded".into())
+    );
+    let refusals = &stage.value(redrive, &[]).await["refusals"];
+    assert_eq!(refusals["workflow_cancelled"], 1, "it is counted, not hidden");
+}

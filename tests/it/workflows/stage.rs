@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use crate::support::TestDb;
+use crate::support::{SOON, TestDb, wait_until};
 
 pub(super) struct Stage {
     pub(super) db: TestDb,
@@ -104,6 +104,13 @@ impl Stage {
         self.health(id).await["status"].as_str().unwrap().to_owned()
     }
 
+    /// Until so many sessions of this database wait for a lock.
+    pub(super) async fn waiting_for_locks(&self, sessions: i64) {
+        let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let all = async || self.value(waits, &[]).await == sessions;
+        wait_until("they wait for a lock", SOON, all).await;
+    }
+
     /// Every step with its status, or `skipped`.
     pub(super) async fn standing(&self, id: Uuid) -> Value {
         let steps = "select jsonb_object_agg(step, case when cancel_reason like 'skipped: %' then 'skipped' else status end)
@@ -126,4 +133,9 @@ pub(super) fn node(key: &str) -> Value {
 /// An edge as it is by default.
 pub(super) fn edge(from: &str, to: &str) -> Value {
     json!({"from": from, "to": to})
+}
+
+/// The answer of `sql` about a workflow, asked beside others.
+pub(super) fn beside(client: Client, sql: &'static str, id: Uuid) -> tokio::task::JoinHandle<Value> {
+    tokio::spawn(async move { client.query_one(sql, &[&id]).await.unwrap().get(0) })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::stage::{Stage, node};
+use super::stage::{Stage, edge, node};
 
 const CONSUMER: &str = r#"{"consumer_key": "starter", "event_domain": "system", "event_type": "queue_dispatch_gap",
     "job_kind": "workflow:t", "source_ref": "{event_subject_ref}", "enabled": true}"#;
@@ -91,4 +91,38 @@ async fn a_job_that_asks_for_a_workflow_is_no_backlog_that_nobody_may_claim() {
         "paused: job_kind workflow:t",
         "what holds up the dispatcher, too, is told"
     );
+}
+
+#[tokio::test]
+async fn a_gate_of_a_workflow_that_an_event_started_waits_for_what_is_about_the_same_as_the_event() {
+    let stage = Stage::open().await;
+    let gate =
+        json!({"key": "told", "type": "event", "event_domain": "system", "event_type": "queue_dispatch_gap"});
+    let own = json!({"key": "own", "type": "event", "event_domain": "system", "event_type": "queue_dispatch_gap",
+        "correlation_id": "{correlation_id}"});
+    stage.put("t", json!([node("a"), gate, own]), json!([edge("a", "told")])).await;
+    let put = format!("select fn_consumer_put('{CONSUMER}', 'test', p_set_enabled => true)");
+    stage.client.batch_execute(&put).await.unwrap();
+    let event = "select fn_event_emit('system', 'queue_dispatch_gap', $1, p_correlation_id => $2)";
+    stage.value(event, &[&"doc:1", &"order:7"]).await;
+    stage.value("select fn_consumer_dispatch_batch('system')", &[]).await;
+    stage.value("select fn_consumer_set_enabled('starter', false, 'test', 'once')", &[]).await;
+    assert_eq!(
+        stage.value("select correlation_id from job_queue where job_kind = 'a.a'", &[]).await,
+        "order:7"
+    );
+    let key = stage.value("select correlation_id from job_workflow", &[]).await;
+    assert!(
+        key.as_str().unwrap().starts_with("starter:"),
+        "what it is known by stays its event's alone: {key}"
+    );
+    stage.run(&[]).await;
+    let opened = "select jsonb_object_agg(substr(j.idempotency_key, 38), g.event_id is not null)
+        from job_gate g join job_queue j on j.job_id = g.job_id";
+    stage.value(event, &[&"doc:1", &"order:8"]).await;
+    stage.value("select fn_consumer_dispatch_batch('system')", &[]).await;
+    assert_eq!(stage.value(opened, &[]).await, json!({"told": false, "own": false}));
+    stage.value(event, &[&"doc:1", &"order:7"]).await;
+    stage.value("select fn_consumer_dispatch_batch('system')", &[]).await;
+    assert_eq!(stage.value(opened, &[]).await, json!({"told": true, "own": false}));
 }
