@@ -11,6 +11,7 @@ $$;
 
 drop view v_job_queue_in_progress;
 drop function fn_job_archive(int, boolean, uuid, timestamptz);
+drop function fn_job_archive_drop(boolean, int, timestamptz);
 drop function fn_uuid_v7_floor(timestamptz);
 drop function fn_job_archive_month(timestamptz);
 drop table job_archive_bound;

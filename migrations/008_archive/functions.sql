@@ -25,12 +25,81 @@ language sql stable
 return (lpad(to_hex(fn_epoch_ms(p_at)), 12, '0') || repeat('0', 20))::uuid;
 comment on function fn_uuid_v7_floor(timestamptz) is 'The smallest uuid, version 7, of a moment.';
 
+-- Drops the months of the archive that ended queue.retention.archive_months ago or earlier (no row, or less than 1: none, ever),
+-- oldest first, with the keys of their jobs: whoever enqueues such a key again makes a new job. At most p_limit keys a call; a
+-- month goes with the last of its keys (`more` while some are left). Every reader of the archive waits behind a drop, so a drop
+-- waits no longer than 200 ms: a month that somebody reads, or has made a view of, is left for the next time (`locked`), and the others go. Dry run
+-- unless told otherwise; null does as the gate queue.archive.enabled says. Called at the end of a walk of fn_job_archive.
+create or replace function fn_job_archive_drop(p_dry_run boolean default true, p_limit int default 20000, p_now timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path from current
+set lock_timeout = '200ms' set enable_seqscan = off set enable_bitmapscan = on set datestyle = 'ISO' set timezone = 'UTC'
+as $$
+declare
+  v_months int := floor(least(fn_config_number('queue.retention.archive_months', 0), 12000));
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_answer jsonb;
+  v_month record;
+  v_keys int;
+  v_left int := p_limit;
+  v_dropped text[] := '{}';
+  v_locked text[] := '{}';
+  v_more boolean := false;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_archive_drop: p_limit must be at least 1' using errcode = '22023';
+  elsif not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_answer := jsonb_build_object('refused', false, 'dry_run', v_dry, 'busy', false, 'found', '[]'::jsonb, 'dropped', '[]'::jsonb, 'locked', '[]'::jsonb,
+    'keys', 0, 'more', false);
+  if v_months < 1 then
+    return v_answer;
+  elsif not v_dry and not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_job_archive', 0)) then
+    return v_answer || '{"busy": true}';
+  end if;
+  for v_month in
+    select x.relname, x.bounds[1]::timestamptz as begins, x.bounds[2]::timestamptz as ends
+    from (
+      select c.relname, regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''([^'']+)''\) TO \(''([^'']+)''\)$') as bounds
+      from pg_inherits i
+      join pg_class p on p.oid = i.inhparent and p.relname = 'job_archive' and p.relnamespace = quote_ident(current_schema())::regnamespace
+      join pg_class c on c.oid = i.inhrelid and c.relnamespace = p.relnamespace and c.relname ~ '^job_archive_[0-9]{4,}_[0-9]{2}$') x
+    where x.bounds[2]::timestamptz <= coalesce(p_now, clock_timestamp()) - make_interval(months => v_months)
+    order by 2
+  loop
+    v_answer := jsonb_set(v_answer, '{found}', v_answer -> 'found' || to_jsonb(v_month.relname));
+    -- who reads the whole archive locks each of them, and every other reader waits behind each try
+    continue when v_dry or v_more or cardinality(v_locked) = 3;
+    begin
+      delete from job_archive_key k
+      where k.ctid = any (array(
+        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left));
+      get diagnostics v_keys = row_count;
+      if v_keys < v_left then
+        execute format('drop table %I.%I', current_schema(), v_month.relname);
+        v_dropped := v_dropped || v_month.relname::text;
+      else
+        v_more := true;
+      end if;
+      v_left := v_left - v_keys;
+    exception when lock_not_available or dependent_objects_still_exist then
+      v_locked := v_locked || v_month.relname::text;
+    end;
+  end loop;
+  return v_answer || jsonb_build_object('dropped', v_dropped, 'locked', v_locked, 'keys', p_limit - v_left, 'more', v_more);
+end
+$$;
+comment on function fn_job_archive_drop(boolean, int, timestamptz)
+  is 'Drops months of the archive and forgets their keys, as queue.retention.archive_months says: {dry_run, busy, found, dropped, locked, keys, more}. Refused archive_disabled when told to apply behind a closed gate.';
+
 -- Moves finished jobs to job_archive, with their attempts and keys: those that ended queue.archive.after_seconds (3600) ago
 -- or earlier; dead letters only when triage has closed them, as long ago. No status changes. Looks at the p_limit oldest jobs
 -- behind p_after, in the order of their ids, which is that of their making: an index on the end of jobs would cost every
 -- completion more than 3 %. `next` is where to go on, null at the end; `again` is where a later round may begin: what is
 -- older waits for something, and is looked at more seldom. One session at a time (busy); a row that somebody has locked is
--- left for the next time. Dry run unless told otherwise; null does as the gate queue.archive.enabled says. Called by the
+-- left for the next time. At the end of the walk months of the archive go that have had their time (`months`, see
+-- fn_job_archive_drop). Dry run unless told otherwise; null does as the gate queue.archive.enabled says. Called by the
 -- archiver of `reveille run`, by `tick`, by operators. (Traps 17, 31, 32, 33.)
 create or replace function fn_job_archive(
   p_limit int default 1000,
@@ -86,11 +155,11 @@ begin
   v_answer := v_answer || jsonb_build_object('found', coalesce(cardinality(v_due), 0),
     'next', case when cardinality(v_seen) = p_limit then v_seen[p_limit] end);
   if v_dry then
-    return v_answer;
+    return v_answer || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(true, p_now => p_now)) else '{}' end;
   end if;
   perform fn_job_archive_month(m) from unnest(array[v_now, v_now + interval '1 month'] || v_months) m;
   if v_due is null then
-    return v_answer;
+    return v_answer || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(false, p_now => p_now)) else '{}' end;
   end if;
 
   -- letter, then job, as a replay locks them; and judged anew once locked
@@ -158,11 +227,12 @@ begin
     returning 1
   )
   select count(*) into v_archived from moved;
-  return v_answer || jsonb_build_object('archived', v_archived);
+  return v_answer || jsonb_build_object('archived', v_archived)
+    || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(false, p_now => p_now)) else '{}' end;
 end
 $$;
 comment on function fn_job_archive(int, boolean, uuid, timestamptz)
-  is 'Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again}. Refused archive_disabled when told to apply behind a closed gate.';
+  is 'Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again, months}. Refused archive_disabled when told to apply behind a closed gate.';
 
 create or replace view v_job_queue_in_progress as
 select
@@ -181,6 +251,8 @@ do $$
 begin
   execute format('revoke all on function %s from public', 'fn_job_archive_month(timestamptz)'::regprocedure);
   execute format('revoke all on function %s from public', 'fn_job_archive(int, boolean, uuid, timestamptz)'::regprocedure);
+  execute format('revoke all on function %s from public', 'fn_job_archive_drop(boolean, int, timestamptz)'::regprocedure);
+  call pr_grant(format('execute on function %s', 'fn_job_archive_drop(boolean, int, timestamptz)'::regprocedure), array['reveille_dispatcher', 'reveille_operator']);
   call pr_grant(
     format('execute on function %s', 'fn_job_archive(int, boolean, uuid, timestamptz)'::regprocedure),
     array['reveille_dispatcher', 'reveille_operator']);

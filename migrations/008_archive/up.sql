@@ -57,6 +57,8 @@ create table job_archive_key (
   finished_at timestamptz not null,
   primary key (job_kind, idempotency_key)
 );
+-- For whole months at a time; keys come nearly in this order, and an enqueue pays nothing for it.
+create index job_archive_key_finished_at_idx on job_archive_key using brin (finished_at);
 comment on table job_archive_key is 'Which archived job holds an idempotency key, so that a second enqueue still answers the first job.';
 comment on column job_archive_key.finished_at is 'The job''s, which says in which partition of job_archive it is.';
 

@@ -46,8 +46,12 @@ create table event_route (
   updated_at timestamptz not null default clock_timestamp(),
   events bigint not null default 0,
   dry_run_events bigint not null default 0,
+  consent_no int not null default 0,
+  said_at timestamptz not null default clock_timestamp(),
+  was_live boolean not null default false,
   rows_sql text,
   rows_for jsonb,
+  rows_consent text,
   rows_columns text[],
   rows_shape text
 );
@@ -55,7 +59,11 @@ comment on table event_route is 'Which rows of iu_sql_event_route are ours, and 
 comment on column event_route.events is 'Events emitted so far, as far as fn_route_prune has added them up.';
 comment on column event_route.dry_run_events is 'Events that it would have emitted in its dry run, likewise.';
 comment on column event_route.rows_sql is 'What fn_route_rows made, for the trigger to run; it makes it anew when the route or the table is another than below.';
+comment on column event_route.consent_no is 'The number of the consent in its trigger that is valid: the table''s owner gives a new one when the route is switched on; switching it off ends it.';
+comment on column event_route.said_at is 'When what it tells, or of which table, changed last.';
+comment on column event_route.was_live is 'It has been live as it is since then.';
 comment on column event_route.rows_for is 'What of the route it was made for.';
+comment on column event_route.rows_consent is 'The trigger''s argument that covers that; null when none does.';
 comment on column event_route.rows_columns is 'The columns of the contract and of the primary key.';
 comment on column event_route.rows_shape is 'fn_route_shape of the table when it was made.';
 

@@ -62,6 +62,7 @@ fn as_text(tick: &Tick) -> String {
         ("leases ended", Some(leases)),
         ("silent", (!tick.silences.silent.is_empty()).then(|| tick.silences.silent.join(", "))),
         ("archived", Some(finished)),
+        ("months dropped", some(tick.archived.months_dropped)),
         ("workflows pruned", some(tick.archived.workflows_pruned)),
         ("failed workflows cancelled", some(tick.archived.workflows_cancelled)),
         ("unclaimed", (!unclaimed.is_empty()).then(|| unclaimed.join(", "))),

@@ -1,7 +1,8 @@
-//! The archiver: moves finished jobs from the hot table to `job_archive`, and removes workflows whose jobs have left that, too.
+//! The archiver: moves finished jobs from the hot table to `job_archive`, drops months of that which have had their time, and
+//! removes workflows whose jobs have left that, too.
 //!
 //! Settings: `[maintenance] archive_interval`; in the database `queue.archive.after_seconds` (3600), how long a job stays
-//! after its end. A round is batches with short pauses, so that nobody waits for it; of any number of sidecars one
+//! after its end, and `queue.retention.archive_months` (never), how long a month of the archive stays. A round is batches with short pauses, so that nobody waits for it; of any number of sidecars one
 //! archives at a time. Until `queue.archive.enabled` is open it looks at one batch and only tells, once for as long as that
 //! lasts.
 
@@ -55,6 +56,8 @@ pub struct Archived {
     pub found: u64,
     /// Of these, how many have left; somebody had the others locked.
     pub archived: u64,
+    /// Months of the archive that were dropped, with the keys of their jobs.
+    pub months_dropped: u64,
     /// Workflows removed, because none of their jobs is kept any more.
     pub workflows_pruned: u64,
     /// Workflows that had failed for longer than `queue.retention.failed_workflow_days`, and are cancelled now.
@@ -157,11 +160,17 @@ impl Archiver {
             archived.archived += count("archived");
             archived.dry_run = answer.get("dry_run").and_then(Value::as_bool).unwrap_or(true);
             self.jobs.inc_by(count("archived"));
-            after = place("next");
-            if after.is_none() || archived.dry_run {
+            let months = answer.get("months");
+            let dropped = months.and_then(|months| months.get("dropped")).and_then(Value::as_array);
+            archived.months_dropped += dropped.map_or(0, |dropped| dropped.len() as u64);
+            let is_more =
+                months.and_then(|months| months.get("more")).and_then(Value::as_bool).unwrap_or(false);
+            // the last batch again, while keys of a month are left
+            after = place("next").or_else(|| after.filter(|_| is_more));
+            if archived.dry_run || place("next").is_none() && !is_more {
                 return Ok(place("again"));
             }
-            if count("archived") > 0 {
+            if is_more || count("archived") > 0 {
                 sleep(PAUSE).await;
             }
         }
@@ -177,9 +186,16 @@ impl Archiver {
 
 /// What left is said each time; that something only would, once.
 fn tell(archived: Archived, told: &mut bool) {
-    let Archived { found, archived, workflows_pruned, workflows_cancelled, dry_run } = archived;
+    let Archived { found, archived, months_dropped, workflows_pruned, workflows_cancelled, dry_run } =
+        archived;
     if archived > 0 {
         tracing::info!(jobs.archived = archived, "{archived} finished jobs left for the archive");
+    }
+    if months_dropped > 0 {
+        tracing::info!(
+            months.dropped = months_dropped,
+            "{months_dropped} months of the archive ended longer ago than queue.retention.archive_months, and are dropped"
+        );
     }
     if workflows_pruned > 0 {
         tracing::info!(

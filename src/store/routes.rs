@@ -41,19 +41,23 @@ pub async fn put(client: &impl GenericClient, route: &Value, actor: Option<&str>
     answer(&row(client, "writing a route", SQL, &[route, &actor]).await?)
 }
 
-/// Makes its trigger and lets it work; `dry_run` none leaves that as it is. The answer holds `state` and what it `was`.
+/// Makes its trigger and lets it work; `dry_run` none leaves that as it is. It goes live only after a dry run, or
+/// `without_dry_run`. The answer holds `state`, what it `was`, and the `consent` of the table's owner.
 pub async fn enable(
     client: &impl GenericClient,
     code: &str,
     actor: Option<&str>,
     reason: &str,
     dry_run: Option<bool>,
+    without_dry_run: bool,
 ) -> Result<Answer> {
     const SQL: &str = "
         select fn_route_enable(
           p_route_code => $1, p_actor => coalesce($2, session_user::text), p_reason => $3,
-          p_dry_run => $4) as answer";
-    answer(&row(client, "enabling a route", SQL, &[&code, &actor, &reason, &dry_run]).await?)
+          p_dry_run => $4, p_without_dry_run => $5) as answer";
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&code, &actor, &reason, &dry_run, &without_dry_run];
+    answer(&row(client, "enabling a route", SQL, &parameters).await?)
 }
 
 /// Stops it and removes its trigger; `trigger_left` says why that could not go, null when it has gone.
@@ -108,6 +112,9 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
 
 fn why(finding: &str) -> &'static str {
     match finding {
+        "consent_missing" => {
+            "what happens in the table becomes no event: nothing travels that its owner has not agreed to"
+        }
         "trigger_left_over" => "it costs every write a little, and works again when the route does",
         "gate_closed" => {
             "what happens in their tables becomes no event; writes pass, also where a route is fail_closed"

@@ -172,16 +172,24 @@ table event_route
   updated_at timestamp with time zone not null default clock_timestamp()
   events bigint not null default 0
   dry_run_events bigint not null default 0
+  consent_no integer not null default 0
+  said_at timestamp with time zone not null default clock_timestamp()
+  was_live boolean not null default false
   rows_sql text
   rows_for jsonb
+  rows_consent text
   rows_columns text[]
   rows_shape text
   event_route_pkey PRIMARY KEY (route_code)
   -- table: Which rows of iu_sql_event_route are ours, and who wrote them last. Others are the host's, and left alone.
   -- events: Events emitted so far, as far as fn_route_prune has added them up.
   -- dry_run_events: Events that it would have emitted in its dry run, likewise.
+  -- consent_no: The number of the consent in its trigger that is valid: the table's owner gives a new one when the route is switched on; switching it off ends it.
+  -- said_at: When what it tells, or of which table, changed last.
+  -- was_live: It has been live as it is since then.
   -- rows_sql: What fn_route_rows made, for the trigger to run; it makes it anew when the route or the table is another than below.
   -- rows_for: What of the route it was made for.
+  -- rows_consent: The trigger's argument that covers that; null when none does.
   -- rows_columns: The columns of the contract and of the primary key.
   -- rows_shape: fn_route_shape of the table when it was made.
 
@@ -376,6 +384,7 @@ table job_archive_key
   job_id uuid not null
   finished_at timestamp with time zone not null
   job_archive_key_pkey PRIMARY KEY (job_kind, idempotency_key)
+  CREATE INDEX job_archive_key_finished_at_idx ON job_archive_key USING brin (finished_at)
   -- table: Which archived job holds an idempotency key, so that a second enqueue still answers the first job.
   -- finished_at: The job's, which says in which partition of job_archive it is.
 
@@ -3139,7 +3148,7 @@ begin
 end
 $function$
 
--- Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again}. Refused archive_disabled when told to apply behind a closed gate.
+-- Moves finished jobs to job_archive: {dry_run, busy, found, archived, next, again, months}. Refused archive_disabled when told to apply behind a closed gate.
 CREATE OR REPLACE FUNCTION fn_job_archive(p_limit integer DEFAULT 1000, p_dry_run boolean DEFAULT true, p_after uuid DEFAULT NULL::uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -3196,11 +3205,11 @@ begin
   v_answer := v_answer || jsonb_build_object('found', coalesce(cardinality(v_due), 0),
     'next', case when cardinality(v_seen) = p_limit then v_seen[p_limit] end);
   if v_dry then
-    return v_answer;
+    return v_answer || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(true, p_now => p_now)) else '{}' end;
   end if;
   perform fn_job_archive_month(m) from unnest(array[v_now, v_now + interval '1 month'] || v_months) m;
   if v_due is null then
-    return v_answer;
+    return v_answer || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(false, p_now => p_now)) else '{}' end;
   end if;
 
   -- letter, then job, as a replay locks them; and judged anew once locked
@@ -3268,7 +3277,77 @@ begin
     returning 1
   )
   select count(*) into v_archived from moved;
-  return v_answer || jsonb_build_object('archived', v_archived);
+  return v_answer || jsonb_build_object('archived', v_archived)
+    || case when v_answer -> 'next' = 'null' then jsonb_build_object('months', fn_job_archive_drop(false, p_now => p_now)) else '{}' end;
+end
+$function$
+
+-- Drops months of the archive and forgets their keys, as queue.retention.archive_months says: {dry_run, busy, found, dropped, locked, keys, more}. Refused archive_disabled when told to apply behind a closed gate.
+CREATE OR REPLACE FUNCTION fn_job_archive_drop(p_dry_run boolean DEFAULT true, p_limit integer DEFAULT 20000, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET lock_timeout TO '200ms'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'on'
+ SET "DateStyle" TO 'ISO'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare
+  v_months int := floor(least(fn_config_number('queue.retention.archive_months', 0), 12000));
+  v_is_open boolean := fn_gate_is_open('queue.archive.enabled');
+  v_dry boolean := coalesce(p_dry_run, not v_is_open);
+  v_answer jsonb;
+  v_month record;
+  v_keys int;
+  v_left int := p_limit;
+  v_dropped text[] := '{}';
+  v_locked text[] := '{}';
+  v_more boolean := false;
+begin
+  if p_limit is null or p_limit < 1 then
+    raise exception 'fn_job_archive_drop: p_limit must be at least 1' using errcode = '22023';
+  elsif not v_dry and not v_is_open then
+    return jsonb_build_object('refused', true, 'reason', 'archive_disabled');
+  end if;
+  v_answer := jsonb_build_object('refused', false, 'dry_run', v_dry, 'busy', false, 'found', '[]'::jsonb, 'dropped', '[]'::jsonb, 'locked', '[]'::jsonb,
+    'keys', 0, 'more', false);
+  if v_months < 1 then
+    return v_answer;
+  elsif not v_dry and not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.fn_job_archive', 0)) then
+    return v_answer || '{"busy": true}';
+  end if;
+  for v_month in
+    select x.relname, x.bounds[1]::timestamptz as begins, x.bounds[2]::timestamptz as ends
+    from (
+      select c.relname, regexp_match(pg_get_expr(c.relpartbound, c.oid), '^FOR VALUES FROM \(''([^'']+)''\) TO \(''([^'']+)''\)$') as bounds
+      from pg_inherits i
+      join pg_class p on p.oid = i.inhparent and p.relname = 'job_archive' and p.relnamespace = quote_ident(current_schema())::regnamespace
+      join pg_class c on c.oid = i.inhrelid and c.relnamespace = p.relnamespace and c.relname ~ '^job_archive_[0-9]{4,}_[0-9]{2}$') x
+    where x.bounds[2]::timestamptz <= coalesce(p_now, clock_timestamp()) - make_interval(months => v_months)
+    order by 2
+  loop
+    v_answer := jsonb_set(v_answer, '{found}', v_answer -> 'found' || to_jsonb(v_month.relname));
+    -- who reads the whole archive locks each of them, and every other reader waits behind each try
+    continue when v_dry or v_more or cardinality(v_locked) = 3;
+    begin
+      delete from job_archive_key k
+      where k.ctid = any (array(
+        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left));
+      get diagnostics v_keys = row_count;
+      if v_keys < v_left then
+        execute format('drop table %I.%I', current_schema(), v_month.relname);
+        v_dropped := v_dropped || v_month.relname::text;
+      else
+        v_more := true;
+      end if;
+      v_left := v_left - v_keys;
+    exception when lock_not_available or dependent_objects_still_exist then
+      v_locked := v_locked || v_month.relname::text;
+    end;
+  end loop;
+  return v_answer || jsonb_build_object('dropped', v_dropped, 'locked', v_locked, 'keys', p_limit - v_left, 'more', v_more);
 end
 $function$
 
@@ -7899,6 +7978,73 @@ begin
 end
 $function$
 
+-- Makes a route's trigger with its caller's consent: null, table_busy or trigger_name_taken. Internal.
+CREATE OR REPLACE FUNCTION fn_route_agree(p_route jsonb, p_dry_run boolean, p_number integer)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET lock_timeout TO '3s'
+AS $function$
+declare
+  v_code text := p_route ->> 'route_code';
+  v_trigger record;
+begin
+  select t.is_enabled, t.trigger_name into v_trigger from fn_route_triggers(v_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1;
+  execute format('create %s trigger %I after %s on %I.%I referencing %s for each statement execute function %I.fn_route_capture(%L, %L)',
+    case when v_trigger.trigger_name is not null then 'or replace' else '' end, coalesce(v_trigger.trigger_name, 'reveille_route_' || v_code),
+    p_route ->> 'sql_event', p_route ->> 'source_schema', p_route ->> 'source_table',
+    case p_route ->> 'sql_event' when 'insert' then 'new table as route_new' when 'delete' then 'old table as route_old'
+      else 'old table as route_old new table as route_new' end,
+    current_schema(), v_code, fn_route_consent(p_route, p_dry_run, p_number));
+  if not v_trigger.is_enabled then
+    execute format('alter table %I.%I enable trigger %I', p_route ->> 'source_schema', p_route ->> 'source_table', v_trigger.trigger_name);
+  end if;
+  return null;
+exception
+  when lock_not_available then return 'table_busy';
+  when duplicate_object then return 'trigger_name_taken';
+end
+$function$
+
+-- What a route would do beyond a consent, in words; empty when it stays within. Internal.
+CREATE OR REPLACE FUNCTION fn_route_beyond(p_route jsonb, p_consent jsonb, p_number integer)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_event text := (p_route ->> 'target_event_domain') || '.' || (p_route ->> 'target_event_type');
+  v_policy text := coalesce(p_route ->> 'idempotency_policy', 'per_change');
+begin
+  if p_consent is null or p_consent -> 'number' is distinct from to_jsonb(p_number) then
+    return array['anything'];
+  end if;
+  return array(
+    select 'column ' || quote_ident(c) from jsonb_array_elements_text(v_contract -> 'columns') c where not coalesce(p_consent -> 'columns' ? c, false)
+    union all
+    select k || coalesce(' ' || quote_literal(v_contract ->> k), ' from the primary key')
+    from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) k
+    where v_contract ->> k is distinct from p_consent ->> k
+      -- without a template the subject is the primary key; the others are nothing
+      and (v_contract ->> k is null and k = 'subject_ref' or exists (
+        select from regexp_matches(v_contract ->> k, '\{([^{}]+)\}', 'g') as n (m)
+        where not coalesce(p_consent -> 'columns' ? n.m[1], false) and not exists (
+          select from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) a where strpos(p_consent ->> a, '{' || n.m[1] || '}') > 0)))
+    union all
+    select 'event ' || v_event where v_event is distinct from p_consent ->> 'event'
+    union all
+    select 'idempotency_policy ' || v_policy where v_policy is distinct from p_consent ->> 'idempotency_policy'
+    union all
+    select 'when_changed any' where v_contract ->> 'when_changed' = 'any' and p_consent ->> 'when_changed' is distinct from 'any'
+    union all
+    select 'fail_closed' where (p_route ->> 'fail_closed')::boolean and p_consent -> 'fail_closed' is distinct from 'true'
+    union all
+    select 'live' where not coalesce((p_route ->> 'dry_run')::boolean, true) and p_consent -> 'live' is distinct from 'true');
+end
+$function$
+
 -- Trigger of routed tables, once a statement: emits the events of a route, or counts them in its dry run.
 CREATE OR REPLACE FUNCTION fn_route_capture()
  RETURNS trigger
@@ -7913,9 +8059,12 @@ CREATE OR REPLACE FUNCTION fn_route_capture()
 AS $function$
 declare
   v_batch constant int := 1000;
+  v_deepest constant int := 8; -- events that lead to one another within one write, by triggers of the host on the outbox
   v_code text := tg_argv[0];
   v_route jsonb;
   v_is_dry boolean;
+  v_closed boolean;
+  v_beyond text[];
   v_sql text;
   v_type jsonb;
   v_event jsonb;
@@ -7926,6 +8075,7 @@ declare
   v_emitted bigint := 0;
   v_sample jsonb;
   v_told record;
+  v_stack text;
   v_state text;
   v_said text;
   v_detail text;
@@ -7938,7 +8088,16 @@ begin
     return null; -- switched off by its row alone, which stops it at once and needs no lock on the table
   end if;
   v_is_dry := coalesce((v_route ->> 'dry_run')::boolean, true);
+  -- asked of the text: a string in JSON has no such quotes within
+  v_closed := not v_is_dry and (v_route ->> 'fail_closed')::boolean and strpos(coalesce(tg_argv[1], ''), '"fail_closed": true') > 0;
   begin
+    if pg_trigger_depth() > v_deepest then -- cascades of the host may be as deep as they like; what counts is how often this stands there
+      get diagnostics v_stack = pg_context;
+      if (select count(*) from regexp_matches(v_stack, 'fn_route_capture\(\)', 'g')) > v_deepest then
+        raise exception 'its event leads to the same write again: more than % events of routes within one another', v_deepest
+          using errcode = '54001', detail = 'A trigger on event_outbox, or on what it writes, writes to a routed table.';
+      end if;
+    end if;
     select jsonb_build_object(
       'event_domain', r.event_domain, 'event_type', r.event_type, 'event_stream', r.event_stream, 'delivery_lane', r.delivery_lane,
       'event_severity', r.default_severity, 'event_subject_table', tg_table_schema || '.' || tg_table_name,
@@ -7955,9 +8114,13 @@ begin
     end if;
     v_sql := (
       select o.rows_sql from event_route o
-      where o.route_code = v_code and o.rows_for = v_route - array['enabled', 'dry_run', 'fail_closed', 'created_at', 'updated_at']
+      where o.route_code = v_code and o.rows_consent = tg_argv[1] and o.rows_for = v_route - array['created_at', 'updated_at']
         and o.rows_shape = fn_route_shape(tg_relid, o.rows_columns));
     if v_sql is null then
+      v_beyond := fn_route_beyond(v_route, fn_route_said(tg_argv[1]), (select o.consent_no from event_route o where o.route_code = v_code));
+      if v_beyond <> '{}' then
+        raise exception 'the owner of %.% has not agreed to: %', tg_table_schema, tg_table_name, array_to_string(v_beyond, ', ') using errcode = '42501';
+      end if;
       v_sql := fn_route_rows(v_route, tg_relid, case tg_op when 'DELETE' then 'route_old n' else 'route_new n' end,
         case tg_op when 'UPDATE' then 'route_old n' end);
     end if;
@@ -7983,10 +8146,10 @@ begin
     if v_is_dry and v_changes > 0 then
       insert into event_route_sample (route_code, statements, changes, events, duplicates, unfit, sample)
       values (v_code, 1, v_changes, v_wanted, v_changes - v_unfit - v_wanted, v_unfit, v_sample);
-    elsif v_unfit > 0 and (v_route ->> 'fail_closed')::boolean then
+    elsif v_unfit > 0 and v_closed then
       raise exception '% of % changes have no payload that may travel', v_unfit, v_changes
         using errcode = '23514', detail = 'It has a denied key or more than 16 kB, or the subject is empty.';
-    elsif v_emitted < v_wanted and (v_route ->> 'fail_closed')::boolean then
+    elsif v_emitted < v_wanted and v_closed then
       raise exception 'the outbox allows no second event of this type about the same subject' using errcode = '23505';
     end if;
     if v_wanted > 0 then
@@ -8004,7 +8167,9 @@ begin
   exception when others then
     get stacked diagnostics v_state = returned_sqlstate, v_said = message_text, v_detail = pg_exception_detail;
   end;
-  if (v_route ->> 'fail_closed')::boolean and not v_is_dry then
+  if v_closed and v_said like 'route % refuses this %' then -- one within another
+    raise exception '%', v_said using errcode = v_state, detail = coalesce(v_detail, '');
+  elsif v_closed then
     raise exception 'route % refuses this % of %.%: %', v_code, lower(tg_op), tg_table_schema, tg_table_name, v_said
       using errcode = v_state, detail = coalesce(v_detail, ''),
         hint = format('The route is fail_closed. Mend what it says, or stop the route: reveille routes disable %s', v_code);
@@ -8018,7 +8183,7 @@ begin
 end
 $function$
 
--- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, trigger_left_over, faults, gate_closed.
+-- Findings about routes: table_missing, table_unfit, key_missing, column_missing, column_denied, type_inactive, trigger_missing, trigger_disabled, consent_missing, trigger_left_over, faults, gate_closed.
 CREATE OR REPLACE FUNCTION fn_route_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(route_code text, severity text, finding text, what text, hint text)
  LANGUAGE plpgsql
@@ -8046,6 +8211,11 @@ begin
       format('reveille routes enable %s', r.route_code)
     where r.enabled and r.route ->> 'trigger' = 'disabled'
     union all
+    select 'error', 'consent_missing', format('the owner of %I.%I has not agreed to: %s', r.route ->> 'source_schema', r.route ->> 'source_table',
+        (select string_agg(b, ', ') from jsonb_array_elements_text(r.route -> 'beyond') b)),
+      format('as %s: reveille routes enable %s; or make the route say less (reveille routes put FILE)', r.route ->> 'owner', r.route_code)
+    where r.enabled and r.route ->> 'trigger' = 'enabled' and r.route -> 'beyond' <> '[]'
+    union all
     select 'warning', 'trigger_left_over', format('%s, and its trigger still stands on %I.%I', case when r.enabled then 'its source is another table' else 'it is disabled' end, t.table_schema, t.table_name),
       format('as the owner of the table: drop trigger %I on %I.%I', t.trigger_name, t.table_schema, t.table_name)
     from fn_route_triggers(r.route_code) t
@@ -8065,16 +8235,36 @@ begin
     select count(*) as n from event_route o join iu_sql_event_route r on r.route_code = o.route_code where r.enabled) c
   where c.n > 0 and not fn_gate_is_open('queue.route.enabled')
   union all
-  select convert_from(substr(t.tgargs, 1, octet_length(t.tgargs) - 1), getdatabaseencoding()), 'warning', 'trigger_left_over',
+  select convert_from(a.code, getdatabaseencoding()), 'warning', 'trigger_left_over',
     format('there is no such route, and a trigger for it stands on %I.%I', n.nspname, c.relname),
     format('as the owner of the table: drop trigger %I on %I.%I', t.tgname, n.nspname, c.relname)
   from pg_trigger t
   join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
   join pg_class c on c.oid = t.tgrelid
   join pg_namespace n on n.oid = c.relnamespace
-  where not t.tgisinternal and t.tgparentid = 0 and t.tgnargs = 1
-    and not exists (select from event_route o where convert_to(o.route_code, getdatabaseencoding()) || '\x00'::bytea = t.tgargs)
+  cross join lateral (select substr(t.tgargs, 1, position('\x00'::bytea in t.tgargs) - 1) as code) a
+  where not t.tgisinternal and t.tgparentid = 0 and t.tgnargs > 0
+    and not exists (select from event_route o where convert_to(o.route_code, getdatabaseencoding()) = a.code)
   order by 1, 3;
+end
+$function$
+
+-- What the owner of a route's table agrees to, as the argument of its trigger. Internal.
+CREATE OR REPLACE FUNCTION fn_route_consent(p_route jsonb, p_dry_run boolean, p_number integer)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_contract jsonb := p_route -> 'payload_contract';
+begin
+  return jsonb_strip_nulls(jsonb_build_object(
+    'event', (p_route ->> 'target_event_domain') || '.' || (p_route ->> 'target_event_type'),
+    'columns', coalesce(v_contract -> 'columns', '[]'), 'subject_ref', v_contract -> 'subject_ref',
+    'canonical_address', v_contract -> 'canonical_address', 'correlation_id', v_contract -> 'correlation_id',
+    'when_changed', coalesce(v_contract ->> 'when_changed', 'contract'), 'idempotency_policy', p_route -> 'idempotency_policy',
+    'fail_closed', coalesce((p_route ->> 'fail_closed')::boolean, false), 'live', not p_dry_run, 'number', p_number))::text;
 end
 $function$
 
@@ -8175,6 +8365,59 @@ begin
     where not l.dry_run and l.noted_at > coalesce(p_now, clock_timestamp()) - interval '1 day') f
   order by o.route_code
   limit 1000;
+end
+$function$
+
+-- Why columns that leave a table by a route may not, one row for each. Internal.
+CREATE OR REPLACE FUNCTION fn_route_denied(p_route jsonb, p_relation oid)
+ RETURNS SETOF text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_denied constant text[] := array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data'];
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
+  v_column text;
+  v_types text[];
+  v_parts text[];
+begin
+  for v_column in
+    select x.c from (
+      select c, 1 as rank, n from unnest(v_columns) with ordinality as u (c, n)
+      union all
+      select m.m[1], 2, 0 from unnest(array['subject_ref', 'canonical_address', 'correlation_id']) k cross join regexp_matches(v_contract ->> k, '\{([^{}]+)\}', 'g') as m (m)
+      union all
+      select c, 3, n from unnest(fn_route_key_columns(p_relation)) with ordinality as u (c, n)
+      where v_contract ->> 'subject_ref' is null or coalesce(p_route ->> 'idempotency_policy', 'per_change') <> 'per_change') x (c, rank, n)
+    group by x.c order by min(x.rank), min(x.n), x.c
+  loop
+    with recursive types (oid) as (
+      select a.atttypid from pg_attribute a where a.attrelid = p_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
+      union
+      select u.oid from types d join pg_type t on t.oid = d.oid
+      cross join lateral (
+        select t.typbasetype where t.typtype = 'd'
+        union all
+        select t.typelem where t.typlen = -1 and t.typelem <> 0
+        union all
+        select r.rngsubtype from pg_range r where t.oid in (r.rngtypid, r.rngmultitypid)
+        union all
+        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and t.typtype = 'c' and a.attnum > 0 and not a.attisdropped) u (oid)
+    )
+    select array_agg(format_type(d.oid, null) order by d.oid), array_agg(distinct lower(a.attname)) filter (where a.attname is not null)
+    into v_types, v_parts
+    from types d join pg_type t on t.oid = d.oid left join pg_attribute a on a.attrelid = t.typrelid and t.typtype = 'c' and a.attnum > 0 and not a.attisdropped;
+    if lower(v_column) = any (v_denied) or v_parts && v_denied then
+      return next format('column %I may not travel: an event carries signal, not data', v_column);
+    elsif exists (select from unnest(v_types) t where t ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)$') then
+      return next format('column %I is of type %s and may not travel: an event carries signal, not data', v_column,
+        (select t from unnest(v_types) t where t ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)$' limit 1));
+    elsif v_types && array['json', 'jsonb'] and v_column <> all (v_columns) then
+      return next format('column %I is JSON and may travel only when the contract has it as a column, where each row is judged', v_column);
+    end if;
+  end loop;
 end
 $function$
 
@@ -8285,24 +8528,30 @@ begin
 end
 $function$
 
--- Makes a route's trigger and enables it: {state, was, trigger, gate_open}. Needs the table's owner: refused not_owner; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
-CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean)
+-- Makes a route's trigger with the owner's consent and enables it: {state, was, trigger, consent, gate_open}. Needs the table's owner, unless it does no more than before: refused not_owner; dry_run_missing when it would go live and its dry run has seen nothing since the route says what it says; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.
+CREATE OR REPLACE FUNCTION fn_route_enable(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT NULL::boolean, p_without_dry_run boolean DEFAULT false)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET lock_timeout TO '3s'
 AS $function$
 declare
-  v_route jsonb := (select l from fn_route_list(p_route_code) l);
-  v_name text := 'reveille_route_' || p_route_code;
-  v_relation oid;
-  v_owner name;
-  v_is_ours boolean;
+  v_route jsonb;
+  v_dry boolean;
   v_found record;
+  v_refused text;
+  v_answer jsonb;
 begin
   if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_route_enable needs an actor and a reason' using errcode = '22023';
-  elsif v_route is null then
+  end if;
+  begin
+    perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || p_route_code, 0));
+  exception when lock_not_available then
+    return jsonb_build_object('refused', true, 'reason', 'table_busy', 'route_code', p_route_code);
+  end;
+  v_route := (select l from fn_route_list(p_route_code) l);
+  if v_route is null then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
   elsif not (v_route ->> 'is_ours')::boolean then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
@@ -8311,31 +8560,35 @@ begin
   if found then
     return jsonb_build_object('refused', true, 'reason', v_found.finding, 'route_code', p_route_code, 'what', v_found.what);
   end if;
-  v_relation := fn_route_relation(v_route);
-  select pg_get_userbyid(c.relowner), pg_has_role(c.relowner, 'usage') into v_owner, v_is_ours from pg_class c where c.oid = v_relation;
-  if not v_is_ours then
-    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'owner', v_owner);
+  v_dry := coalesce(p_dry_run, (v_route ->> 'dry_run')::boolean);
+  if (v_route ->> 'enabled')::boolean and v_route ->> 'trigger' = 'enabled' and (v_dry or not (v_route ->> 'dry_run')::boolean)
+    and fn_route_beyond(v_route || jsonb_build_object('dry_run', v_dry), v_route -> 'consent', (v_route ->> 'consent_no')::int) = '{}'
+  then
+    v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason);
+  elsif not pg_has_role((v_route ->> 'owner')::name, 'usage') then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'owner', v_route ->> 'owner');
+  elsif not v_dry and not coalesce(p_without_dry_run, false) and not (v_route ->> 'is_tried')::boolean then
+    return jsonb_build_object('refused', true, 'reason', 'dry_run_missing', 'route_code', p_route_code);
+  else
+    begin
+      v_refused := fn_route_agree(v_route, v_dry, (v_route ->> 'consent_no')::int + 1);
+      if v_refused is not null then
+        return jsonb_build_object('refused', true, 'reason', v_refused, 'route_code', p_route_code);
+      end if;
+      v_answer := fn_route_switch(p_route_code, true, v_dry, p_actor, p_reason, p_without_dry_run);
+      if (v_answer ->> 'refused')::boolean then
+        raise exception using errcode = 'RV001'; -- takes the trigger back
+      end if;
+    exception when sqlstate 'RV001' then
+      null;
+    end;
   end if;
-  begin
-    perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || p_route_code, 0));
-    select t.is_enabled, t.trigger_name into v_found from fn_route_triggers(p_route_code) t where t.is_right and t.relation = v_relation limit 1;
-    if not found then
-      execute format('create trigger %I after %s on %I.%I referencing %s for each statement execute function %I.fn_route_capture(%L)',
-        v_name, v_route ->> 'sql_event', v_route ->> 'source_schema', v_route ->> 'source_table',
-        case v_route ->> 'sql_event' when 'insert' then 'new table as route_new' when 'delete' then 'old table as route_old'
-          else 'old table as route_old new table as route_new' end,
-        current_schema(), p_route_code);
-    elsif not v_found.is_enabled then
-      execute format('alter table %I.%I enable trigger %I', v_route ->> 'source_schema', v_route ->> 'source_table', v_found.trigger_name);
-    end if;
-  exception
-    when lock_not_available then
-      return jsonb_build_object('refused', true, 'reason', 'table_busy', 'route_code', p_route_code);
-    when duplicate_object then
-      return jsonb_build_object('refused', true, 'reason', 'trigger_name_taken', 'route_code', p_route_code, 'trigger', v_name);
-  end;
-  return fn_route_switch(p_route_code, true, p_dry_run, p_actor, p_reason)
-    || jsonb_build_object('trigger', v_name, 'gate_open', fn_gate_is_open('queue.route.enabled'));
+  if (v_answer ->> 'refused')::boolean then
+    return v_answer;
+  end if;
+  return v_answer || (
+    select jsonb_build_object('trigger', t.trigger_name, 'consent', t.consent, 'gate_open', fn_gate_is_open('queue.route.enabled'))
+    from fn_route_triggers(p_route_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1);
 end
 $function$
 
@@ -8351,37 +8604,23 @@ declare
   v_contract jsonb := p_route -> 'payload_contract';
   v_name text := format('%I.%I', p_route ->> 'source_schema', p_route ->> 'source_table');
   v_column text;
-  v_type text;
 begin
   if v_relation is null then
     return query select 'table_missing', format('there is no table %s (a view, a foreign table and a materialised view are none)', v_name);
   elsif exists (select from pg_class c where c.oid = v_relation and c.relpersistence = 't') or p_route ->> 'source_schema' ~ '^(pg_|information_schema$)' then
     return query select 'table_unfit', v_name || ' is a table of the system or of one session';
-  elsif p_route ->> 'source_schema' = current_schema()
-    and p_route ->> 'source_table' ~ '^(event_outbox|event_arrival|event_route.*|event_type_registry|iu_sql_event_route|dispatch_.*|dot_config.*)$'
-  then
-    return query select 'table_unfit', v_name || ' is written while events are emitted: a route on it would feed itself';
+  elsif fn_route_is_own(v_relation) then
+    return query select 'table_unfit', v_name || ' is a table of Reveille: a route on it would feed itself';
   elsif fn_route_key_columns(v_relation) is null then
     return query select 'key_missing', v_name || ' has no primary key, so an event could not say which row it is about';
   end if;
-  for v_column in select c from jsonb_array_elements_text(v_contract -> 'columns') c loop
-    if lower(v_column) = any (array['body', 'content', 'raw', 'vector', 'embedding', 'secret', 'token', 'password', 'ssn', 'personal_data']) then
-      return query select 'column_denied', format('column %I may not travel: an event carries signal, not data', v_column);
-    elsif v_relation is not null then
-      with recursive types (oid) as ( -- the column's, and what a domain stands for
-        select a.atttypid from pg_attribute a
-        where a.attrelid = v_relation and a.attname = v_column and a.attnum > 0 and not a.attisdropped
-        union all
-        select t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'
-      )
-      select format_type(t.oid, null) into v_type from types d join pg_type t on t.oid = d.oid and t.typtype <> 'd';
-      if not found then
-        return query select 'column_missing', format('%s has no column %I', v_name, v_column);
-      elsif v_type ~ '(^|\.)(bytea|xml|vector|halfvec|sparsevec)(\[\])?$' then
-        return query select 'column_denied', format('column %I is of type %s and may not travel: an event carries signal, not data', v_column, v_type);
-      end if;
-    end if;
-  end loop;
+  return query select 'column_denied', d from fn_route_denied(p_route, v_relation) d;
+  if v_relation is not null then
+    return query
+    select 'column_missing', format('%s has no column %I', v_name, c) from jsonb_array_elements_text(v_contract -> 'columns') with ordinality as u (c, n)
+    where not exists (select from pg_attribute a where a.attrelid = v_relation and a.attname = c and a.attnum > 0 and not a.attisdropped)
+    order by n;
+  end if;
   if v_relation is not null then
     for v_column in
       select distinct m.m[1]
@@ -8402,6 +8641,43 @@ begin
     return query select 'type_inactive',
       format('%s.%s is not registered and active in event_type_registry', p_route ->> 'target_event_domain', p_route ->> 'target_event_type');
   end if;
+end
+$function$
+
+-- Whether a table, or what it is a partition of, is Reveille's own or shared with the host. Internal.
+CREATE OR REPLACE FUNCTION fn_route_is_own(p_relation oid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_own constant text[] := array[
+    'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
+    'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
+    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',
+    'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
+    'queue_heartbeat', 'queue_pause', 'reveille_migration'];
+begin
+  return exists (
+    select from pg_class c
+    where c.oid = coalesce(pg_partition_root(p_relation), p_relation) and c.relnamespace = quote_ident(current_schema())::regnamespace
+      and (c.relname = any (v_own) or exists (select from host_object h where h.object_name = c.relname)));
+end
+$function$
+
+-- Whether a route has run dry, or been live, since it says what it says. Internal.
+CREATE OR REPLACE FUNCTION fn_route_is_tried(p_route_code text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return exists (
+    select from event_route o
+    where o.route_code = p_route_code and (o.was_live
+      or exists (select from event_route_sample s where s.route_code = o.route_code and s.noted_at >= o.said_at)));
 end
 $function$
 
@@ -8436,7 +8712,7 @@ begin
 end
 $function$
 
--- All routes, or one: the row, is_ours, gate_open, trigger, faults of the last day, last_fault.
+-- All routes, or one: the row, is_ours, gate_open, trigger, owner, consent, beyond, is_tried, faults of the last day, last_fault.
 CREATE OR REPLACE FUNCTION fn_route_list(p_route_code text DEFAULT NULL::text)
  RETURNS SETOF jsonb
  LANGUAGE plpgsql
@@ -8448,6 +8724,9 @@ begin
   select to_jsonb(r) || jsonb_build_object(
     'is_ours', o.route_code is not null, 'actor', o.actor, 'written_by', o.written_by,
     'gate_open', fn_gate_is_open('queue.route.enabled'),
+    'owner', (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = fn_route_relation(to_jsonb(r))),
+    'consent', t.consent, 'consent_no', o.consent_no, 'is_tried', fn_route_is_tried(r.route_code),
+    'beyond', case when t.is_enabled is not null then to_jsonb(fn_route_beyond(to_jsonb(r), t.consent, o.consent_no)) end,
     'trigger', case
       when o.route_code is null then null
       when t.is_enabled then 'enabled'
@@ -8459,7 +8738,9 @@ begin
       from event_route_fault f where f.route_code = r.route_code order by f.fault_id desc limit 1))
   from iu_sql_event_route r
   left join event_route o on o.route_code = r.route_code
-  left join lateral (select bool_and(x.is_enabled) as is_enabled from fn_route_triggers(r.route_code) x where x.is_right) t on true
+  left join lateral (
+    select x.is_enabled, x.consent from fn_route_triggers(r.route_code) x
+    where x.is_right and o.route_code is not null order by x.is_enabled, x.trigger_name limit 1) t on true
   where p_route_code is null or r.route_code = p_route_code
   order by r.route_code;
 end
@@ -8475,29 +8756,32 @@ AS $function$
 declare
   v_route jsonb := (select to_jsonb(r) from iu_sql_event_route r join event_route o on o.route_code = r.route_code where r.route_code = p_route_code);
   v_relation oid := fn_route_relation(v_route);
-  v_for jsonb;
+  v_for jsonb := v_route - array['created_at', 'updated_at'];
+  v_consent text;
   v_columns text[];
   v_shape text;
 begin
   if v_relation is null or fn_route_key_columns(v_relation) is null then
     return false;
   end if;
-  v_for := v_route - array['enabled', 'dry_run', 'fail_closed', 'created_at', 'updated_at'];
+  v_consent := (
+    select t.argument from event_route o cross join fn_route_triggers(p_route_code) t
+    where o.route_code = p_route_code and t.is_right and fn_route_beyond(v_route, t.consent, o.consent_no) = '{}' limit 1);
   v_columns := array(
     select jsonb_array_elements_text(v_route -> 'payload_contract' -> 'columns') union select unnest(fn_route_key_columns(v_relation)) order by 1);
   v_shape := fn_route_shape(v_relation, v_columns);
   update event_route o
-  set rows_for = v_for, rows_columns = v_columns, rows_shape = v_shape,
+  set rows_for = v_for, rows_consent = v_consent, rows_columns = v_columns, rows_shape = v_shape,
       rows_sql = fn_route_rows(v_route, v_relation, case v_route ->> 'sql_event' when 'delete' then 'route_old n' else 'route_new n' end,
         case v_route ->> 'sql_event' when 'update' then 'route_old n' end)
-  where o.route_code = p_route_code and (o.rows_for, o.rows_shape) is distinct from (v_for, v_shape);
+  where o.route_code = p_route_code and (o.rows_for, o.rows_consent, o.rows_shape) is distinct from (v_for, v_consent, v_shape);
   return found;
-exception when undefined_column then
+exception when undefined_column or object_not_in_prerequisite_state then
   return false; -- fn_route_check tells of it
 end
 $function$
 
--- What the last rows of a route's table would have made, and what its dry run has counted: {event, rows, dry_run}. Reads only.
+-- What the last rows of a route's table would have made, what its dry run has counted, and whether it may go live: {event, rows, dry_run, is_tried, live}. Reads only.
 CREATE OR REPLACE FUNCTION fn_route_preview(p_route_code text, p_limit integer DEFAULT 20)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -8540,7 +8824,7 @@ begin
         else 'event' end))
       from jsonb_array_elements(v_rows) r
       cross join (select fn_route_told(p_route_code, array(select r ->> 'row_key' from jsonb_array_elements(v_rows) r)) as keys) told), '[]'),
-    'dry_run', fn_route_seen(p_route_code));
+    'dry_run', fn_route_seen(p_route_code), 'is_tried', v_route -> 'is_tried', 'live', (v_route ->> 'enabled')::boolean and not (v_route ->> 'dry_run')::boolean);
 end
 $function$
 
@@ -8610,8 +8894,338 @@ begin
 end
 $function$
 
--- Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host's own, route_enabled when its source would change, route_table_unfit when the host's table lacks a column.
+-- Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host's own, route_enabled when its source would change, consent_missing when an enabled one would do more than the table's owner agreed to, table_busy, route_table_unfit when the host's table lacks a column.
 CREATE OR REPLACE FUNCTION fn_route_put(p_route jsonb, p_actor text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_answer jsonb;
+  v_refused text;
+begin
+  -- before the row and the table, which fn_route_enable takes in the other order
+  perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || (p_route ->> 'route_code'), 0));
+  v_answer := fn_route_write(p_route, p_actor);
+  if v_answer ->> 'reason' is distinct from 'consent_missing' then
+    return v_answer;
+  elsif not pg_has_role((v_answer ->> 'owner')::name, 'usage') then
+    return v_answer - array['route', 'consent_no'];
+  end if;
+  v_refused := fn_route_agree(v_answer -> 'route', (v_answer -> 'route' ->> 'dry_run')::boolean, (v_answer ->> 'consent_no')::int + 1);
+  if v_refused is not null then
+    return jsonb_build_object('refused', true, 'reason', v_refused, 'route_code', p_route ->> 'route_code');
+  end if;
+  return fn_route_write(p_route, p_actor);
+end
+$function$
+
+-- The table that a route names, or null. Internal.
+CREATE OR REPLACE FUNCTION fn_route_relation(p_route jsonb)
+ RETURNS oid
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = p_route ->> 'source_schema' and c.relname = p_route ->> 'source_table' and c.relkind in ('r', 'p'));
+end
+$function$
+
+-- Removes a disabled route with its samples and keys, and keeps its faults: {dry_run, samples, keys, faults_kept}. Refused not_found, not_owner, route_enabled while it is enabled, trigger_left_over while its trigger stands.
+CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT true)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_enabled boolean;
+  v_samples bigint;
+  v_keys bigint;
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' or p_dry_run is null then
+    raise exception 'fn_route_remove needs an actor, a reason, and whether it is a dry run' using errcode = '22023';
+  end if;
+  select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
+  if not found then
+    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
+  elsif not exists (select from event_route o where o.route_code = p_route_code) then
+    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
+  elsif v_enabled then
+    return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
+  elsif exists (select from fn_route_triggers(p_route_code)) then
+    return jsonb_build_object('refused', true, 'reason', 'trigger_left_over', 'route_code', p_route_code);
+  end if;
+  if p_dry_run then
+    v_samples := (select count(*) from event_route_sample s where s.route_code = p_route_code);
+    v_keys := (select count(*) from event_route_key k where k.route_code = p_route_code);
+  else
+    delete from event_route_sample s where s.route_code = p_route_code;
+    get diagnostics v_samples = row_count;
+    delete from event_route_key k where k.route_code = p_route_code;
+    get diagnostics v_keys = row_count;
+    delete from event_route_count c where c.route_code = p_route_code;
+    delete from event_route o where o.route_code = p_route_code;
+    delete from iu_sql_event_route r where r.route_code = p_route_code;
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'dry_run', p_dry_run, 'samples', v_samples, 'keys', v_keys,
+    'faults_kept', (select count(*) from event_route_fault f where f.route_code = p_route_code));
+end
+$function$
+
+-- The statement that makes events' contents of rows. Internal.
+CREATE OR REPLACE FUNCTION fn_route_rows(p_route jsonb, p_relation oid, p_new text, p_old text DEFAULT NULL::text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_contract jsonb := p_route -> 'payload_contract';
+  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
+  v_keys text[];
+  v_values jsonb;
+  v_missing text;
+  v_denied text;
+  v_key text;
+  v_payload text;
+  v_whole text;
+  v_subject text;
+begin
+  v_keys := fn_route_key_columns(p_relation);
+  if v_keys is null then
+    raise exception '%.% has no primary key any more', p_route ->> 'source_schema', p_route ->> 'source_table' using errcode = '55000';
+  end if;
+  select jsonb_object_agg(a.attname, case when a.atttypid::bigint < 16384 then format('to_jsonb(n.%I)', a.attname)
+    else fn_route_value('n', a.attname, a.atttypid) end) into v_values
+  from pg_attribute a
+  where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped and a.attname = any (v_columns || v_keys);
+  if not v_values ?& v_columns then
+    select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
+    raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
+      using errcode = '42703';
+  end if;
+  select d into v_denied from fn_route_denied(p_route, p_relation) d limit 1;
+  if found then -- the table has changed since the route was written
+    raise exception '%', v_denied using errcode = '55000';
+  end if;
+  -- 1.0 and 1.00 are one key: one row
+  with recursive types (attname, oid) as (
+    select a.attname, a.atttypid from pg_attribute a where a.attrelid = p_relation and a.attname = any (v_keys) and a.attnum > 0
+    union all
+    select d.attname, t.typbasetype from types d join pg_type t on t.oid = d.oid and t.typtype = 'd'),
+  keys (value, place) as (
+    select case when exists (select from types t where t.attname = k and t.oid = 'numeric'::regtype)
+      then format('to_jsonb(pg_catalog.trim_scale(n.%I::pg_catalog.numeric))', k) else v_values ->> k end, place
+    from unnest(v_keys) with ordinality as u (k, place))
+  select string_agg(value, ', ' order by place), string_agg(format('(%s #>> ''{}'')', value), ' || ''/'' || ' order by place)
+  into v_key, v_subject from keys;
+  v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
+  v_payload := format('jsonb_build_object(''row_key'', %s, ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
+    case when p_route ->> 'idempotency_policy' = 'per_change' then 'null' else format('fn_route_key(%L, jsonb_build_array(%s))',
+      format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key) end,
+    coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values), v_subject),
+    coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
+    coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'), v_payload);
+  if p_old is null then
+    return format('select %s as event from %s', v_payload, p_new);
+  elsif v_contract ->> 'when_changed' = 'any' then
+    v_whole := 'format(''%s'', n.*)';
+  else
+    v_whole := format('jsonb_build_array(%s)', (select string_agg(v_values ->> c, ', ') from unnest(v_columns) c));
+  end if;
+  return format(
+    'select x.event from (select %1$s as key, %2$s as whole, %3$s as event from %4$s) x
+     left join (select %1$s as key, %2$s as whole from %5$s) o on o.key = x.key where o.key is null or o.whole is distinct from x.whole',
+    format('jsonb_build_array(%s)', v_key), v_whole, v_payload, p_new, p_old);
+end
+$function$
+
+-- The consent in an argument of a trigger, or null. Internal.
+CREATE OR REPLACE FUNCTION fn_route_said(p_argument text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return p_argument::jsonb;
+exception when others then
+  return null;
+end
+$function$
+
+-- What a route's dry run has counted: {since, statements, changes, events, duplicates, unfit, samples}.
+CREATE OR REPLACE FUNCTION fn_route_seen(p_route_code text)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select jsonb_build_object(
+      'since', min(s.noted_at), 'statements', coalesce(sum(s.statements), 0), 'changes', coalesce(sum(s.changes), 0),
+      'events', coalesce(sum(s.events), 0), 'duplicates', coalesce(sum(s.duplicates), 0), 'unfit', coalesce(sum(s.unfit), 0),
+      'samples', coalesce((
+        select jsonb_agg(jsonb_build_object('noted_at', n.noted_at, 'events', n.sample) order by n.sample_id desc)
+        from (select x.* from event_route_sample x where x.route_code = p_route_code and x.sample is not null order by x.sample_id desc limit 5) n), '[]'))
+    from event_route_sample s where s.route_code = p_route_code);
+end
+$function$
+
+-- Types of some columns of a table, and its primary key, to see whether they changed; null without a key. Internal.
+CREATE OR REPLACE FUNCTION fn_route_shape(p_relation oid, p_columns text[])
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select string_agg(a.attname || ' ' || a.attnum || ' ' || a.atttypid, ', ' order by a.attname)
+    from pg_attribute a where a.attrelid = p_relation and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped)
+    || ' key ' || (select i.indkey::text from pg_index i where i.indrelid = p_relation and i.indisprimary);
+end
+$function$
+
+-- Sets enabled and dry_run of a route's row: {state, was}. Refused not_found, not_owner for the host's own, dry_run_missing, consent_missing when its trigger holds no new consent to that.
+CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text, p_without_dry_run boolean DEFAULT false)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_route jsonb;
+  v_number int;
+  v_was text;
+  v_is text;
+  v_consent jsonb;
+  v_beyond text[];
+begin
+  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
+    raise exception 'switching a route needs an actor and a reason' using errcode = '22023';
+  end if;
+  select to_jsonb(r), o.consent_no, case when not r.enabled then 'disabled' when r.dry_run then 'dry run' else 'live' end,
+    case when not p_enabled then 'disabled' when coalesce(p_dry_run, r.dry_run) then 'dry run' else 'live' end
+  into v_route, v_number, v_was, v_is
+  from iu_sql_event_route r join event_route o on o.route_code = r.route_code
+  where r.route_code = p_route_code for update of r;
+  if not found then
+    return jsonb_build_object('refused', true, 'route_code', p_route_code, 'is_ours', false, 'reason',
+      case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
+  elsif p_enabled then
+    if v_is = 'live' and v_was <> 'live' and not coalesce(p_without_dry_run, false) and not fn_route_is_tried(p_route_code) then
+      return jsonb_build_object('refused', true, 'reason', 'dry_run_missing', 'route_code', p_route_code);
+    end if;
+    select t.consent into v_consent from fn_route_triggers(p_route_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1;
+    if v_was = 'disabled' or v_was = 'dry run' and v_is = 'live' or v_consent -> 'number' = to_jsonb(v_number + 1) then
+      v_number := v_number + 1;
+    end if;
+    v_beyond := fn_route_beyond(v_route || jsonb_build_object('dry_run', v_is = 'dry run'), v_consent, v_number);
+    if v_beyond <> '{}' then
+      return jsonb_build_object('refused', true, 'reason', 'consent_missing', 'route_code', p_route_code, 'beyond', to_jsonb(v_beyond),
+        'owner', (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = fn_route_relation(v_route)));
+    end if;
+  else
+    v_number := v_number + 1; -- a trigger that is left holds the consent of before
+  end if;
+  update iu_sql_event_route r set enabled = p_enabled, dry_run = v_is <> 'live' and coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
+  update event_route o set consent_no = v_number, rows_consent = null, was_live = o.was_live or v_is = 'live' where o.route_code = p_route_code;
+  if p_enabled then
+    perform fn_route_prepare(p_route_code);
+  end if;
+  if v_was <> v_is then
+    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, v_was, v_is, p_actor, p_reason);
+  end if;
+  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'state', v_is, 'was', v_was);
+end
+$function$
+
+-- A template of a route as an SQL expression, null when it is empty. Internal.
+CREATE OR REPLACE FUNCTION fn_route_template(p_template text, p_values jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select '(' || string_agg(case when m.m[2] is null then quote_literal(m.m[1]) else format('(%s #>> ''{}'')', p_values ->> m.m[2]) end, ' || ' order by m.n) || ')'
+    from regexp_matches(p_template, '([^{}]+)|\{([^{}]+)\}', 'g') with ordinality as m (m, n));
+end
+$function$
+
+-- Which of some keys a route has told of already. Called by fn_route_preview.
+CREATE OR REPLACE FUNCTION fn_route_told(p_route_code text, p_keys text[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return array(select k.row_key from event_route_key k where k.route_code = p_route_code and k.row_key = any (p_keys));
+end
+$function$
+
+-- The triggers of a route: whether each is enabled and where the route says, and what the owner of its table agreed to.
+CREATE OR REPLACE FUNCTION fn_route_triggers(p_route_code text)
+ RETURNS TABLE(relation oid, table_schema text, table_name text, trigger_name text, is_enabled boolean, is_right boolean, argument text, consent jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_head bytea := convert_to(p_route_code, getdatabaseencoding()) || '\x00'::bytea;
+begin
+  return query
+  select x.oid, x.nspname, x.relname, x.tgname, x.tgenabled in ('O', 'A'), coalesce(x.is_right, false), x.argument, fn_route_said(x.argument)
+  from (
+    select c.oid, n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled,
+      n.nspname = r.route ->> 'source_schema' and c.relname = r.route ->> 'source_table'
+        and t.tgtype = case r.route ->> 'sql_event' when 'insert' then 4 when 'delete' then 8 else 16 end as is_right,
+      case when t.tgnargs > 1 then convert_from(substr(a.rest, 1, position('\x00'::bytea in a.rest) - 1), getdatabaseencoding()) end as argument
+    from pg_trigger t
+    join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
+    join pg_class c on c.oid = t.tgrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (select substr(t.tgargs, octet_length(v_head) + 1) as rest) a
+    left join (select to_jsonb(i) as route from iu_sql_event_route i where i.route_code = p_route_code) r on true
+    where not t.tgisinternal and t.tgparentid = 0 and substr(t.tgargs, 1, octet_length(v_head)) = v_head) x
+  order by 2, 3, 4;
+end
+$function$
+
+-- An expression for a column as jsonb, which calls no code of the table's owner. Internal.
+CREATE OR REPLACE FUNCTION fn_route_value(p_alias text, p_column text, p_type oid)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_type oid := p_type;
+  v_base oid;
+begin
+  loop
+    select t.typbasetype into v_base from pg_type t where t.oid = v_type and t.typtype = 'd';
+    exit when not found;
+    v_type := v_base;
+  end loop;
+  return format(
+    case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
+      else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
+    p_alias, p_column);
+end
+$function$
+
+-- Writes a route: as fn_route_put, but refused consent_missing whoever asks. Internal.
+CREATE OR REPLACE FUNCTION fn_route_write(p_route jsonb, p_actor text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -8627,6 +9241,10 @@ declare
   v_wrong text;
   v_columns text;
   v_lacks text[];
+  v_consent jsonb;
+  v_number int;
+  v_beyond text[];
+  v_aside constant text[] := array['fail_closed', 'target_event_stream', 'updated_at']; -- of no matter to what a dry run shows
 begin
   if coalesce(btrim(p_actor), '') = '' or jsonb_typeof(p_route) is distinct from 'object' then
     raise exception 'fn_route_put needs a route as a JSON object, and an actor' using errcode = '22023';
@@ -8715,6 +9333,19 @@ begin
   from pg_attribute a
   join pg_class c on c.oid = a.attrelid and c.relnamespace = quote_ident(current_schema())::regnamespace and c.relname = 'iu_sql_event_route'
   where a.attnum > 0 and not a.attisdropped and a.attname = any (array(select jsonb_object_keys(v_new)));
+  v_number := (select o.consent_no from event_route o where o.route_code = v_code);
+  if v_old -> 'enabled' = 'true' then
+    select t.consent into v_consent from fn_route_triggers(v_code) t where t.is_right order by t.is_enabled, t.trigger_name limit 1;
+    if found then
+      v_number := v_number + (v_consent -> 'number' is not distinct from to_jsonb(v_number + 1))::int; -- fn_route_put has just asked for it
+      v_beyond := fn_route_beyond(v_old || v_new, v_consent, v_number);
+      if v_beyond <> '{}' then
+        return jsonb_build_object('refused', true, 'reason', 'consent_missing', 'route_code', v_code, 'beyond', to_jsonb(v_beyond),
+          'owner', (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = fn_route_relation(v_new)),
+          'route', v_old || v_new, 'consent_no', v_number);
+      end if;
+    end if;
+  end if;
   if v_old is null then
     execute format('insert into iu_sql_event_route (%1$s) select %1$s from jsonb_populate_record(null::iu_sql_event_route, $1)', v_columns) using v_new;
   else
@@ -8722,261 +9353,13 @@ begin
     using v_new, v_code;
   end if;
   insert into event_route as o (route_code, actor) values (v_code, p_actor)
-  on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp();
+  on conflict (route_code) do update set actor = excluded.actor, written_by = session_user, updated_at = clock_timestamp(), consent_no = v_number;
+  if v_old is not null and (v_old - v_aside) is distinct from ((v_old || v_new) - v_aside) then
+    update event_route o set said_at = clock_timestamp(), was_live = v_old -> 'enabled' = 'true' and v_old -> 'dry_run' = 'false' where o.route_code = v_code;
+  end if;
   perform fn_route_prepare(v_code);
   return jsonb_build_object('refused', false, 'route_code', v_code, 'created', v_old is null,
     'changed', v_old is null or (v_old - 'updated_at') is distinct from (v_old || v_new) - 'updated_at');
-end
-$function$
-
--- The table that a route names, or null. Internal.
-CREATE OR REPLACE FUNCTION fn_route_relation(p_route jsonb)
- RETURNS oid
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  return (
-    select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = p_route ->> 'source_schema' and c.relname = p_route ->> 'source_table' and c.relkind in ('r', 'p'));
-end
-$function$
-
--- Removes a disabled route with its samples and keys, and keeps its faults: {dry_run, samples, keys, faults_kept}. Refused not_found, not_owner, route_enabled while it is enabled, trigger_left_over while its trigger stands.
-CREATE OR REPLACE FUNCTION fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean DEFAULT true)
- RETURNS jsonb
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-declare
-  v_enabled boolean;
-  v_samples bigint;
-  v_keys bigint;
-begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' or p_dry_run is null then
-    raise exception 'fn_route_remove needs an actor, a reason, and whether it is a dry run' using errcode = '22023';
-  end if;
-  select r.enabled into v_enabled from iu_sql_event_route r where r.route_code = p_route_code for update;
-  if not found then
-    return jsonb_build_object('refused', true, 'reason', 'not_found', 'route_code', p_route_code);
-  elsif not exists (select from event_route o where o.route_code = p_route_code) then
-    return jsonb_build_object('refused', true, 'reason', 'not_owner', 'route_code', p_route_code, 'is_ours', false);
-  elsif v_enabled then
-    return jsonb_build_object('refused', true, 'reason', 'route_enabled', 'route_code', p_route_code);
-  elsif exists (select from fn_route_triggers(p_route_code)) then
-    return jsonb_build_object('refused', true, 'reason', 'trigger_left_over', 'route_code', p_route_code);
-  end if;
-  if p_dry_run then
-    v_samples := (select count(*) from event_route_sample s where s.route_code = p_route_code);
-    v_keys := (select count(*) from event_route_key k where k.route_code = p_route_code);
-  else
-    delete from event_route_sample s where s.route_code = p_route_code;
-    get diagnostics v_samples = row_count;
-    delete from event_route_key k where k.route_code = p_route_code;
-    get diagnostics v_keys = row_count;
-    delete from event_route_count c where c.route_code = p_route_code;
-    delete from event_route o where o.route_code = p_route_code;
-    delete from iu_sql_event_route r where r.route_code = p_route_code;
-    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, 'disabled', null, p_actor, p_reason);
-  end if;
-  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'dry_run', p_dry_run, 'samples', v_samples, 'keys', v_keys,
-    'faults_kept', (select count(*) from event_route_fault f where f.route_code = p_route_code));
-end
-$function$
-
--- The statement that makes events' contents of rows. Internal.
-CREATE OR REPLACE FUNCTION fn_route_rows(p_route jsonb, p_relation oid, p_new text, p_old text DEFAULT NULL::text)
- RETURNS text
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-declare
-  v_contract jsonb := p_route -> 'payload_contract';
-  v_columns text[] := array(select jsonb_array_elements_text(v_contract -> 'columns'));
-  v_keys text[];
-  v_values jsonb;
-  v_missing text;
-  v_key text;
-  v_payload text;
-  v_whole text;
-  v_subject text;
-begin
-  v_keys := fn_route_key_columns(p_relation);
-  if v_keys is null then
-    raise exception '%.% has no primary key any more', p_route ->> 'source_schema', p_route ->> 'source_table' using errcode = '55000';
-  end if;
-  select jsonb_object_agg(a.attname, case when a.atttypid::bigint < 16384 then format('to_jsonb(n.%I)', a.attname)
-    else fn_route_value('n', a.attname, a.atttypid) end) into v_values
-  from pg_attribute a
-  where a.attrelid = p_relation and a.attnum > 0 and not a.attisdropped and a.attname = any (v_columns || v_keys);
-  if not v_values ?& v_columns then
-    select c into v_missing from unnest(v_columns) c where not v_values ? c limit 1;
-    raise exception '%.% has no column % any more', p_route ->> 'source_schema', p_route ->> 'source_table', quote_ident(v_missing)
-      using errcode = '42703';
-  end if;
-  select string_agg(v_values ->> k, ', ' order by place), string_agg(format('(%s #>> ''{}'')', v_values ->> k), ' || ''/'' || ' order by place)
-  into v_key, v_subject
-  from unnest(v_keys) with ordinality as u (k, place);
-  v_payload := 'jsonb_build_object(' || coalesce((select string_agg(format('%L, %s', c, v_values ->> c), ', ') from unnest(v_columns) c), '') || ')';
-  v_payload := format('jsonb_build_object(''row_key'', %s, ''event_subject_ref'', %s, ''canonical_address'', %s, ''correlation_id'', %s, ''safe_payload'', %s)',
-    case when p_route ->> 'idempotency_policy' = 'per_change' then 'null' else format('fn_route_key(%L, jsonb_build_array(%s))',
-      format('%I.%I:%s:', p_route ->> 'source_schema', p_route ->> 'source_table', p_route ->> 'sql_event'), v_key) end,
-    coalesce(fn_route_template(v_contract ->> 'subject_ref', v_values), v_subject),
-    coalesce(fn_route_template(v_contract ->> 'canonical_address', v_values), 'null'),
-    coalesce(fn_route_template(v_contract ->> 'correlation_id', v_values), 'null'), v_payload);
-  if p_old is null then
-    return format('select %s as event from %s', v_payload, p_new);
-  elsif v_contract ->> 'when_changed' = 'any' then
-    v_whole := 'format(''%s'', n.*)';
-  else
-    v_whole := format('jsonb_build_array(%s)', (select string_agg(v_values ->> c, ', ') from unnest(v_columns) c));
-  end if;
-  return format(
-    'select x.event from (select %1$s as key, %2$s as whole, %3$s as event from %4$s) x
-     left join (select %1$s as key, %2$s as whole from %5$s) o on o.key = x.key where o.key is null or o.whole is distinct from x.whole',
-    format('jsonb_build_array(%s)', v_key), v_whole, v_payload, p_new, p_old);
-end
-$function$
-
--- What a route's dry run has counted: {since, statements, changes, events, duplicates, unfit, samples}.
-CREATE OR REPLACE FUNCTION fn_route_seen(p_route_code text)
- RETURNS jsonb
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  return (
-    select jsonb_build_object(
-      'since', min(s.noted_at), 'statements', coalesce(sum(s.statements), 0), 'changes', coalesce(sum(s.changes), 0),
-      'events', coalesce(sum(s.events), 0), 'duplicates', coalesce(sum(s.duplicates), 0), 'unfit', coalesce(sum(s.unfit), 0),
-      'samples', coalesce((
-        select jsonb_agg(jsonb_build_object('noted_at', n.noted_at, 'events', n.sample) order by n.sample_id desc)
-        from (select x.* from event_route_sample x where x.route_code = p_route_code and x.sample is not null order by x.sample_id desc limit 5) n), '[]'))
-    from event_route_sample s where s.route_code = p_route_code);
-end
-$function$
-
--- Types of some columns of a table, and its primary key, to see whether they changed; null without a key. Internal.
-CREATE OR REPLACE FUNCTION fn_route_shape(p_relation oid, p_columns text[])
- RETURNS text
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  return (
-    select string_agg(a.attname || ' ' || a.attnum || ' ' || a.atttypid, ', ' order by a.attname)
-    from pg_attribute a where a.attrelid = p_relation and a.attname = any (p_columns) and a.attnum > 0 and not a.attisdropped)
-    || ' key ' || (select i.indkey::text from pg_index i where i.indrelid = p_relation and i.indisprimary);
-end
-$function$
-
--- Sets enabled and dry_run of a route's row: {state, was}. Refused not_found, or not_owner for the host's own.
-CREATE OR REPLACE FUNCTION fn_route_switch(p_route_code text, p_enabled boolean, p_dry_run boolean, p_actor text, p_reason text)
- RETURNS jsonb
- LANGUAGE plpgsql
- SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-declare
-  v_was text;
-  v_is text;
-begin
-  if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
-    raise exception 'switching a route needs an actor and a reason' using errcode = '22023';
-  end if;
-  select case when not r.enabled then 'disabled' when r.dry_run then 'dry run' else 'live' end,
-    case when not p_enabled then 'disabled' when coalesce(p_dry_run, r.dry_run) then 'dry run' else 'live' end
-  into v_was, v_is
-  from iu_sql_event_route r join event_route o on o.route_code = r.route_code
-  where r.route_code = p_route_code for update of r;
-  if not found then
-    return jsonb_build_object('refused', true, 'route_code', p_route_code, 'is_ours', false, 'reason',
-      case when exists (select from iu_sql_event_route r where r.route_code = p_route_code) then 'not_owner' else 'not_found' end);
-  end if;
-  update iu_sql_event_route r set enabled = p_enabled, dry_run = coalesce(p_dry_run, r.dry_run) where r.route_code = p_route_code;
-  if p_enabled then
-    perform fn_route_prepare(p_route_code);
-  end if;
-  if v_was <> v_is then
-    insert into dot_config_audit (key, old_value, new_value, actor, reason) values ('route.' || p_route_code, v_was, v_is, p_actor, p_reason);
-  end if;
-  return jsonb_build_object('refused', false, 'route_code', p_route_code, 'state', v_is, 'was', v_was);
-end
-$function$
-
--- A template of a route as an SQL expression, null when it is empty. Internal.
-CREATE OR REPLACE FUNCTION fn_route_template(p_template text, p_values jsonb)
- RETURNS text
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  return (
-    select '(' || string_agg(case when m.m[2] is null then quote_literal(m.m[1]) else format('(%s #>> ''{}'')', p_values ->> m.m[2]) end, ' || ' order by m.n) || ')'
-    from regexp_matches(p_template, '([^{}]+)|\{([^{}]+)\}', 'g') with ordinality as m (m, n));
-end
-$function$
-
--- Which of some keys a route has told of already. Called by fn_route_preview.
-CREATE OR REPLACE FUNCTION fn_route_told(p_route_code text, p_keys text[])
- RETURNS text[]
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  return array(select k.row_key from event_route_key k where k.route_code = p_route_code and k.row_key = any (p_keys));
-end
-$function$
-
--- The triggers of a route, and whether each is enabled and where the route says.
-CREATE OR REPLACE FUNCTION fn_route_triggers(p_route_code text)
- RETURNS TABLE(relation oid, table_schema text, table_name text, trigger_name text, is_enabled boolean, is_right boolean)
- LANGUAGE plpgsql
- STABLE SECURITY DEFINER
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-begin
-  return query
-  select c.oid, n.nspname::text, c.relname::text, t.tgname::text, t.tgenabled in ('O', 'A'),
-    coalesce(n.nspname = r.route ->> 'source_schema' and c.relname = r.route ->> 'source_table'
-      and t.tgtype = case r.route ->> 'sql_event' when 'insert' then 4 when 'delete' then 8 else 16 end, false)
-  from pg_trigger t
-  join pg_proc p on p.oid = t.tgfoid and p.proname = 'fn_route_capture' and p.pronamespace = quote_ident(current_schema())::regnamespace
-  join pg_class c on c.oid = t.tgrelid
-  join pg_namespace n on n.oid = c.relnamespace
-  left join (select to_jsonb(i) as route from iu_sql_event_route i where i.route_code = p_route_code) r on true
-  where not t.tgisinternal and t.tgparentid = 0 and t.tgargs = convert_to(p_route_code, getdatabaseencoding()) || '\x00'::bytea
-  order by 2, 3, 4;
-end
-$function$
-
--- An expression for a column as jsonb, which calls no code of the table's owner. Internal.
-CREATE OR REPLACE FUNCTION fn_route_value(p_alias text, p_column text, p_type oid)
- RETURNS text
- LANGUAGE plpgsql
- STABLE
- SET search_path TO 'public', 'pg_temp'
-AS $function$
-declare
-  v_type oid := p_type;
-  v_base oid;
-begin
-  loop
-    select t.typbasetype into v_base from pg_type t where t.oid = v_type and t.typtype = 'd';
-    exit when not found;
-    v_type := v_base;
-  end loop;
-  return format(
-    case when v_type::bigint < 16384 then 'to_jsonb(%1$s.%2$I)'
-      else 'to_jsonb(case when num_nonnulls(%1$s.%2$I) > 0 then format(''%%s'', %1$s.%2$I) end)' end,
-    p_alias, p_column);
 end
 $function$
 
@@ -9753,6 +10136,10 @@ grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with tim
 
 grant EXECUTE on function fn_job_archive(integer,boolean,uuid,timestamp with time zone) to reveille_operator
 
+grant EXECUTE on function fn_job_archive_drop(boolean,integer,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_archive_drop(boolean,integer,timestamp with time zone) to reveille_operator
+
 grant EXECUTE on function fn_job_backlog() to reveille_dispatcher
 
 grant EXECUTE on function fn_job_backlog() to reveille_executor
@@ -9983,6 +10370,12 @@ grant EXECUTE on function fn_recipient_template(text,text,jsonb) to public
 
 grant EXECUTE on function fn_resume(text,text,text,text) to reveille_operator
 
+grant EXECUTE on function fn_route_agree(jsonb,boolean,integer) to reveille_operator
+
+grant EXECUTE on function fn_route_beyond(jsonb,jsonb,integer) to reveille_operator
+
+grant EXECUTE on function fn_route_beyond(jsonb,jsonb,integer) to reveille_reader
+
 grant EXECUTE on function fn_route_capture() to reveille_operator
 
 grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_dispatcher
@@ -9992,6 +10385,10 @@ grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_e
 grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_route_check(timestamp with time zone) to reveille_reader
+
+grant EXECUTE on function fn_route_consent(jsonb,boolean,integer) to reveille_operator
+
+grant EXECUTE on function fn_route_consent(jsonb,boolean,integer) to reveille_reader
 
 grant EXECUTE on function fn_route_consumer_dry_run(jsonb,timestamp with time zone,integer) to reveille_dispatcher
 
@@ -10011,13 +10408,25 @@ grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_
 
 grant EXECUTE on function fn_route_counts(timestamp with time zone) to reveille_reader
 
+grant EXECUTE on function fn_route_denied(jsonb,oid) to reveille_operator
+
+grant EXECUTE on function fn_route_denied(jsonb,oid) to reveille_reader
+
 grant EXECUTE on function fn_route_disable(text,text,text) to reveille_operator
 
-grant EXECUTE on function fn_route_enable(text,text,text,boolean) to reveille_operator
+grant EXECUTE on function fn_route_enable(text,text,text,boolean,boolean) to reveille_operator
 
 grant EXECUTE on function fn_route_findings(jsonb) to reveille_operator
 
 grant EXECUTE on function fn_route_findings(jsonb) to reveille_reader
+
+grant EXECUTE on function fn_route_is_own(oid) to reveille_operator
+
+grant EXECUTE on function fn_route_is_own(oid) to reveille_reader
+
+grant EXECUTE on function fn_route_is_tried(text) to reveille_operator
+
+grant EXECUTE on function fn_route_is_tried(text) to reveille_reader
 
 grant EXECUTE on function fn_route_key(text,jsonb) to public
 
@@ -10049,6 +10458,10 @@ grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_operato
 
 grant EXECUTE on function fn_route_rows(jsonb,oid,text,text) to reveille_reader
 
+grant EXECUTE on function fn_route_said(text) to reveille_operator
+
+grant EXECUTE on function fn_route_said(text) to reveille_reader
+
 grant EXECUTE on function fn_route_seen(text) to reveille_operator
 
 grant EXECUTE on function fn_route_seen(text) to reveille_reader
@@ -10057,7 +10470,7 @@ grant EXECUTE on function fn_route_shape(oid,text[]) to reveille_operator
 
 grant EXECUTE on function fn_route_shape(oid,text[]) to reveille_reader
 
-grant EXECUTE on function fn_route_switch(text,boolean,boolean,text,text) to reveille_operator
+grant EXECUTE on function fn_route_switch(text,boolean,boolean,text,text,boolean) to reveille_operator
 
 grant EXECUTE on function fn_route_template(text,jsonb) to reveille_operator
 
@@ -10074,6 +10487,8 @@ grant EXECUTE on function fn_route_triggers(text) to reveille_reader
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_operator
 
 grant EXECUTE on function fn_route_value(text,text,oid) to reveille_reader
+
+grant EXECUTE on function fn_route_write(jsonb,text) to reveille_operator
 
 grant EXECUTE on function fn_schedule_check(timestamp with time zone) to reveille_dispatcher
 

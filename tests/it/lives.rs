@@ -2,6 +2,7 @@
 
 mod archive;
 mod archive_keys;
+mod archive_months;
 mod archive_races;
 mod dead_letters;
 mod fencing;

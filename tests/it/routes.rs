@@ -2,7 +2,10 @@
 
 mod adopted;
 mod commands;
+mod consent;
+mod denied;
 mod faults;
+mod feedback;
 mod gate;
 mod kept;
 mod policies;

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use answers::{agreed, understood};
+
 use super::context::{Context, Outcome, actor};
 use super::output::{fields, table};
 use crate::config::guess;
 use crate::error::{Error, Kind, Result};
-use crate::model::refusal::{Answer, Refusal};
 use crate::store::routes::{self, Route};
 
+mod answers;
 mod preview;
 mod put;
 mod remove;
@@ -45,16 +47,20 @@ enum Action {
     },
     /// Make the trigger of a route; it goes on counting in its dry run until you say --live
     #[command(
-        after_help = "Only the owner of the table may; a write waits for the trigger no longer than three seconds.\n\n\
+        after_help = "Only the owner of the table may, and so agrees to what the route says now; a write waits for the \
+                      trigger no longer than three seconds.\n\n\
                       Examples:\n  reveille routes enable species.born --reason 'a week of dry run'\n  \
                       reveille routes enable species.born --live --reason 'the counts are right'"
     )]
     Enable {
         #[command(flatten)]
         switch: Switch,
-        /// Emit events from now on
+        /// Emit events from now on; refused before its dry run has seen what the route says now
         #[arg(long, conflicts_with = "dry_run")]
         live: bool,
+        /// With --live: though it has not run dry
+        #[arg(long, requires = "live")]
+        without_dry_run: bool,
         /// Count, keep samples and emit nothing
         #[arg(long)]
         dry_run: bool,
@@ -104,8 +110,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::List => list(context).await,
         Action::Show { code } => show(&code, context).await,
         Action::Put { file, actor } => put::run(&file, actor, context).await,
-        Action::Enable { switch, live, dry_run } => {
-            enable(switch, (live || dry_run).then_some(dry_run), context).await
+        Action::Enable { switch, live, without_dry_run, dry_run } => {
+            enable(switch, (live || dry_run).then_some(dry_run), without_dry_run, context).await
         }
         Action::Disable(switch) => disable(switch, context).await,
         Action::Remove { switch, apply } => remove::run(switch, apply, context).await,
@@ -168,7 +174,7 @@ fn state(route: &Route) -> &'static str {
     }
 }
 
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 19] = [
     "route_code",
     "source_schema",
     "source_table",
@@ -183,6 +189,9 @@ const FIELDS: [&str; 16] = [
     "dry_run",
     "gate_open",
     "trigger",
+    "owner",
+    "consent",
+    "beyond",
     "faults",
     "last_fault",
 ];
@@ -204,13 +213,19 @@ fn unknown(code: &str, all: &[Route]) -> Error {
     }
 }
 
-async fn enable(args: Switch, dry_run: Option<bool>, context: &Context) -> Result<Outcome> {
+async fn enable(
+    args: Switch,
+    dry_run: Option<bool>,
+    without_dry_run: bool,
+    context: &Context,
+) -> Result<Outcome> {
     let client = context.client().await?;
     if routes::show(&client, &args.code).await?.is_none() {
         return Err(unknown(&args.code, &routes::list(&client).await?));
     }
     let who = actor(args.actor);
-    let answer = routes::enable(&client, &args.code, who.as_deref(), &args.reason, dry_run).await?;
+    let (who, reason) = (who.as_deref(), &args.reason);
+    let answer = routes::enable(&client, &args.code, who, reason, dry_run, without_dry_run).await?;
     let answer = understood(answer, context)?;
     Outcome::of(answer, |result| {
         context.out.answer(result, || {
@@ -218,7 +233,8 @@ async fn enable(args: Switch, dry_run: Option<bool>, context: &Context) -> Resul
             let before = was.filter(|was| *was != state).unwrap_or("so before");
             let next = if state == "dry run" { "; it counts and emits nothing until --live" } else { "" };
             let held = if result["gate_open"] == false { format!("\n{CLOSED}") } else { String::new() };
-            format!("{}: {state} (was {before}){next}{held}", args.code)
+            let agreed = agreed(&result["consent"]);
+            format!("{}: {state} (was {before}){next}\nthe table's owner agrees to {agreed}{held}", args.code)
         })
     })
 }
@@ -241,40 +257,5 @@ async fn disable(args: Switch, context: &Context) -> Result<Outcome> {
             };
             format!("{}: disabled (was {before}); {left}", args.code, before = was)
         })
-    })
-}
-
-/// A refusal in the words of routes, as an error that is one; with `--json` the answer stays as it is.
-fn understood(answer: Answer, context: &Context) -> Result<Answer> {
-    let Answer::Refused(Refusal { reason, answer: said }) = &answer else { return Ok(answer) };
-    if context.out.is_json() {
-        return Ok(answer);
-    }
-    let code = said["route_code"].as_str().unwrap_or_default();
-    let refused = |message: String| Error::new(Kind::Refused, message);
-    Err(match (reason.as_str(), said["owner"].as_str(), said["what"].as_str()) {
-        ("not_owner", Some(owner), _) => refused(format!(
-            "{code}: its table belongs to the role {owner}, and only that may make triggers on it"
-        ))
-        .hint("connect as a role that is a member of both, the owner's and reveille_operator"),
-        ("not_owner", ..) => refused(format!("{code} is a route of the host; it is left alone"))
-            .hint("write one of your own under another code: `reveille routes put FILE`"),
-        ("route_enabled", ..) => refused(format!("{code} is enabled")).hint(format!(
-            "`reveille routes disable {code} --reason …` first; a route for another table is another route"
-        )),
-        ("trigger_left_over", ..) => refused(format!("{code}: its trigger still stands"))
-            .hint(format!("as the owner of the table: `reveille routes disable {code} --reason …`")),
-        ("table_busy", ..) => {
-            refused(format!("{code}: its table was busy for three seconds; nothing was changed"))
-                .hint("try again when no long transaction holds it")
-        }
-        ("trigger_name_taken", ..) => {
-            refused(format!("{code}: another trigger of that name stands on the table"))
-                .hint("that other trigger must go, or get another name")
-        }
-        (_, _, Some(what)) => {
-            refused(format!("{code}: {what}")).hint("mend that, then try again; nothing was changed")
-        }
-        _ => return Ok(answer),
     })
 }

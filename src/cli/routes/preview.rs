@@ -39,6 +39,15 @@ fn as_text(code: &str, result: &Value) -> String {
             count("unfit")
         ),
     };
+    let next = match (result["live"] == true, result["is_tried"] == true) {
+        (true, _) => "it is live",
+        (false, true) => "that was the route as it is now; `routes enable --live` lets it emit",
+        (false, false) => {
+            "it has seen no write since the route says what it says now: \
+             `routes enable --live` is refused until then, unless you say --without-dry-run"
+        }
+    };
+    let _ = writeln!(text, "{next}");
     if rows.is_empty() {
         return text.trim_end().to_owned();
     }

@@ -87,7 +87,7 @@ async fn an_adopted_hosts_check_is_widened_and_down_puts_it_back() {
         assert_eq!(put["changed"], twice, "{put}");
     }
     answer(&client, "fn_gate_set('queue.route.enabled', 'true', 'test', 'a test')").await;
-    answer(&client, &format!("fn_route_enable('{CODE}', 'test', 'a test', false)")).await;
+    answer(&client, &format!("fn_route_enable('{CODE}', 'test', 'a test', false, true)")).await;
     client.batch_execute("insert into entity_species values ('cat', 'wild')").await.unwrap();
     let subject = client.query_one("select event_subject_ref from event_outbox", &[]).await.unwrap();
     assert_eq!(subject.get::<_, String>(0), "entity_species:cat");

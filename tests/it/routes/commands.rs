@@ -45,7 +45,9 @@ async fn a_route_goes_from_its_file_over_the_dry_run_to_an_event_and_off_again()
     );
 
     let (_, text, _) = words(db, &["routes", "enable", CODE, "--reason", "look"]);
-    assert_eq!(text, "species.born: dry run (was disabled); it counts and emits nothing until --live\n");
+    let agreed = "the table's owner agrees to birth_registry.entity_born with code, mode; subject entity_species:{code}\n";
+    let told = "species.born: dry run (was disabled); it counts and emits nothing until --live\n";
+    assert_eq!(text, format!("{told}{agreed}"));
     stage.run("insert into entity_species values ('dog', 'Dog', 'wild')").await;
     let (_, text, _) = words(db, &["routes", "preview", CODE]);
     assert!(
@@ -55,7 +57,7 @@ async fn a_route_goes_from_its_file_over_the_dry_run_to_an_event_and_off_again()
     assert_eq!(stage.count("event_outbox").await, 0);
 
     let (_, text, _) = words(db, &["routes", "enable", CODE, "--live", "--reason", "right"]);
-    assert_eq!(text, "species.born: live (was dry run)\n");
+    assert_eq!(text, format!("species.born: live (was dry run)\n{agreed}"));
     stage.run("insert into entity_species values ('cow', 'Cow', 'tame')").await;
     assert_eq!(stage.subjects().await, ["entity_species:cow"]);
     let (_, table, _) = words(db, &["routes", "list"]);
@@ -70,6 +72,47 @@ async fn a_route_goes_from_its_file_over_the_dry_run_to_an_event_and_off_again()
     assert_eq!(text, "species.born: disabled (was live); its trigger is gone\n");
     let (code, answer, _) = json(db, &["routes", "disable", CODE, "--reason", "enough"]);
     assert_eq!((code, &answer["was"]), (Some(0), &"disabled".into()));
+}
+
+#[tokio::test]
+async fn a_route_goes_live_after_a_dry_run_of_what_it_says_now_or_when_told_without() {
+    let stage = Stage::new().await;
+    let (db, folder) = (&stage.db, Folder::open_to_all());
+    let put =
+        |text: &str| assert_eq!(words(db, &["routes", "put", &file(&folder, "born.toml", text)]).0, Some(0));
+    let live = ["routes", "enable", CODE, "--live", "--reason", "x"];
+    let refused = || {
+        let (code, _, err) = words(db, &live);
+        assert!(code == Some(3) && err.contains("its dry run has seen no write since"), "{err}");
+        assert!(err.contains("--without-dry-run"), "{err}");
+        let (_, answer, _) = json(db, &live);
+        assert_eq!(answer["reason"], "dry_run_missing");
+        let (_, text, _) = words(db, &["routes", "preview", CODE]);
+        assert!(text.contains("it has seen no write since the route says what it says now: `routes enable --live` is refused"), "{text}");
+    };
+    put(FILE);
+    refused();
+    assert_eq!(stage.count("pg_trigger where tgname like 'reveille_route%'").await, 0, "nothing was made");
+    assert_eq!(words(db, &["routes", "enable", CODE, "--reason", "x"]).0, Some(0));
+    refused();
+    stage.run("insert into entity_species values ('cat', 'Cat', 'wild')").await;
+    let (_, text, _) = words(db, &["routes", "preview", CODE]);
+    assert!(text.contains("that was the route as it is now; `routes enable --live` lets it emit"), "{text}");
+    put(&FILE.replace("\"mode\"", "\"name\""));
+    refused();
+    stage.run("insert into entity_species values ('dog', 'Dog', 'wild')").await;
+    put(&format!("fail_closed = true\n{}", FILE.replace("\"mode\"", "\"name\"")));
+    assert_eq!(words(db, &live).0, Some(0), "what it tells is what was seen");
+    assert!(words(db, &["routes", "preview", CODE]).1.contains("\nit is live\n"));
+    // what has been live so may be so again
+    words(db, &["routes", "disable", CODE, "--reason", "x"]);
+    stage.run("delete from event_route_sample").await;
+    assert_eq!(words(db, &live).0, Some(0));
+    words(db, &["routes", "disable", CODE, "--reason", "x"]);
+    put(FILE);
+    refused();
+    assert_eq!(words(db, &[&live[..], &["--without-dry-run"]].concat()).0, Some(0));
+    assert_eq!(words(db, &["routes", "enable", CODE, "--without-dry-run", "--reason", "x"]).0, Some(2));
 }
 
 #[tokio::test]
@@ -106,7 +149,10 @@ async fn doctor_and_health_see_what_is_wrong_with_a_route_and_say_what_mends_it(
     let stage = Stage::new().await;
     let (db, folder) = (&stage.db, Folder::open_to_all());
     words(db, &["routes", "put", &file(&folder, "born.toml", FILE)]);
-    assert_eq!(words(db, &["routes", "enable", CODE, "--live", "--reason", "x"]).0, Some(0));
+    assert_eq!(
+        words(db, &["routes", "enable", CODE, "--live", "--without-dry-run", "--reason", "x"]).0,
+        Some(0)
+    );
     let (code, text, _) = words(db, &["doctor"]);
     assert_eq!(code, Some(0));
     assert!(text.starts_with("nothing is wrong with the trigger on event_outbox, routes"), "{text}");

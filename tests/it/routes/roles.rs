@@ -7,13 +7,13 @@ use super::stage::{CODE, Stage, route};
 use crate::support::{SOON, connect, login, wait_until};
 
 /// A login that is a member of these roles; it goes with [`go`].
-async fn member(stage: &Stage, roles: &str) -> (String, Client) {
+pub(super) async fn member(stage: &Stage, roles: &str) -> (String, Client) {
     let name = format!("login_{}", uuid::Uuid::new_v4().simple());
     let url = login(&stage.client, &stage.db.url(), &name, &format!("in role {roles}")).await;
     (name, connect(&url).await)
 }
 
-async fn go(stage: &Stage, names: &[String]) {
+pub(super) async fn go(stage: &Stage, names: &[String]) {
     for name in names {
         wait_until("the role can go", SOON, async || {
             let gone = format!("drop owned by {name} cascade; drop role {name}");
@@ -23,7 +23,7 @@ async fn go(stage: &Stage, names: &[String]) {
     }
 }
 
-async fn answer(client: &Client, call: &str) -> Value {
+pub(super) async fn answer(client: &Client, call: &str) -> Value {
     client
         .query_one(&format!("select {call}"), &[])
         .await
@@ -51,7 +51,7 @@ async fn an_operator_writes_and_stops_routes_and_only_the_tables_owner_makes_tri
         .unwrap()
         .get(0);
     assert_eq!(put["created"], true, "{put}");
-    let enable = format!("fn_route_enable('{CODE}', 'test', 'a test', false)");
+    let enable = format!("fn_route_enable('{CODE}', 'test', 'a test', false, true)");
     let refused = answer(&operator_client, &enable).await;
     assert_eq!(
         (&refused["reason"], &refused["owner"]),

@@ -123,6 +123,23 @@ async fn values_that_mean_harm_travel_as_they_are() {
 }
 
 #[tokio::test]
+async fn numbers_that_are_equal_are_one_key_and_one_subject() {
+    let stage = Stage::new().await;
+    stage.run("create domain amount as numeric; create table price (a numeric, b amount, v text, primary key (a, b))").await;
+    let price = json!({ "source_table": "price", "payload_contract": { "columns": ["a"] } });
+    stage.put(&with(with(route("insert"), &price), &json!({ "idempotency_policy": "per_row" }))).await;
+    stage.enable(Some(false)).await;
+    for row in ["(1.0, 2)", "(1.00, 2.0)", "(1, 2.000)", "(100, 20)", "('NaN', 0)"] {
+        stage.run(&format!("insert into price values {row}; delete from price")).await;
+    }
+    assert_eq!(stage.subjects().await, ["1/2", "100/20", "NaN/0"]);
+    assert_eq!(
+        stage.answer("safe_payload::text::json from event_outbox order by id limit 1", &[]).await.to_string(),
+        r#"{"a":1.0}"#
+    );
+}
+
+#[tokio::test]
 async fn partitions_upserts_copies_and_cascades_are_seen_like_plain_writes() {
     let stage = Stage::new().await;
     stage
@@ -136,7 +153,7 @@ async fn partitions_upserts_copies_and_cascades_are_seen_like_plain_writes() {
     stage.put(&route("insert")).await;
     stage.enable(Some(false)).await;
     stage.put(&with(route("update"), &json!({ "route_code": "species.changed" }))).await;
-    let answer = stage.answer("fn_route_enable('species.changed', 'test', 'a test', false)", &[]).await;
+    let answer = stage.answer("fn_route_enable('species.changed', 'test', 'a test', false, true)", &[]).await;
     assert_eq!(answer["refused"], false, "{answer}");
     let upsert = "insert into entity_species values ('a', 'x'), ('z', 'y') on conflict (code) do update set mode = excluded.mode || '!'";
     stage.run(upsert).await;

@@ -80,8 +80,10 @@ impl Stage {
         error.message().to_owned()
     }
 
+    /// Enables it, live though it has not run dry.
     pub(super) async fn enable(&self, dry_run: Option<bool>) -> Value {
-        let answer = self.answer("fn_route_enable($1, 'test', 'a test', $2)", &[&CODE, &dry_run]).await;
+        let enable = "fn_route_enable($1, 'test', 'a test', $2, true)";
+        let answer = self.answer(enable, &[&CODE, &dry_run]).await;
         assert_eq!(answer["refused"], false, "{answer}");
         answer
     }

@@ -49,7 +49,7 @@ async fn routes_are_told_with_their_events_dry_runs_and_faults() {
           \"target_event_type\": \"paid\"}', 'test');
         select fn_route_enable('paid', 'test', 'a test');
         insert into paid values (1), (2), (3);
-        select fn_route_enable('paid', 'test', 'a test', false);
+        select fn_route_enable('paid', 'test', 'a test', false, true);
         insert into paid values (4), (5);
         begin; insert into paid values (6); rollback;
         insert into paid select 7 where false";
