@@ -1644,6 +1644,8 @@ begin
     or cardinality(p_job_ids) <> cardinality(p_result_refs)
   then
     raise exception 'fn_job_succeed_many: as many tokens (and result refs, if any) as jobs are needed' using errcode = '22023';
+  elsif array_position(p_job_ids, null) is not null then
+    raise exception 'fn_job_succeed_many: a job''s id is null' using errcode = '22023';
   end if;
   if v_done.is_foreign then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'

@@ -2,7 +2,6 @@
 //! again while its lease lives. A success is never assumed, and saying it twice changes nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deadpool_postgres::Object;
@@ -30,9 +29,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         linger(&shared).await;
         let reports = shared.board.reports().await;
-        let reported = report(&shared, reports, shared.carefully.load(Ordering::Relaxed)).await;
-        // a row that somebody holds on to must not fail its whole batch a second time
-        shared.carefully.store(reported.is_err(), Ordering::Relaxed);
+        // a row that somebody holds on to must not fail its whole batch a second time, whoever of the two says it then
+        let carefully = reports.iter().any(|report| report.again);
+        let reported = report(&shared, reports, carefully).await;
         match reported {
             Ok(()) => {
                 shared.outage.passed();
@@ -241,7 +240,10 @@ fn still_busy(shared: &Shared, reports: Vec<Report>) -> Result<()> {
     unsaid(shared, reports, error)
 }
 
-fn unsaid(shared: &Shared, reports: Vec<Report>, error: Error) -> Result<()> {
+fn unsaid(shared: &Shared, mut reports: Vec<Report>, error: Error) -> Result<()> {
+    for report in &mut reports {
+        report.again = true;
+    }
     shared.board.put_back(reports);
     Err(error)
 }

@@ -45,8 +45,6 @@ pub(super) struct Shared {
     pub(super) control: Pool,
     /// For outcomes, which must stay.
     pub(super) reports: Pool,
-    /// Whether the last batch of outcomes could not be said: somebody may hold on to one of its rows.
-    pub(super) carefully: AtomicBool,
     pub(super) board: Board,
     pub(super) handlers: Handlers,
     /// For runs that are one transaction with their completion.

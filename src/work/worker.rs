@@ -89,7 +89,6 @@ impl Worker {
             server: server.clone(),
             control: server.pool("worker", 2, &forgetful)?,
             reports: server.pool("worker-reports", REPORTERS, &server.session())?,
-            carefully: AtomicBool::new(false),
             board: Board::new(limits, Arc::clone(&stats)),
             handlers,
             lender,

@@ -5833,6 +5833,8 @@ begin
     or cardinality(p_job_ids) <> cardinality(p_result_refs)
   then
     raise exception 'fn_job_succeed_many: as many tokens (and result refs, if any) as jobs are needed' using errcode = '22023';
+  elsif array_position(p_job_ids, null) is not null then
+    raise exception 'fn_job_succeed_many: a job''s id is null' using errcode = '22023';
   end if;
   if v_done.is_foreign then
     raise exception 'not_owner: some of these jobs are leased under the name of another role; nothing was changed'
@@ -6406,6 +6408,7 @@ declare
   v_job record;
   v_answer jsonb;
   v_new uuid;
+  v_last int; -- the number of the newest job
 begin
   if coalesce(btrim(p_actor), '') = '' or coalesce(btrim(p_reason), '') = '' then
     raise exception 'fn_job_workflow_retry needs an actor and a reason' using errcode = '22023';
@@ -6421,7 +6424,12 @@ begin
   select w.* into v_workflow from job_workflow w where w.workflow_id = p_workflow_id;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'workflow_id', p_workflow_id);
-  elsif v_workflow.status not in ('failed', 'partially_failed') then
+  elsif v_workflow.status not in ('failed', 'partially_failed') and not (
+    -- a dead letter may hold the ordering key of what is to go on: such a workflow ends by no other way
+    v_workflow.status = 'active' and exists (
+      select from job_queue j
+      where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id and j.status = 'dead_letter'))
+  then
     return jsonb_build_object('refused', true, 'reason', 'illegal_transition', 'workflow_id', p_workflow_id, 'status', v_workflow.status);
   end if;
   select coalesce(array_agg(j.job_id order by j.job_id), '{}'), count(*) filter (where j.status = 'cancelled') into v_failed, v_cancelled
@@ -6459,16 +6467,18 @@ begin
       v_skipped := v_skipped || v_job.job_id; -- failed rests, and cancelled is an end: a new job in its place
     end if;
   end loop;
+  v_last := (
+    select max(('x' || right(u.job_id::text, 8))::bit(32)::int)
+    from (
+      select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)
+      union all
+      select a.job_id from job_archive a where a.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)) u);
   foreach v_new in array v_skipped loop
     declare
       v_old uuid := v_new;
     begin
-      v_new := (
-        select fn_uuid_v7_nth(p_workflow_id, 1 + max(('x' || right(u.job_id::text, 8))::bit(32)::int))
-        from (
-          select j.job_id from job_queue j where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)
-          union all
-          select a.job_id from job_archive a where a.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1)) u);
+      v_last := v_last + 1;
+      v_new := fn_uuid_v7_nth(p_workflow_id, v_last);
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
         max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
@@ -6509,9 +6519,21 @@ declare
       select w.workflow_id from unnest(p_workflow_ids) w (workflow_id)
       where not exists ( -- free and not begun: it will end later, and settle then
         select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
+  v_left uuid[] := array(select unnest(p_workflow_ids) except select unnest(v_still) order by 1);
   v_locked uuid[];
   v_ended int := 0;
 begin
+  if cardinality(v_left) > 0 then
+    -- what is free may be claimed and ended before we have committed, by somebody who does not see our end: he waits for this lock.
+    -- Whoever was faster than it is seen now
+    perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
+    v_still := v_still || array(
+      select w.workflow_id from unnest(v_left) w (workflow_id)
+      where not exists (
+        select from job_queue j
+        where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id
+          and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
+  end if;
   if cardinality(v_still) = 0 then
     return 0;
   end if;
@@ -6632,6 +6654,7 @@ declare
   v_workflow job_workflow;
   v_asked int;
   v_ended record;
+  v_keys text[];
 begin
   -- jobs before the workflow, and those that run before those that wait: the order in which ends of jobs take them. All of them at once:
   -- nobody begins, ends or retries one until this is over. And once more: a retry that was waited for may have made some anew
@@ -6662,8 +6685,16 @@ begin
     returning j.ordering_key, j.ordering_slot
   )
   select count(*) as jobs, array_agg(distinct e.ordering_key) filter (where e.ordering_slot > 0) as keys into v_ended from ended e;
-  if v_ended.keys is not null then
-    perform fn_job_promote(v_ended.keys);
+  with gone as ( -- its dead letters are not replayed any more: whoever waits behind them goes on
+    update job_queue j set ordering_slot = 0
+    where j.job_id between p_workflow_id and fn_uuid_v7_nth(p_workflow_id, -1) and j.workflow_id = p_workflow_id
+      and j.status = 'dead_letter' and j.ordering_slot > 0
+    returning j.ordering_key
+  )
+  select array_agg(g.ordering_key) into v_keys from gone g;
+  v_keys := v_keys || v_ended.keys;
+  if v_keys is not null then
+    perform fn_job_promote(v_keys);
   end if;
   update job_workflow w
   set cancel_reason = p_why, status = 'active', finished_at = null, outcome = null, updated_at = clock_timestamp()
@@ -6930,8 +6961,8 @@ CREATE OR REPLACE FUNCTION fn_mot_emit_refused(p_template mot_template, p_errors
  IMMUTABLE
 RETURN jsonb_build_object('refused', true, 'reason', 'invalid_params', 'template', (((p_template).template_key || '@'::text) || (p_template).version), 'errors', to_jsonb(p_errors))
 
--- The steps of a graph and what each needs. Internal.
-CREATE OR REPLACE FUNCTION fn_mot_expand(p_template mot_template, p_context jsonb, p_prefix text, p_depth integer, INOUT p_steps jsonb[], INOUT p_needs jsonb[], OUT entries integer[], OUT exits integer[], OUT is_open boolean)
+-- The steps of a graph, what each needs, and the parameters of each graph in it. Internal.
+CREATE OR REPLACE FUNCTION fn_mot_expand(p_template mot_template, p_params jsonb, p_context jsonb, p_prefix text, p_depth integer, p_from integer, p_scope integer, p_until timestamp with time zone, OUT steps jsonb[], OUT needs jsonb[], OUT scopes jsonb[], OUT entries integer[], OUT exits integer[], OUT is_open boolean)
  RETURNS record
  LANGUAGE plpgsql
  STABLE
@@ -6943,12 +6974,13 @@ declare
   v_items jsonb;
   v_item jsonb;
   v_context jsonb;
+  v_params jsonb;
   v_inner mot_template;
   v_place jsonb := (
     select jsonb_object_agg(n.node ->> 'key', n.nth) from jsonb_array_elements(p_template.nodes) with ordinality n (node, nth));
   v_outs jsonb[] := '{}';  -- by place of the node: the steps that end it, and the item of each
   v_from jsonb;
-  v_need jsonb;
+  v_one jsonb;
   v_through jsonb := '{}'; -- by node that lets something through: which steps
   v_opens text[] := '{}';  -- nodes that let through what the whole graph waits for
   v_before jsonb := (select coalesce(jsonb_object_agg(e.key, e.edges), '{}') from (
@@ -6967,12 +6999,18 @@ begin
   if p_depth > 8 then
     raise exception 'graphs within graphs are deeper than 8' using errcode = '22023';
   end if;
+  steps := '{}';
+  needs := '{}';
+  scopes := array[p_params];
   entries := '{}';
   for v_node in select n from jsonb_array_elements(p_template.nodes) n loop
     v_key := v_node ->> 'key';
-    v_items := case when v_node ? 'for_each' then p_context #> string_to_array(v_node ->> 'for_each', '.') else '[null]' end;
+    v_items := case when v_node ? 'for_each' then jsonb_build_object('params', p_params) #> string_to_array(v_node ->> 'for_each', '.') else '[null]' end;
     if jsonb_typeof(v_items) is distinct from 'array' then
       raise exception 'node %: % is no list', v_key, v_node ->> 'for_each' using errcode = '22023';
+    end if;
+    if v_node ->> 'type' = 'graph' then
+      v_inner := fn_mot_template_of(v_node ->> 'template');
     end if;
     v_in := '{}';
     v_in_item := '{}';
@@ -6985,29 +7023,39 @@ begin
       v_context := p_context || jsonb_build_object('node', p_prefix || v_key)
         || case when v_node ? 'for_each' then jsonb_build_object('item', v_item) else '{}' end;
       v_step := p_prefix || v_key || case when v_node ? 'for_each' then format('[%s]', v_number) else '' end;
-      if v_node ->> 'type' = 'graph' then
-        v_inner := fn_mot_template_of(v_node ->> 'template');
-        v_context := v_context || jsonb_build_object('params', fn_mot_fill(coalesce(v_node -> 'params', '{}'), v_context));
-        if cardinality(fn_json_schema_errors(v_inner.params, v_context -> 'params')) > 0 then
-          raise exception 'node %: %', v_key, array_to_string(fn_json_schema_errors(v_inner.params, v_context -> 'params'), '; ') using errcode = '22023';
+      if clock_timestamp() > p_until then
+        raise exception 'it takes too long to unfold; make several workflows of it' using errcode = '22023';
+      elsif v_node ->> 'type' = 'graph' then
+        v_params := fn_mot_fill(coalesce(v_node -> 'params', '{}'), v_context, p_params);
+        if cardinality(fn_json_schema_errors(v_inner.params, v_params)) > 0 then
+          raise exception 'node %: %', v_key, array_to_string(fn_json_schema_errors(v_inner.params, v_params), '; ') using errcode = '22023';
         end if;
-        select * into v_part from fn_mot_expand(v_inner, v_context, v_step || '/', p_depth + 1, p_steps, p_needs) e;
-        p_steps := v_part.p_steps;
-        p_needs := v_part.p_needs;
+        select * into v_part from fn_mot_expand(v_inner, v_params, v_context, v_step || '/', p_depth + 1,
+          p_from + cardinality(steps), p_scope + cardinality(scopes), p_until) e;
+        -- one by one: an array that is joined with another is copied as a whole
+        foreach v_one in array v_part.steps loop
+          steps := steps || v_one;
+        end loop;
+        foreach v_one in array v_part.needs loop
+          needs := needs || v_one;
+        end loop;
+        foreach v_one in array v_part.scopes loop
+          scopes := scopes || v_one;
+        end loop;
         v_in := v_in || v_part.entries;
         v_in_item := v_in_item || array_fill(v_number, array[cardinality(v_part.entries)]);
         v_out := v_out || v_part.exits;
         v_out_item := v_out_item || array_fill(v_number, array[cardinality(v_part.exits)]);
         v_lets_through := v_lets_through or v_part.is_open;
       else
-        p_steps := p_steps || (v_node || jsonb_build_object('context', v_context, 'step', v_step));
-        if cardinality(p_steps) > 20000 then
-          raise exception 'more than 20000 steps' using errcode = '22023';
-        end if;
-        v_in := v_in || cardinality(p_steps);
+        steps := steps || (v_node || jsonb_build_object('context', v_context, 'scope', p_scope + 1, 'step', v_step));
+        v_in := v_in || (p_from + cardinality(steps));
         v_in_item := v_in_item || v_number;
-        v_out := v_out || cardinality(p_steps);
+        v_out := v_out || (p_from + cardinality(steps));
         v_out_item := v_out_item || v_number;
+      end if;
+      if p_from + cardinality(steps) > 20000 then
+        raise exception 'more than 20000 steps' using errcode = '22023';
       end if;
     end loop;
     v_outs := v_outs || jsonb_build_array(v_out, v_out_item);
@@ -7019,7 +7067,7 @@ begin
     end if;
     for v_edge in select e from jsonb_array_elements(coalesce(v_before -> v_key, '[]')) e loop
       v_from := v_outs[(v_place ->> (v_edge ->> 'from'))::int];
-      for v_need in -- one by one: an array that is joined with another is copied as a whole
+      for v_one in
         select jsonb_build_object('from', f.step, 'to', t.step) || (v_edge - array['from', 'to', 'each']) || f.mark
         from (
           select o.step::int as step, o.item::int as item, jsonb '{}' as mark
@@ -7028,9 +7076,9 @@ begin
           select h::int, null, '{"through": true}' from jsonb_array_elements_text(v_through -> (v_edge ->> 'from')) h) f
         join unnest(v_in, v_in_item) t (step, item) on (v_edge -> 'each' = 'true' and f.item is not null) is not true or f.item = t.item
       loop
-        p_needs := p_needs || v_need;
+        needs := needs || v_one;
       end loop;
-      if cardinality(p_needs) > 200000 then
+      if cardinality(needs) > 200000 then
         raise exception 'more than 200000 edges between steps' using errcode = '22023';
       end if;
       if v_lets_through then
@@ -7045,16 +7093,16 @@ begin
     cross join jsonb_array_elements_text((v_outs[n.nth] -> 0) || coalesce(v_through -> (n.node ->> 'key'), '[]')) o
     where not v_after ? (n.node ->> 'key'));
   is_open := exists (select from unnest(v_opens) o where not v_after ? o);
-  if p_depth = 0 and exists (select from unnest(p_needs) d where d ? 'through') then -- an edge of its own counts, or one of them
-    p_needs := array(
+  if p_depth = 0 and exists (select from unnest(needs) d where d ? 'through') then -- an edge of its own counts, or one of them
+    needs := array(
       select distinct on ((d ->> 'to')::int, (d ->> 'from')::int) d - 'through'
-      from unnest(p_needs) d order by (d ->> 'to')::int, (d ->> 'from')::int, d ? 'through');
+      from unnest(needs) d order by (d ->> 'to')::int, (d ->> 'from')::int, d ? 'through');
   end if;
 end
 $function$
 
 -- A value of a template with its placeholders filled. Internal.
-CREATE OR REPLACE FUNCTION fn_mot_fill(p_value jsonb, p_context jsonb)
+CREATE OR REPLACE FUNCTION fn_mot_fill(p_value jsonb, p_context jsonb, p_params jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
  IMMUTABLE STRICT
@@ -7064,27 +7112,31 @@ declare
   v_placeholder constant text := '\{([a-z_]+(?:\.[A-Za-z0-9_]+)*)\}';
   v_text text := p_value #>> '{}';
   v_names text[];
+  v_found jsonb[];
   v_missing text;
 begin
   if (v_text ~ v_placeholder) is not true then
     return p_value;
   elsif jsonb_typeof(p_value) = 'object' then
-    return (select jsonb_object_agg(e.key, fn_mot_fill(e.value, p_context)) from jsonb_each(p_value) e);
+    return (select jsonb_object_agg(e.key, fn_mot_fill(e.value, p_context, p_params)) from jsonb_each(p_value) e);
   elsif jsonb_typeof(p_value) = 'array' then
     return (
-      select jsonb_agg(fn_mot_fill(e.value, p_context) order by e.n)
+      select jsonb_agg(fn_mot_fill(e.value, p_context, p_params) order by e.n)
       from jsonb_array_elements(p_value) with ordinality e (value, n));
   end if;
   v_names := array(select m[1] from regexp_matches(v_text, v_placeholder, 'g') m);
-  v_missing := (select n from unnest(v_names) n where p_context #> string_to_array(n, '.') is null limit 1);
+  v_found := array(
+    select case split_part(n, '.', 1) when 'params' then p_params #> (string_to_array(n, '.'))[2:] else p_context #> string_to_array(n, '.') end
+    from unnest(v_names) n);
+  v_missing := (select u.name from unnest(v_names, v_found) u (name, value) where u.value is null limit 1);
   if v_missing is not null then
     raise exception 'the placeholder {%} stands for nothing here', v_missing using errcode = '22023';
   elsif v_text = '{' || v_names[1] || '}' then
-    return p_context #> string_to_array(v_names[1], '.');
+    return v_found[1];
   end if;
   return to_jsonb((
-    select string_agg(u.between || coalesce(p_context #>> string_to_array(u.name, '.'), ''), '' order by u.n)
-    from unnest(regexp_split_to_array(v_text, v_placeholder), v_names) with ordinality u (between, name, n)));
+    select string_agg(u.between || coalesce(u.value #>> '{}', ''), '' order by u.n)
+    from unnest(regexp_split_to_array(v_text, v_placeholder), v_found) with ordinality u (between, value, n)));
 end
 $function$
 
@@ -7106,9 +7158,9 @@ declare
   v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
+  v_reached text[];
   v_known job_workflow;
   v_parts record;
-  v_context jsonb;
 begin
   if coalesce(btrim(p_actor), '') = '' then
     raise exception 'fn_mot_graph_emit needs an actor: who wants this' using errcode = '22023';
@@ -7122,9 +7174,15 @@ begin
     return jsonb_build_object('refused', false, 'created', false, 'workflow_id', v_known.workflow_id, 'status', v_known.status,
       'jobs', v_known.jobs, 'same_params', v_known.params = v_params, 'dry_run', p_dry_run);
   end if;
-  if v_template.used_at is null and not p_dry_run then -- whoever changes it now ends first, or waits
-    perform pg_advisory_xact_lock_shared(fn_mot_template_lock(v_template.template_key));
+  -- whoever changes an unused version of it, or of a graph within it, now ends first, or waits
+  if not p_dry_run and (v_template.used_at is null or v_template.nodes @> '[{"type": "graph"}]') then
+    v_reached := fn_mot_reached(v_template.nodes) || v_template.template_key;
+    perform pg_advisory_xact_lock_shared(fn_mot_template_lock(k.template_key))
+    from (
+      select distinct t.template_key from mot_template t
+      where t.template_key = any (v_reached) and t.used_at is null order by 1) k;
     v_template := fn_mot_template_of(p_template_id);
+    v_reached := fn_mot_reached(v_template.nodes);
   end if;
   v_errors := fn_json_schema_errors(v_template.params, v_params)
     || case when jsonb_typeof(v_params) <> 'object' then array['params must be an object']
@@ -7133,18 +7191,20 @@ begin
     return fn_mot_emit_refused(v_template, v_errors);
   end if;
   begin
-    v_context := jsonb_build_object('params', v_params, 'workflow_id', v_workflow_id, 'correlation_id', v_correlation);
-    select e.p_steps as steps, e.p_needs as needs into v_parts from fn_mot_expand(v_template, v_context, '', 0, '{}', '{}') e;
+    select e.steps, e.needs, e.scopes into v_parts
+    from fn_mot_expand(v_template, v_params, jsonb_build_object('workflow_id', v_workflow_id, 'correlation_id', v_correlation), '', 0, 0, 0,
+      v_now + interval '10 seconds') e;
     if p_dry_run then
       return jsonb_build_object('refused', false, 'dry_run', true, 'created', false, 'template', v_template.template_key || '@' || v_template.version,
         'jobs', cardinality(v_parts.steps),
         'steps', (
           select coalesce(jsonb_agg(jsonb_build_object('step', s.step ->> 'step', 'job_kind', s.step ->> 'job_kind',
             'executor', coalesce(s.step ->> 'executor', 'PG_worker'), 'type', coalesce(s.step ->> 'type', 'job'),
-            'source_ref', fn_mot_fill(s.step -> 'source_ref', s.step -> 'context'),
-            'safe_payload', fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context')::signal, 'policy', fn_mot_policy(s.step),
+            'source_ref', fn_mot_fill(s.step -> 'source_ref', s.step -> 'context', g.params),
+            'safe_payload', fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context', g.params)::signal, 'policy', fn_mot_policy(s.step),
             'needs', coalesce(d.needs, '[]')) order by s.n), '[]')
           from unnest(v_parts.steps) with ordinality s (step, n)
+          join unnest(v_parts.scopes) with ordinality g (params, n) on g.n = (s.step ->> 'scope')::int
           left join (
             select (d ->> 'to')::int as step, jsonb_agg(f.step ->> 'step' order by f.n) as needs
             from unnest(v_parts.needs) d
@@ -7171,29 +7231,33 @@ begin
     select
       fn_uuid_v7_nth(v_workflow_id, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
       coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
-      s.step ->> 'event_domain', coalesce(fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context'), '{}'),
-      fn_mot_fill(s.step -> 'source_ref', s.step -> 'context') #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context') #>> '{}',
-      fn_mot_fill(s.step -> 'payload_ref', s.step -> 'context') #>> '{}', fn_job_key(v_workflow_id || '/' || (s.step ->> 'step')),
-      fn_mot_fill(s.step -> 'ordering_key', s.step -> 'context') #>> '{}', coalesce((s.step ->> 'priority')::int, 100),
+      s.step ->> 'event_domain', coalesce(fn_mot_fill(s.step -> 'safe_payload', s.step -> 'context', g.params), '{}'),
+      fn_mot_fill(s.step -> 'source_ref', s.step -> 'context', g.params) #>> '{}', fn_mot_fill(s.step -> 'target_ref', s.step -> 'context', g.params) #>> '{}',
+      fn_mot_fill(s.step -> 'payload_ref', s.step -> 'context', g.params) #>> '{}', fn_job_key(v_workflow_id || '/' || (s.step ->> 'step')),
+      fn_mot_fill(s.step -> 'ordering_key', s.step -> 'context', g.params) #>> '{}', coalesce((s.step ->> 'priority')::int, 100),
       v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
       coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
       fn_mot_policy(s.step), v_workflow_id,
-      coalesce(c.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
+      coalesce(b.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
     from unnest(v_parts.steps) with ordinality s (step, n)
-    left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) c on c.step = s.n;
+    join unnest(v_parts.scopes) with ordinality g (params, n) on g.n = (s.step ->> 'scope')::int
+    left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) b on b.step = s.n;
     insert into job_dependency (job_id, needs_job_id, on_outcome, otherwise)
     select fn_uuid_v7_nth(v_workflow_id, (d ->> 'to')::int), fn_uuid_v7_nth(v_workflow_id, (d ->> 'from')::int), coalesce(d ->> 'on', 'success'), coalesce(d ->> 'otherwise', 'fail')
     from unnest(v_parts.needs) d;
     insert into job_gate (job_id, workflow_id, kind, event_domain, event_type, filter, correlation_id, expires_at)
     select fn_uuid_v7_nth(v_workflow_id, s.n::int), v_workflow_id, s.step ->> 'type', s.step ->> 'event_domain', s.step ->> 'event_type', (s.step ->> 'filter')::jsonpath,
-      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context') #>> '{}', v_thread), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
+      nullif(coalesce(fn_mot_fill(s.step -> 'correlation_id', s.step -> 'context', g.params) #>> '{}', v_thread), '*'), v_now + make_interval(secs => (s.step ->> 'expires_seconds')::double precision)
     from unnest(v_parts.steps) with ordinality s (step, n)
+    join unnest(v_parts.scopes) with ordinality g (params, n) on g.n = (s.step ->> 'scope')::int
     where s.step ->> 'type' in ('approval', 'event');
   -- what the parameters make of the template does not fit: a text too long, a date too far, a denied key
   exception when data_exception or check_violation or program_limit_exceeded then
     return fn_mot_emit_refused(v_template, array[sqlerrm]);
   end;
-  update mot_template t set used_at = v_now where t.template_key = v_template.template_key and t.version = v_template.version and t.used_at is null;
+  update mot_template t set used_at = v_now
+  where t.used_at is null and (t.template_key = v_template.template_key and t.version = v_template.version
+    or t.template_key || '@' || t.version = any (v_reached));
   perform fn_job_wake(w.executor, w.kinds, w.jobs)
   from (
     select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
@@ -7251,11 +7315,15 @@ begin
     if v_node ? 'for_each' and (jsonb_typeof(v_node -> 'for_each') <> 'string' or v_node ->> 'for_each' !~ '^params\.[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$') then
       v_errors := v_errors || format('%s: for_each names a list among the parameters, as params.NAME', v_at);
     end if;
-    if (v_node ->> 'delay_seconds') is not null and jsonb_typeof(v_node -> 'delay_seconds') <> 'number'
-      or (v_node ->> 'expires_seconds') is not null and jsonb_typeof(v_node -> 'expires_seconds') <> 'number'
-    then
-      v_errors := v_errors || format('%s: delay_seconds and expires_seconds are numbers', v_at);
-    end if;
+    v_errors := v_errors || array(
+      select format('%s: %s is a number of at least %s, not %s', v_at, k.name, k.least, v_node -> k.name)
+      from (values ('delay_seconds', 0), ('expires_seconds', 0), ('backoff_seconds', 0), ('backoff_cap_seconds', 0), ('max_lease_losses', 1),
+        ('time_limit_seconds', 1)) k (name, least)
+      where v_node ? k.name
+        and (case jsonb_typeof(v_node -> k.name) when 'number' then (v_node ->> k.name)::numeric between k.least and 999999999 end) is not true)
+      || array(
+      select format('%s: %s is a text', v_at, k)
+      from unnest(array['source_ref', 'target_ref', 'payload_ref', 'ordering_key', 'correlation_id']) k where jsonb_typeof(v_node -> k) <> 'string');
     case coalesce(v_node ->> 'type', 'job')
       when 'job' then
         if upper(v_node ->> 'executor') = 'MOT' then
@@ -7273,12 +7341,7 @@ begin
         if v_node ? 'event_domain' and not exists (select from event_type_registry r where r.event_domain = v_node ->> 'event_domain') then
           v_errors := v_errors || format('%s: the domain %s is not known', v_at, v_node -> 'event_domain');
         end if;
-        v_errors := v_errors || array(
-          select format('%s: %s is a number of at least %s, not %s', v_at, k.name, k.least, v_node -> k.name)
-          from (values ('backoff_seconds', 0), ('backoff_cap_seconds', 0), ('max_lease_losses', 1), ('time_limit_seconds', 1)) k (name, least)
-          where v_node ? k.name
-            and (case jsonb_typeof(v_node -> k.name) when 'number' then (v_node ->> k.name)::numeric between k.least and 999999999 end) is not true)
-          || array(select format('%s: backoff_strategy is constant, linear or exponential', v_at)
+        v_errors := v_errors || array(select format('%s: backoff_strategy is constant, linear or exponential', v_at)
             where v_node ->> 'backoff_strategy' <> all (array['constant', 'linear', 'exponential']));
         begin
           perform (v_node ->> 'priority')::job_priority, (v_node ->> 'max_attempts')::job_limit;
@@ -7452,15 +7515,17 @@ declare
   v_at int;
   v_part int;
   v_bad int := 0;
+  v_until timestamptz := clock_timestamp() + interval '5 seconds';
 begin
   started := 0;
-  while v_from <= cardinality(v_jobs) and v_bad < 20 loop
+  while v_from <= cardinality(v_jobs) and v_bad < 20 and clock_timestamp() < v_until loop
     begin
       v_at := v_from;
       v_part := 0;
       while v_at <= v_to loop
         v_part := v_part + fn_mot_start_one(v_jobs[v_at])::int;
         v_at := v_at + 1;
+        exit when clock_timestamp() > v_until;
       end loop;
       started := started + v_part;
       v_from := v_at;

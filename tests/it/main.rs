@@ -33,6 +33,7 @@ mod races;
 mod readme;
 mod recipients;
 mod routes;
+mod runbooks;
 mod schedules;
 mod sidecar_life;
 mod support;

@@ -49,7 +49,15 @@ impl Board {
         for Unreadable { job_id: id, job_kind, lease_token: token, error } in unreadable {
             state.held.insert(id, Held::new(token, since, lease, Phase::Ended, Stop::default()));
             let ending = Ending::Permanent(error.to_string());
-            state.reports.push_back(Report { id, token, job_kind, took: Duration::ZERO, ending, until });
+            state.reports.push_back(Report {
+                id,
+                token,
+                job_kind,
+                took: Duration::ZERO,
+                ending,
+                until,
+                again: false,
+            });
         }
         stats::set(&self.stats.waiting, state.waiting.len());
         drop(state);

@@ -113,6 +113,8 @@ pub(super) struct Report {
     pub(super) ending: Ending,
     /// When the lease ends.
     pub(super) until: Instant,
+    /// It could not be said before: somebody may hold on to its row.
+    pub(super) again: bool,
 }
 
 impl Board {
@@ -216,6 +218,7 @@ impl Board {
             took,
             ending,
             until,
+            again: false,
         });
     }
 

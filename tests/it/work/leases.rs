@@ -106,6 +106,20 @@ async fn saying_twice_that_a_job_succeeded_is_answered_twice_and_done_once() {
 }
 
 #[tokio::test]
+async fn a_batch_with_a_job_of_no_name_is_refused_and_ends_nothing() {
+    let shop = Shop::open().await;
+    let id = shop.enqueue("any").await;
+    let token = claim(&shop, "null").await;
+    let tokens = [token, token];
+    for ids in [[Some(id), None], [None, Some(id)]] {
+        let call = "select fn_job_succeed_many($1, $2)";
+        let error = shop.client.query_one(call, &[&ids.as_slice(), &tokens.as_slice()]).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "22023");
+    }
+    assert_eq!(shop.job(id).await["status"], "leased");
+}
+
+#[tokio::test]
 async fn in_a_batch_of_completions_each_is_judged_alone() {
     let shop = Shop::open().await;
     let (one, other) = (shop.enqueue("any").await, shop.enqueue("any").await);

@@ -165,3 +165,26 @@ async fn an_event_that_comes_while_the_last_step_before_its_gate_ends_opens_it_a
         }
     }
 }
+
+#[tokio::test]
+async fn a_step_that_was_free_and_ended_before_the_other_end_was_committed_ends_the_workflow() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let [a] = stage.claim("one", 1).await.try_into().unwrap();
+    let slow = stage.db.client().await;
+    slow.batch_execute("begin").await.unwrap();
+    slow.query_one("select fn_job_succeed($1, $2)", &[&a.id, &a.token]).await.unwrap();
+    let [b] = stage.claim("two", 1).await.try_into().unwrap();
+    let waits = "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())";
+    let watcher = stage.db.client().await;
+    let commit = async {
+        wait_until("its end waits for the other", SOON, async || {
+            watcher.query_one(waits, &[]).await.unwrap().get(0)
+        })
+        .await;
+        slow.batch_execute("commit").await.unwrap();
+    };
+    tokio::join!(stage.succeed(&b), commit);
+    assert_eq!(stage.status(id).await, "succeeded");
+}

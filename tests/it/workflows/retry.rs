@@ -169,3 +169,48 @@ async fn a_dead_letter_of_a_cancelled_workflow_is_not_replayed_and_keeps_no_othe
     let refusals = &stage.value(redrive, &[]).await["refusals"];
     assert_eq!(refusals["workflow_cancelled"], 1, "it is counted, not hidden");
 }
+
+#[tokio::test]
+async fn a_dead_letter_that_holds_the_key_of_its_own_workflow_is_retried_or_gives_the_key_up() {
+    let stage = Stage::open().await;
+    let keyed = |key: &str| json!({"key": key, "job_kind": "a.a", "ordering_key": "K"});
+    stage.put("t", json!([keyed("a"), keyed("b")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    assert_eq!(stage.run(&["a"]).await, ["a"]);
+    assert_eq!(stage.status(id).await, "active", "b waits behind the dead letter");
+    stage
+        .client
+        .batch_execute("select fn_gate_set('queue.dlq.replay_enabled', 'true', 'test', 'test')")
+        .await
+        .unwrap();
+    let retry = "select fn_job_workflow_retry($1, 'test', 'mended', false)";
+    assert_eq!(stage.value(retry, &[&id]).await["retried"], 1);
+    assert_eq!(stage.run(&[]).await, ["a", "b"]);
+    assert_eq!(stage.status(id).await, "succeeded");
+
+    let other = stage.emit("t", json!({})).await;
+    assert_eq!(stage.run(&["a"]).await, ["a"]);
+    stage.value("select fn_job_enqueue('b.b', 'test', p_ordering_key => 'K')", &[]).await;
+    assert_eq!(stage.claim("one", 1).await.len(), 0);
+    stage.value("select fn_job_workflow_cancel($1, 'test', 'not wanted')", &[&other]).await;
+    assert_eq!(stage.claim("one", 1).await.len(), 1, "whoever waits behind it goes on");
+}
+
+#[tokio::test]
+async fn hundreds_of_skipped_steps_are_made_anew_each_with_a_number_of_its_own() {
+    let stage = Stage::open().await;
+    let edges =
+        json!([{"from": "s", "to": "i", "otherwise": "skip"}, {"from": "i", "to": "z", "otherwise": "skip"}]);
+    let nodes = json!([node("s"), {"key": "i", "job_kind": "a.a", "for_each": "params.items"}, node("z")]);
+    stage.put("t", nodes, edges).await;
+    let items: Vec<i32> = (0..500).collect();
+    let id = stage.emit("t", json!({ "items": items })).await;
+    stage.value("select fn_gate_set('queue.dlq.replay_enabled', 'true', 'test', 'test')", &[]).await;
+    for _ in 0..2 {
+        stage.run(&["s"]).await;
+        let answer = stage.value("select fn_job_workflow_retry($1, 'test', 'mended', false)", &[&id]).await;
+        assert_eq!((&answer["refused"], &answer["made_anew"]), (&false.into(), &501.into()), "{answer}");
+    }
+    stage.run(&[]).await;
+    assert_eq!(stage.status(id).await, "succeeded");
+}
