@@ -5138,7 +5138,11 @@ begin
     new.ordering_slot := -1;
     return new;
   elsif new.blocked_by = 0 then
-    update job_queue j set ordering_slot = null, freed_at = clock_timestamp() where j.job_id = new.job_id and j.ordering_slot = -1;
+    -- by way of the keys and not of new jobs: those are looked for by their age, from a mark on that it may be older than
+    update job_queue j set ordering_slot = 0, freed_at = clock_timestamp() where j.job_id = new.job_id and j.ordering_slot = -1;
+    if found then
+      insert into job_order_pending (ordering_key) values (new.ordering_key);
+    end if;
   else
     update job_queue j set ordering_slot = -1 where j.job_id = new.job_id;
     if new.ordering_slot > 0 then
