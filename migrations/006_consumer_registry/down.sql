@@ -24,6 +24,7 @@ drop function fn_dispatch_events(uuid[], text, text);
 drop function fn_dispatch_events_plain(uuid[], text, boolean);
 drop function fn_dispatch_rows(uuid[], text, text);
 drop function fn_consumer_problem(consumer_registry);
+drop function fn_event_is_digestible(consumer_registry, event_outbox);
 drop function fn_consumer_decision(consumer_registry, event_outbox, boolean, boolean);
 drop function fn_consumer_verdict(consumer_registry, event_outbox);
 drop function fn_event_verdict(event_outbox, text, text, text, timestamptz, jsonpath);

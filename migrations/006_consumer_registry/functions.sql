@@ -105,6 +105,14 @@ end;
 comment on function fn_consumer_decision(consumer_registry, event_outbox, boolean, boolean)
   is 'job, disabled, terminal, no_recipient, error, dry_run, or the verdict of a consumer that does not want the event. Internal.';
 
+-- Whether a job can be made of an event that matches: its keys have values, and its payload is a signal.
+create or replace function fn_event_is_digestible(p_consumer consumer_registry, p_event event_outbox) returns boolean
+language sql stable
+return coalesce(fn_template_render((p_consumer).idempotency_key, (p_consumer).consumer_key, p_event), '') <> ''
+  and ((p_consumer).ordering_key is null or fn_template_render((p_consumer).ordering_key, (p_consumer).consumer_key, p_event) is not null)
+  and fn_is_signal((p_event).safe_payload);
+comment on function fn_event_is_digestible(consumer_registry, event_outbox) is 'Whether a consumer that makes one job can make it of an event. Internal.';
+
 -- What is wrong with a consumer row, or null. Called when a row is written and by the preview of a row not yet stored.
 create or replace function fn_consumer_problem(p_consumer consumer_registry) returns text
 language plpgsql stable set search_path from current
@@ -772,9 +780,7 @@ begin
     select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
       when v_consumer.job_kind is null then 'terminal'
-      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
-        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null)
-        or not fn_is_signal((s.e).safe_payload) then 'undigestible'
+      when not fn_event_is_digestible(v_consumer, s.e) then 'undigestible'
       else 'match'
     end as reason
     from (

@@ -190,7 +190,15 @@ begin
     end if;
     return;
   end if;
+  if (reason = 'dry_run' or (reason = 'job' and p_held is not null)) and (p_consumer).fan_out is null
+    and not fn_event_is_digestible(p_consumer, p_event)
+  then
+    reason := 'undigestible';
+  end if;
   case reason
+    when 'undigestible' then
+      what := 'it would not digest the event: a key''s template has a variable without a value, or the payload is more than a signal';
+      hint := format('reveille consumers preview %s', v_key);
     when 'disabled' then
       what := 'the consumer is disabled';
       hint := format('reveille consumers enable %s --reason TEXT', v_key)
@@ -531,6 +539,7 @@ declare
   v_id uuid := (p_job).job_id;
   v_is_reaping boolean := fn_gate_is_open('queue.lease_reaper.enabled') and fn_config('queue.lease_reaper.dry_run_only', 'true') = 'false';
 begin
+  other_job_id := null;
   until := (p_job).lease_until;
   detail := jsonb_build_object('lease_owner', (p_job).lease_owner, 'lease_token', (p_job).lease_token, 'picked_at', (p_job).picked_at,
     'started_at', (p_job).started_at, 'last_beat_at', (select h.last_beat_at from queue_heartbeat h where h.executor_name = (p_job).lease_owner));
@@ -571,6 +580,7 @@ declare
 begin
   verdict := 'ended';
   reason := (p_job).status;
+  other_job_id := null;
   until := (p_job).finished_at;
   what := format('it is %s since %s', (p_job).status, (p_job).finished_at);
   if (p_job).status = 'succeeded' then
