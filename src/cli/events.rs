@@ -145,13 +145,11 @@ async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
 
 async fn explain_fact(id: Option<Uuid>, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    match id {
-        Some(id) => explained::answer(context, explain::event(&client, id).await?),
-        None => {
-            let counts = explain::counts(&client, "event").await?;
-            explained::counts(context, &counts, "no fact came lately that a consumer could want")
-        }
+    if let Some(id) = id {
+        return explained::answer(context, explain::event(&client, id).await?);
     }
+    let counts = explain::counts(&client, "event").await?;
+    explained::counts(context, &counts, "no fact came lately that a consumer could want")
 }
 
 async fn recipients(id: Uuid, context: &Context) -> Result<Outcome> {

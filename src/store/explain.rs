@@ -15,7 +15,7 @@ use crate::model::refusal::Refusal;
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs, reason = "the names are the columns of fn_event_explain and fn_job_explain")]
 pub struct Line {
-    /// Of an event: dispatched, job, waits, no_job, error; of a job: waits, ready, runs, ended, attempt.
+    /// Of an event: dispatched, job, waits, `no_job`, error; of a job: waits, ready, runs, ended, attempt.
     pub verdict: String,
     pub reason: String,
     /// Which consumer speaks; none where the line is about the event itself.
