@@ -317,12 +317,11 @@ begin
   return query
   select 'attempt', a.one ->> 'outcome',
     format('attempt %s by %s: %s%s%s', a.n, a.one ->> 'lease_owner', a.one ->> 'outcome',
-      coalesce(' after ' || round(extract(epoch from (a.one ->> 'ended_at')::timestamptz
-        - coalesce(a.one ->> 'started_at', a.one ->> 'picked_at')::timestamptz)::numeric, 3) || ' s', ''),
-      coalesce(', ' || (a.one ->> 'error'), '')),
-    null::text, null::uuid, (a.one ->> 'ended_at')::timestamptz, a.one - 'outcome'
+      coalesce(' after ' || a.seconds || ' s', ''), coalesce(', ' || (a.one ->> 'error'), '')),
+    null::text, null::uuid, (a.one ->> 'ended_at')::timestamptz, a.one - 'outcome' || jsonb_build_object('seconds', a.seconds)
   from (
-    select h.one, row_number() over (order by (h.one ->> 'lease_token')::bigint) as n
+    select h.one, row_number() over (order by (h.one ->> 'lease_token')::bigint) as n,
+      round(extract(epoch from (h.one ->> 'ended_at')::timestamptz - coalesce(h.one ->> 'started_at', h.one ->> 'picked_at')::timestamptz)::numeric, 3) as seconds
     from (
       select e.one from jsonb_array_elements(p_history) e (one)
       union all
@@ -465,7 +464,7 @@ begin
       hint := format('reveille gate open %s --reason TEXT', v_row.detail ->> 'gate');
     elsif v_row.word = 'paused' and v_row.detail ? 'scope' then
       what := format('%s is paused since %s by %s: %s', btrim((v_row.detail ->> 'scope') || ' ' || (v_row.detail ->> 'name')),
-        v_row.detail ->> 'paused_at', v_row.detail ->> 'actor', v_row.detail ->> 'because');
+        (v_row.detail ->> 'paused_at')::timestamptz, v_row.detail ->> 'actor', v_row.detail ->> 'because');
       hint := format('reveille resume %s --reason TEXT', btrim(replace(v_row.detail ->> 'scope', '_', '-')
         || ' ' || case v_row.detail ->> 'scope' when 'all' then '' else fn_shell_word(v_row.detail ->> 'name') end));
     elsif v_row.word = 'paused' then
@@ -786,6 +785,7 @@ comment on function fn_reason_counts(timestamptz) is 'How many jobs wait for whi
 create or replace view v_reason_counts as
 select r.about, r.reason, r.count, r.more, r.oldest_at from fn_reason_counts() r;
 comment on view v_reason_counts is 'How many waiting jobs (job), and pairs of a late event and a consumer (event), stand under which reason of fn_job_explain and fn_event_explain.';
+comment on column v_reason_counts.oldest_at is 'Of jobs, when the first was or will be due, was made, or lost its lease; of events, when the oldest was created.';
 comment on column v_reason_counts.more is 'There are more: jobs are counted up to 1000 a lane and priority, in 1000 workflows, or up to 10,000.';
 
 do $$

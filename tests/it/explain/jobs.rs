@@ -36,7 +36,7 @@ async fn a_job_that_is_tried_again_says_after_which_error_and_how_often() {
     says(&row, "waits", "retry_waiting", &what, "reveille jobs policy a.a");
     let attempt = stage.reason(job, "transient").await;
     says(&attempt, "attempt", "transient", &["attempt 1 by one: transient after", "out of paper"], "");
-    for key in ["lease_token", "lease_owner", "picked_at", "ended_at", "error"] {
+    for key in ["lease_token", "lease_owner", "picked_at", "ended_at", "error", "seconds"] {
         assert!(!attempt["detail"][key].is_null(), "{key}: {attempt:#}");
     }
 }

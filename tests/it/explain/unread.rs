@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::stage::{Stage, says};
-use crate::support::emit;
+use crate::adoption::HOST;
+use crate::support::{TestDb, emit};
 
 #[tokio::test]
 async fn an_event_that_no_pass_has_read_is_told_with_its_place_and_the_last_pass() {
@@ -111,4 +112,17 @@ async fn a_domain_that_is_not_dispatched_and_an_event_older_than_its_dispatch_ar
         "events dispatch",
     );
     says(&rows[1], "no_job", "before_start", &["dispatch does not read it"], "events dispatch");
+}
+
+#[tokio::test]
+async fn an_event_of_an_adopted_host_is_explained_too() {
+    let db = TestDb::empty().await;
+    let client = db.client().await;
+    client.batch_execute(HOST).await.unwrap();
+    db.migrate().await;
+    let old = "select x.verdict, x.reason from event_outbox e cross join lateral fn_event_explain(e.id) x
+        where x.consumer_key is null limit 1";
+    let row = client.query_one(old, &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("no_job", "before_start"));
+    client.query("select * from v_reason_counts", &[]).await.unwrap();
 }
