@@ -85,6 +85,34 @@ return fn_event_verdict(p_event, (p_consumer).event_domain, (p_consumer).event_t
   (p_consumer).starts_at, (p_consumer).filter);
 comment on function fn_consumer_verdict(consumer_registry, event_outbox) is 'The verdict of a consumer row: match, or the first reason why not.';
 
+-- What becomes of an event at a consumer: job, or why there is none. Said once, for dispatch, for who explains, and for who counts.
+create or replace function fn_consumer_decision(
+  p_consumer consumer_registry,
+  p_event event_outbox,
+  p_has_error boolean,
+  p_has_recipient boolean default true
+) returns text
+language sql stable
+return case
+  when not (p_consumer).enabled then 'disabled'
+  when fn_consumer_verdict(p_consumer, p_event) <> 'match' then fn_consumer_verdict(p_consumer, p_event)
+  when (p_consumer).job_kind is null then 'terminal'
+  when not p_has_recipient then 'no_recipient'
+  when p_has_error then 'error'
+  when (p_consumer).dry_run then 'dry_run'
+  else 'job'
+end;
+comment on function fn_consumer_decision(consumer_registry, event_outbox, boolean, boolean)
+  is 'job, disabled, terminal, no_recipient, error, dry_run, or the verdict of a consumer that does not want the event. Internal.';
+
+-- Whether a job can be made of an event that matches: its keys have values, and its payload is a signal.
+create or replace function fn_event_is_digestible(p_consumer consumer_registry, p_event event_outbox) returns boolean
+language sql stable
+return coalesce(fn_template_render((p_consumer).idempotency_key, (p_consumer).consumer_key, p_event), '') <> ''
+  and ((p_consumer).ordering_key is null or fn_template_render((p_consumer).ordering_key, (p_consumer).consumer_key, p_event) is not null)
+  and fn_is_signal((p_event).safe_payload);
+comment on function fn_event_is_digestible(consumer_registry, event_outbox) is 'Whether a consumer that makes one job can make it of an event. Internal.';
+
 -- What is wrong with a consumer row, or null. Called when a row is written and by the preview of a row not yet stored.
 create or replace function fn_consumer_problem(p_consumer consumer_registry) returns text
 language plpgsql stable set search_path from current
@@ -637,6 +665,34 @@ $$;
 comment on function fn_consumer_dispatch_batch(text, int, text)
   is 'One pass of one domain: {events, jobs, duplicates, dry, errors, no_recipient, more}; busy when another sidecar holds the domain.';
 
+-- What was decided about an event by each consumer of its domain, and the job that holds its key. Reads only. Called by
+-- fn_consumer_dispatch and fn_event_explain.
+create or replace function fn_event_decisions(p_event_id uuid) returns jsonb
+language plpgsql stable set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+declare
+  v_decisions jsonb;
+begin
+  select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision',
+      fn_consumer_decision(c, e, d.event_id is not null), 'job_id', j.job_id, 'status', j.status, 'error', d.message) order by c.consumer_key), '[]')
+  into v_decisions
+  from event_outbox e
+  join consumer_registry c on c.event_domain = e.event_domain
+  left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
+  left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
+  where e.id = p_event_id and c.fan_out is null;
+  if exists (
+    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
+  then
+    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
+  end if;
+  return v_decisions;
+end
+$$;
+comment on function fn_event_decisions(uuid) is 'One decision per consumer of an event, one a recipient where it fans out: consumer_key, decision, recipient, job_id, status, error. Internal.';
+revoke all on function fn_event_decisions(uuid) from public;
+
 -- One event, again or for the first time: makes what is missing and answers a decision per consumer. Idempotent.
 -- Called by operators and after a dispatch_error was mended; does not move any position.
 create or replace function fn_consumer_dispatch(p_event_id uuid) returns jsonb
@@ -647,7 +703,6 @@ declare
   v_started timestamptz := clock_timestamp();
   v_pause text;
   v_counts record;
-  v_decisions jsonb;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
@@ -669,27 +724,8 @@ begin
     and not exists (
       select from consumer_registry c where c.consumer_key = d.consumer_key and (not c.enabled or c.dry_run));
   perform fn_job_wake(x.executor, p_jobs => v_counts.jobs) from (select distinct u.executor from unnest(v_counts.executors) u (executor)) x;
-  select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
-      when not c.enabled then 'disabled'
-      when fn_consumer_verdict(c, e) <> 'match' then fn_consumer_verdict(c, e)
-      when c.job_kind is null then 'terminal'
-      when d.event_id is not null then 'error'
-      when c.dry_run then 'dry_run'
-      else 'job'
-    end, 'job_id', j.job_id, 'status', j.status, 'error', d.message) order by c.consumer_key), '[]')
-  into v_decisions
-  from event_outbox e
-  join consumer_registry c on c.event_domain = e.event_domain
-  left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
-  left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
-  where e.id = p_event_id and c.fan_out is null;
-  if exists (
-    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
-  then
-    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
-  end if;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
-    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', v_decisions);
+    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', fn_event_decisions(p_event_id));
 end
 $$;
 comment on function fn_consumer_dispatch(uuid) is 'Dispatches one event to every consumer that wants it; answers {jobs, duplicates, errors, decisions}.';
@@ -744,9 +780,7 @@ begin
     select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
       when v_consumer.job_kind is null then 'terminal'
-      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
-        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null)
-        or not fn_is_signal((s.e).safe_payload) then 'undigestible'
+      when not fn_event_is_digestible(v_consumer, s.e) then 'undigestible'
       else 'match'
     end as reason
     from (

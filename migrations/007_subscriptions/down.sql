@@ -17,6 +17,7 @@ drop view v_job_queue_backlog;
 drop function fn_job_backlog();
 drop function fn_job_rate_prune(int);
 drop function fn_job_lane_verdict(text, text, text, text, int);
+drop function fn_job_lane_reasons(text, text, text, text, int, boolean);
 drop function fn_subscription_remove(text, text, text, text);
 drop function fn_subscription_set(text, text, text, text, int, real, text);
 drop procedure pr_pause_check(text, text, text, text, text);

@@ -190,36 +190,52 @@ end
 $$;
 comment on function fn_job_rate_prune(int) is 'Removes what counts towards no rate limit any more; how many rows.';
 
--- Why nobody may claim from a lane now; null: somebody may. In the order in which an operator would ask.
-create or replace function fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority int)
-returns text
+-- Why nobody may claim from a lane now; no row: somebody may. In the order in which an operator would ask; without p_all only
+-- the first. `detail` says what an operator needs to do something about it.
+create or replace function fn_job_lane_reasons(
+  p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority int, p_all boolean)
+returns table (reason text, detail jsonb)
 language plpgsql stable security definer set search_path from current
 as $$
 declare
   v_is_start boolean := p_job_kind like 'workflow:%'; -- dispatch or the next refresh takes it, no executor: fn_mot_start
-  v_pause text;
+  v_gate text;
+  v_pause queue_pause;
   v_limit text;
   v_used bigint;
 begin
-  if not fn_gate_is_open('queue.job_substrate.enabled') then
-    return 'job_substrate_disabled';
-  elsif not v_is_start and not fn_gate_is_open('queue.worker.enabled') then
-    return 'worker_disabled';
-  end if;
-  select 'paused: ' || case p.scope when 'all' then 'all' else p.scope || ' ' || p.name end into v_pause
-  from queue_pause p
-  where p.resumed_at is null and (
-    p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
-    or (p.scope = 'consumer' and p.name = p_consumer_key) or (not v_is_start and p.scope = 'executor' and p.name = p_executor))
-  order by p.pause_id limit 1;
-  if found then
-    return v_pause;
-  end if;
+  foreach v_gate in array array['queue.job_substrate.enabled', 'queue.worker.enabled'] loop
+    if not fn_gate_is_open(v_gate) and (v_gate = 'queue.job_substrate.enabled' or not v_is_start) then
+      reason := case v_gate when 'queue.worker.enabled' then 'worker_disabled' else 'job_substrate_disabled' end;
+      detail := jsonb_build_object('gate', v_gate);
+      return next;
+      if not p_all then
+        return;
+      end if;
+    end if;
+  end loop;
+  for v_pause in
+    select p.*
+    from queue_pause p
+    where p.resumed_at is null and (
+      p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
+      or (p.scope = 'consumer' and p.name = p_consumer_key) or (not v_is_start and p.scope = 'executor' and p.name = p_executor))
+    order by p.pause_id
+  loop
+    reason := 'paused: ' || case v_pause.scope when 'all' then 'all' else v_pause.scope || ' ' || v_pause.name end;
+    detail := jsonb_build_object('scope', v_pause.scope, 'name', v_pause.name, 'actor', v_pause.actor, 'because', v_pause.reason,
+      'paused_at', v_pause.paused_at);
+    return next;
+    if not p_all then
+      return;
+    end if;
+  end loop;
   if v_is_start then
-    return null;
+    return;
   end if;
+  reason := null;
   if not exists (select from fn_executors_live(p_executor)) then
-    return 'no_live_executor';
+    reason := 'no_live_executor';
   elsif not exists (
     select from fn_executors_live(p_executor) e
     where not exists (select from job_subscription s where e.executor_name like s.executor_name_like)
@@ -228,18 +244,31 @@ begin
         where e.executor_name like s.executor_name_like and p_job_kind like s.job_kind_like
           and s.event_domain in ('*', p_event_domain) and (s.priority_floor is null or p_priority <= s.priority_floor)))
   then
-    return 'not_subscribed';
+    reason := 'not_subscribed';
   elsif not exists (
     select from fn_executors_live(p_executor) e
     where not exists (select from queue_pause p where p.resumed_at is null and p.scope = 'executor' and p.name = e.executor_name))
   then
-    return 'paused: every executor';
+    reason := 'paused: every executor';
+  end if;
+  if reason is not null then
+    detail := case when p_all then jsonb_build_object('executor', p_executor,
+      'live', array(select e.executor_name from fn_executors_live(p_executor) e order by 1 limit 10)) end;
+    return next;
+    if not p_all then
+      return;
+    end if;
   end if;
   v_limit := fn_config('job.' || p_job_kind || '.concurrency_limit', null);
   if v_limit is not null then
     select count(*) into v_used from job_queue j where j.job_kind = p_job_kind and j.limit_slot is not null and j.lease_until is not null;
     if v_used >= (fn_rate_parts(v_limit)).jobs then
-      return format('concurrency_limit: %s of %s run', v_used, v_limit);
+      reason := format('concurrency_limit: %s of %s run', v_used, v_limit);
+      detail := jsonb_build_object('key', 'job.' || p_job_kind || '.concurrency_limit', 'limit', v_limit);
+      return next;
+      if not p_all then
+        return;
+      end if;
     end if;
   end if;
   v_limit := fn_config('job.' || p_job_kind || '.rate_limit', null);
@@ -247,10 +276,24 @@ begin
     select coalesce(sum(r.jobs), 0) into v_used from job_rate r
     where r.rate_key = p_job_kind and r.claimed_at > clock_timestamp() - (fn_rate_parts(v_limit)).span;
     if v_used >= (fn_rate_parts(v_limit)).jobs then
-      return format('rate_limit: %s begun of %s', v_used, v_limit);
+      reason := format('rate_limit: %s begun of %s', v_used, v_limit);
+      detail := jsonb_build_object('key', 'job.' || p_job_kind || '.rate_limit', 'limit', v_limit);
+      return next;
     end if;
   end if;
-  return null;
+end
+$$;
+comment on function fn_job_lane_reasons(text, text, text, text, int, boolean)
+  is 'Why nobody may claim such a job now, each reason with what it is about; no row: somebody may. Internal.';
+revoke all on function fn_job_lane_reasons(text, text, text, text, int, boolean) from public;
+
+-- The first of these reasons.
+create or replace function fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority int)
+returns text
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+  return (select r.reason from fn_job_lane_reasons(p_executor, p_job_kind, p_event_domain, p_consumer_key, p_priority, false) r limit 1);
 end
 $$;
 comment on function fn_job_lane_verdict(text, text, text, text, int) is 'Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog.';

@@ -339,14 +339,8 @@ begin
     with addressed as materialized (
       select distinct r.recipient_ref from fn_event_recipient_rows(array[p_event_id]) r where r.muted_by is null
     )
-    select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
-        when not c.enabled then 'disabled'
-        when v.verdict <> 'match' then v.verdict
-        when a.recipient_ref is null then 'no_recipient'
-        when d.event_id is not null then 'error'
-        when c.dry_run then 'dry_run'
-        else 'job'
-      end, 'recipient', a.recipient_ref, 'job_id', j.job_id, 'status', j.status, 'error', d.message)
+    select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision',
+        fn_consumer_decision(c, e, d.event_id is not null, a.recipient_ref is not null), 'recipient', a.recipient_ref, 'job_id', j.job_id, 'status', j.status, 'error', d.message)
       order by c.consumer_key, a.recipient_ref), '[]')
     from event_outbox e
     join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null

@@ -4,14 +4,15 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::context::{Context, Outcome, actor};
+use super::explain as explained;
 use super::output::{fields, table};
 use super::payload;
 use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::events::{self, NewEvent};
-use crate::store::recipients;
+use crate::store::{explain, recipients};
 
-/// Emit a fact, or show one and what became of it
+/// Emit a fact, or show one, what became of it and why
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -30,6 +31,15 @@ enum Action {
     Show {
         /// The fact's id
         id: Uuid,
+    },
+    /// Say why one fact made which jobs, or none: consumer by consumer; without an id, how many of the newest facts stand
+    /// under which reason
+    #[command(
+        after_help = "Examples:\n  reveille events explain 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10\n  reveille events explain"
+    )]
+    Explain {
+        /// The fact's id
+        id: Option<Uuid>,
     },
     /// Show whom one fact is for: the recipients that `event_subscription` gives it, and who is muted
     #[command(after_help = "What executors may claim is something else: `reveille executors subscribe`.\n\n\
@@ -77,6 +87,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
         Action::Emit(args) => emit(args, context).await,
         Action::Show { id } => show(id, context).await,
+        Action::Explain { id } => explain_fact(id, context).await,
         Action::Recipients { id } => recipients(id, context).await,
         Action::Dispatch { id } => dispatch(id, context).await,
     }
@@ -130,6 +141,15 @@ async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     };
     context.out.answer(&document, || as_text(&document))?;
     Ok(Outcome::Done)
+}
+
+async fn explain_fact(id: Option<Uuid>, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    if let Some(id) = id {
+        return explained::answer(context, explain::event(&client, id).await?);
+    }
+    let counts = explain::counts(&client, "event").await?;
+    explained::counts(context, &counts, "no fact came lately that a consumer could want")
 }
 
 async fn recipients(id: Uuid, context: &Context) -> Result<Outcome> {

@@ -21,7 +21,7 @@ use crate::store::jobs::{self, NewJob, Summary};
 /// What an enqueue may do with a job of the same key that still waits.
 const ON_DUPLICATE: [&str; 3] = ["keep", "replace", "debounce"];
 
-/// List, show, enqueue, cancel or release jobs; show what waits and why, and how a kind is tried again
+/// List, show, explain, enqueue, cancel or release jobs; show what waits and why, and how a kind is tried again
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -40,6 +40,15 @@ enum Action {
     Show {
         /// The job's id
         id: Uuid,
+    },
+    /// Say why one job does not run, who runs it or how it ended, attempt by attempt; without an id, how many jobs wait for
+    /// which reason
+    #[command(
+        after_help = "Examples:\n  reveille jobs explain 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10\n  reveille jobs explain"
+    )]
+    Explain {
+        /// The job's id
+        id: Option<Uuid>,
     },
     /// Enqueue one job; the same key twice is one job
     #[command(
@@ -154,6 +163,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     match args.action {
         Action::List(args) => watch(args.watch, context, async |context| list(&args, context).await).await,
         Action::Show { id } => show(id, context).await,
+        Action::Explain { id } => waiting::explain(id, context).await,
         Action::Enqueue(args) => enqueue(*args, context).await,
         Action::Cancel(args) => cancel(args, context).await,
         Action::Release(args) => release(args, context).await,

@@ -14,6 +14,7 @@ mod dlq;
 mod doctor;
 mod events;
 mod executors;
+mod explain;
 mod gate;
 mod health;
 mod jobs;

@@ -12,6 +12,7 @@ pub mod consumers;
 pub mod dead_letters;
 pub mod dispatch;
 pub mod events;
+pub mod explain;
 pub mod gates;
 pub mod health;
 pub mod heartbeats;

@@ -1112,6 +1112,11 @@ UNION ALL
    FROM queue_pause q
   WHERE q.resumed_at IS NULL;
 
+view v_reason_counts
+  -- How many waiting jobs (job), and pairs of a late event and a consumer (event), stand under which reason of fn_job_explain and fn_event_explain.
+ SELECT r.about, r.reason, r.count, r.more, r.oldest_at
+   FROM fn_reason_counts() r(about, reason, count, more, oldest_at);
+
 view v_subscription_gaps
   -- Pairs of domain and stream whose active event types resolve to nobody, or only by a row of all events or within a scope: warnings, nothing is stopped.
  SELECT g.event_domain, g.event_stream, g.caught_by, g.event_types, g.recent_events, g.last_event_at,
@@ -1224,6 +1229,13 @@ begin
 end
 $function$
 
+-- job, disabled, terminal, no_recipient, error, dry_run, or the verdict of a consumer that does not want the event. Internal.
+CREATE OR REPLACE FUNCTION fn_consumer_decision(p_consumer consumer_registry, p_event event_outbox, p_has_error boolean, p_has_recipient boolean DEFAULT true)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+RETURN CASE WHEN (NOT (p_consumer).enabled) THEN 'disabled'::text WHEN (fn_consumer_verdict(p_consumer, p_event) <> 'match'::text) THEN fn_consumer_verdict(p_consumer, p_event) WHEN ((p_consumer).job_kind IS NULL) THEN 'terminal'::text WHEN (NOT p_has_recipient) THEN 'no_recipient'::text WHEN p_has_error THEN 'error'::text WHEN (p_consumer).dry_run THEN 'dry_run'::text ELSE 'job'::text END
+
 -- Dispatches one event to every consumer that wants it; answers {jobs, duplicates, errors, decisions}.
 CREATE OR REPLACE FUNCTION fn_consumer_dispatch(p_event_id uuid)
  RETURNS jsonb
@@ -1240,7 +1252,6 @@ declare
   v_started timestamptz := clock_timestamp();
   v_pause text;
   v_counts record;
-  v_decisions jsonb;
 begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return jsonb_build_object('refused', true, 'reason', 'job_substrate_disabled');
@@ -1262,27 +1273,8 @@ begin
     and not exists (
       select from consumer_registry c where c.consumer_key = d.consumer_key and (not c.enabled or c.dry_run));
   perform fn_job_wake(x.executor, p_jobs => v_counts.jobs) from (select distinct u.executor from unnest(v_counts.executors) u (executor)) x;
-  select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
-      when not c.enabled then 'disabled'
-      when fn_consumer_verdict(c, e) <> 'match' then fn_consumer_verdict(c, e)
-      when c.job_kind is null then 'terminal'
-      when d.event_id is not null then 'error'
-      when c.dry_run then 'dry_run'
-      else 'job'
-    end, 'job_id', j.job_id, 'status', j.status, 'error', d.message) order by c.consumer_key), '[]')
-  into v_decisions
-  from event_outbox e
-  join consumer_registry c on c.event_domain = e.event_domain
-  left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
-  left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
-  where e.id = p_event_id and c.fan_out is null;
-  if exists (
-    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
-  then
-    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
-  end if;
   return jsonb_build_object('refused', false, 'event_id', p_event_id, 'jobs', v_counts.jobs, 'duplicates', v_counts.duplicates,
-    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', v_decisions);
+    'errors', v_counts.errors, 'no_recipient', v_counts.no_recipient, 'decisions', fn_event_decisions(p_event_id));
 end
 $function$
 
@@ -2485,6 +2477,38 @@ begin
 end
 $function$
 
+-- One decision per consumer of an event, one a recipient where it fans out: consumer_key, decision, recipient, job_id, status, error. Internal.
+CREATE OR REPLACE FUNCTION fn_event_decisions(p_event_id uuid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_decisions jsonb;
+begin
+  select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision',
+      fn_consumer_decision(c, e, d.event_id is not null), 'job_id', j.job_id, 'status', j.status, 'error', d.message) order by c.consumer_key), '[]')
+  into v_decisions
+  from event_outbox e
+  join consumer_registry c on c.event_domain = e.event_domain
+  left join dispatch_error d on d.event_id = e.id and d.consumer_key = c.consumer_key
+  left join lateral fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e))) j on true
+  where e.id = p_event_id and c.fan_out is null;
+  if exists (
+    select from event_outbox e join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null where e.id = p_event_id)
+  then
+    v_decisions := v_decisions || fn_fan_out_decisions(p_event_id);
+  end if;
+  return v_decisions;
+end
+$function$
+
 -- An event as {"event": …, "payload": …}, the document of consumer filters.
 CREATE OR REPLACE FUNCTION fn_event_document(p_event event_outbox)
  RETURNS jsonb
@@ -2534,6 +2558,339 @@ begin
     'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
     'created_at', now())) e;
   return v_id;
+end
+$function$
+
+-- Why an event made which jobs, or none: rows (refused, verdict, reason, consumer_key, what, hint, job_id, …). verdict: dispatched, job, waits, no_job, error.
+CREATE OR REPLACE FUNCTION fn_event_explain(p_event_id uuid)
+ RETURNS TABLE(refused boolean, verdict text, reason text, consumer_key text, recipient text, what text, hint text, job_id uuid, job_status text, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_event event_outbox;
+  v_consumer consumer_registry;
+  v_decisions jsonb;
+  v_row record;
+  v_one jsonb;
+  v_held text;
+begin
+  if p_event_id is null then
+    raise exception 'fn_event_explain needs the id of an event' using errcode = '22023';
+  end if;
+  select e.* into v_event from event_outbox e where e.id = p_event_id;
+  if not found then
+    return query select true, null::text, 'not_found', null::text, null::text, 'there is no such event, or its transaction is not committed',
+      null::text, null::uuid, null::text, null::jsonb;
+    return;
+  end if;
+  for v_row in select x.* from fn_event_explain_dispatch(v_event) x loop
+    v_held := coalesce(v_held, case when v_row.verdict <> 'dispatched' then v_row.reason end);
+    return query select false, v_row.verdict, v_row.reason, null::text, null::text, v_row.what, v_row.hint, null::uuid, null::text, v_row.detail;
+  end loop;
+  v_decisions := fn_event_decisions(p_event_id);
+  for v_one in select d.value from jsonb_array_elements(v_decisions) with ordinality as d (value, n)
+    order by d.value ->> 'consumer_key', d.n
+  loop
+    select c.* into v_consumer from consumer_registry c where c.consumer_key = v_one ->> 'consumer_key';
+    select x.* into v_row from fn_event_explain_consumer(v_event, v_consumer, v_one, v_held) x;
+    return query select false, v_row.verdict, v_row.reason, v_consumer.consumer_key, v_one ->> 'recipient', v_row.what, v_row.hint,
+      (v_one ->> 'job_id')::uuid, v_one ->> 'status', v_row.detail;
+  end loop;
+  if v_decisions = '[]' then
+    return query select false, 'no_job', 'other_domain', null::text, null::text, format('no consumer is registered for domain %s', v_event.event_domain),
+      'reveille consumers list', null::uuid, null::text, null::jsonb;
+  end if;
+end
+$function$
+
+-- A consumer's decision about an event in words. Internal.
+CREATE OR REPLACE FUNCTION fn_event_explain_consumer(p_event event_outbox, p_consumer consumer_registry, p_decision jsonb, p_held text, OUT verdict text, OUT reason text, OUT what text, OUT hint text, OUT detail jsonb)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_key text := (p_consumer).consumer_key;
+  v_id uuid := (p_event).id;
+  v_job jsonb;
+  v_error dispatch_error;
+begin
+  reason := p_decision ->> 'decision';
+  verdict := 'no_job';
+  if p_decision ->> 'job_id' is not null then
+    select to_jsonb(j.*) into v_job from job_queue j where j.job_id = (p_decision ->> 'job_id')::uuid;
+    v_job := coalesce(v_job, fn_job_archived((p_decision ->> 'job_id')::uuid));
+    verdict := 'job';
+    hint := format('reveille jobs explain %s', p_decision ->> 'job_id');
+    if v_job is null or (v_job ->> 'causation_event_id' = v_id::text and v_job ->> 'consumer_key' = v_key) then
+      what := format('made job %s (%s), which is %s', p_decision ->> 'job_id', (p_consumer).job_kind, coalesce(p_decision ->> 'status', 'gone from the archive'))
+        || case reason when 'job' then '' else format('; now it would be %s', reason) end;
+      detail := jsonb_build_object('now', reason);
+      reason := 'job';
+    else
+      what := format('its key was taken: job %s (%s), which is %s, was made before by %s', p_decision ->> 'job_id', (p_consumer).job_kind, p_decision ->> 'status',
+        coalesce('event ' || (v_job ->> 'causation_event_id'), v_job ->> 'actor'));
+      detail := jsonb_build_object('idempotency_key', v_job -> 'idempotency_key', 'causation_event_id', v_job -> 'causation_event_id', 'now', reason);
+      reason := 'duplicate';
+    end if;
+    return;
+  end if;
+  if (reason = 'dry_run' or (reason = 'job' and p_held is not null)) and (p_consumer).fan_out is null
+    and not fn_event_is_digestible(p_consumer, p_event)
+  then
+    reason := 'undigestible';
+  end if;
+  case reason
+    when 'undigestible' then
+      what := 'it would not digest the event: a key''s template has a variable without a value, or the payload is more than a signal';
+      hint := format('reveille consumers preview %s', v_key);
+    when 'disabled' then
+      what := 'the consumer is disabled';
+      hint := format('reveille consumers enable %s --reason TEXT', v_key)
+        || case when p_held is null then format(', then reveille events dispatch %s', v_id) else '' end;
+    when 'other_type' then
+      what := format('it wants type %s, this is %s', (p_consumer).event_type, (p_event).event_type);
+    when 'other_stream' then
+      what := format('it wants stream %s, this is %s', (p_consumer).event_stream, (p_event).event_stream);
+    when 'before_start' then
+      what := format('it starts at %s, the event was created at %s', (p_consumer).starts_at, (p_event).created_at);
+      detail := jsonb_build_object('starts_at', (p_consumer).starts_at, 'created_at', (p_event).created_at);
+      hint := case (p_consumer).source
+        when 'file' then format('set starts_at in its file, reveille consumers sync --apply, then reveille events dispatch %s', v_id)
+        else format('select fn_consumer_put(%L, %L), then reveille events dispatch %s',
+          jsonb_build_object('consumer_key', v_key, 'starts_at', (p_event).created_at), 'user:me', v_id) end;
+    when 'filtered' then
+      what := format('its filter %s does not hold: %s', (p_consumer).filter, coalesce(nullif(fn_filter_found((p_consumer).filter, p_event), ''), 'it names no path'));
+      detail := jsonb_build_object('filter', (p_consumer).filter::text);
+    when 'terminal' then
+      what := 'it only wants the fact seen: it has no job kind';
+    when 'no_recipient' then
+      what := 'it makes one job for each recipient, and nobody is subscribed to this event';
+      detail := jsonb_build_object('muted', (
+        select coalesce(jsonb_agg(distinct r.recipient_ref), '[]') from fn_event_recipient_rows(array[v_id]) r where r.muted_by is not null));
+      hint := format('reveille events recipients %s, reveille subscriptions gaps', v_id);
+    when 'error' then
+      select d.* into v_error from dispatch_error d where d.event_id = v_id and d.consumer_key = v_key;
+      verdict := 'error';
+      what := format('it could not digest the event: %s', v_error.message);
+      detail := jsonb_build_object('sqlstate', v_error.sqlstate, 'message', v_error.message, 'tries', v_error.tries, 'first_at', v_error.first_at, 'last_at', v_error.last_at);
+      hint := format('mend the consumer, then reveille events dispatch %s', v_id);
+    when 'dry_run' then
+      what := format('it only counts (dry_run); it would make a job %s', (p_consumer).job_kind);
+      hint := case (p_consumer).source
+        when 'file' then 'set dry_run = false in its file, then reveille consumers sync --apply'
+        else format('select fn_consumer_put(%L, %L)', jsonb_build_object('consumer_key', v_key, 'dry_run', false), 'user:me') end
+        || case when p_held is null then format(', then reveille events dispatch %s', v_id) else '' end;
+    else -- job: it is wanted, and not there
+      if p_held in ('before_start', 'domain_not_dispatched') then
+        reason := p_held;
+        what := 'it would want the event, but dispatch does not read it';
+        hint := format('reveille events dispatch %s', v_id);
+      elsif p_held is not null then
+        verdict := 'waits';
+        reason := p_held;
+        what := format('it will make a job %s once the event is read', (p_consumer).job_kind);
+      else
+        verdict := 'error';
+        reason := 'missing';
+        what := format('it wants the event and there is no job %s: it was enabled or changed after the event was read, or the job was deleted', (p_consumer).job_kind);
+        hint := format('reveille events dispatch %s', v_id);
+      end if;
+  end case;
+end
+$function$
+
+-- Whether dispatch has read an event, or what holds it back: verdict, reason, what, hint, detail. Internal.
+CREATE OR REPLACE FUNCTION fn_event_explain_dispatch(p_event event_outbox)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_id uuid := (p_event).id;
+  v_domain text := (p_event).event_domain;
+  v_cursor dispatch_cursor;
+  v_pass dispatch_pass;
+  v_pause queue_pause;
+  v_place record;
+  v_sweep dispatch_sweep;
+  v_oldest_tx xid8;
+  v_holder record;
+begin
+  select c.* into v_cursor from dispatch_cursor c where c.event_domain = v_domain;
+  if not found then
+    return query select 'no_job', 'domain_not_dispatched', format('domain %s is not dispatched here', v_domain),
+      format('select fn_dispatch_domain_add(%L): it flows from then on; restart reveille run', v_domain), null::jsonb;
+    return;
+  end if;
+  select * into v_place from fn_event_place(v_id, v_domain, 1000000) p;
+  if v_place.ahead is null and v_place.walked < 1000000 then
+    -- read, or never recorded: only since the last sweep's watermark is that open
+    select w.* into v_sweep from dispatch_sweep w order by w.sweep_id desc limit 1;
+    select pg_snapshot_xmin(w.snapshot) into v_oldest_tx
+    from dispatch_sweep w where w.swept_at <= v_sweep.watermark order by w.sweep_id desc limit 1;
+    if (p_event).created_at < v_cursor.created_at then
+      return query select 'no_job', 'before_start', format('it is older than the dispatch of domain %s, which began at %s', v_domain, v_cursor.created_at),
+        format('reveille events dispatch %s', v_id), jsonb_build_object('since', v_cursor.created_at);
+    elsif (p_event).created_at >= coalesce(v_sweep.watermark, v_cursor.created_at) and not exists (
+      select from event_arrival a
+      where a.event_domain = v_domain and a.tx_id >= coalesce(v_oldest_tx, '0'::xid8) and a.event_id = v_id)
+    then
+      return query select 'waits', 'no_arrival', 'its insert left no arrival, the trigger was off or passed by; the sweep of reveille run finds it',
+        format('reveille tick, or for this one reveille events dispatch %s', v_id), null::jsonb;
+    else
+      return query select 'dispatched', 'dispatched', 'dispatch has read it', null::text, null::jsonb;
+    end if;
+    return;
+  end if;
+
+  if not fn_gate_is_open('queue.job_substrate.enabled') then
+    return query select 'waits', 'job_substrate_disabled', 'the gate queue.job_substrate.enabled is closed; the position of dispatch is kept',
+      'reveille gate open queue.job_substrate.enabled --reason TEXT', jsonb_build_object('gate', 'queue.job_substrate.enabled');
+  end if;
+  if fn_domain_pause(v_domain) is not null then
+    for v_pause in
+      select p.* from queue_pause p
+      where p.resumed_at is null and p.scope = any (array['all', 'domain']) and p.name in ('', v_domain) order by p.pause_id
+    loop
+      return query select 'waits', 'paused', format('%s is paused since %s by %s: %s', btrim(v_pause.scope || ' ' || v_pause.name), v_pause.paused_at, v_pause.actor, v_pause.reason),
+        format('reveille resume %s --reason TEXT', btrim(v_pause.scope || ' ' || v_pause.name)),
+        jsonb_build_object('scope', v_pause.scope, 'name', v_pause.name, 'actor', v_pause.actor, 'because', v_pause.reason, 'paused_at', v_pause.paused_at);
+    end loop;
+  end if;
+  if fn_dispatch_position_is_ahead(v_domain) then
+    return query select 'waits', 'position_is_ahead', format('the position of %s lies in the future of this cluster: a restored dump', v_domain),
+      'restart reveille run', null::jsonb;
+  end if;
+  -- who holds the cursor's row is in its xmax as long as he runs
+  select a.pid, a.usename, a.application_name, a.xact_start, a.state into v_holder
+  from dispatch_cursor c
+  join pg_locks l on l.locktype = 'transactionid' and l.transactionid = c.xmax and l.granted
+  join pg_stat_activity a on a.pid = l.pid
+  where c.event_domain = v_domain
+  limit 1;
+  if found then
+    return query select 'waits', 'busy', format('session %s (%s, %s) holds the cursor of %s in a transaction that is open since %s', v_holder.pid, v_holder.usename,
+        coalesce(nullif(v_holder.application_name, ''), 'no application name'), v_domain, coalesce(v_holder.xact_start::text, 'a moment that only pg_read_all_stats may see')),
+      format('if it is no pass of reveille run: end it, select pg_terminate_backend(%s)', v_holder.pid),
+      jsonb_build_object('pid', v_holder.pid, 'user', v_holder.usename, 'application_name', v_holder.application_name,
+        'since', v_holder.xact_start, 'state', v_holder.state);
+  end if;
+  select p.* into v_pass from dispatch_pass p where p.event_domain = v_domain order by p.pass_id desc limit 1;
+  return query select 'waits', 'not_dispatched', format('no pass has read it: %s of %s before it, and the last pass was at %s',
+      coalesce(v_place.ahead::text, 'more than 999999'), v_domain, v_pass.finished_at),
+    'reveille tick does it now; reveille health says whether reveille run lives',
+    jsonb_build_object('ahead', v_place.ahead, 'last_pass_at', v_pass.finished_at, 'snapshot', v_pass.snapshot_new::text,
+      'place_tx', v_pass.place_tx::text, 'place_seq', v_pass.place_seq);
+end
+$function$
+
+-- Whether a consumer that makes one job can make it of an event. Internal.
+CREATE OR REPLACE FUNCTION fn_event_is_digestible(p_consumer consumer_registry, p_event event_outbox)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+RETURN ((COALESCE(fn_template_render((p_consumer).idempotency_key, (p_consumer).consumer_key, p_event), ''::text) <> ''::text) AND (((p_consumer).ordering_key IS NULL) OR (fn_template_render((p_consumer).ordering_key, (p_consumer).consumer_key, p_event) IS NOT NULL)) AND fn_is_signal((p_event).safe_payload))
+
+-- How many unread events of the domain come before an event. Internal.
+CREATE OR REPLACE FUNCTION fn_event_place(p_event_id uuid, p_event_domain text, p_limit integer, OUT ahead integer, OUT walked integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_pass dispatch_pass;
+  v_range record;
+  v_part record;
+begin
+  walked := 0;
+  select p.* into v_pass from dispatch_pass p where p.event_domain = p_event_domain order by p.pass_id desc limit 1;
+  for v_range in -- as fn_dispatch_unread
+    select r.* from fn_arrival_ranges(v_pass.snapshot_old, v_pass.snapshot_new, v_pass.place_tx, v_pass.place_seq) r
+    where v_pass.place_tx is not null
+    union all
+    select r.* from fn_arrival_ranges(v_pass.snapshot_new, pg_current_snapshot(), null, null) r
+  loop
+    select count(*)::int as rows, (min(s.n) filter (where s.event_id = p_event_id))::int as n into v_part
+    from (
+      select a.event_id, row_number() over (order by a.tx_id, a.arrival_seq) as n
+      from event_arrival a
+      where a.event_domain = p_event_domain
+        and (a.tx_id, a.arrival_seq) > (v_range.low_tx, v_range.low_seq)
+        and (a.tx_id, a.arrival_seq) < (v_range.high_tx, v_range.high_seq)
+      order by a.tx_id, a.arrival_seq
+      limit p_limit - walked) s;
+    if v_part.n is not null then
+      ahead := walked + v_part.n - 1;
+    end if;
+    walked := walked + v_part.rows;
+    exit when ahead is not null or walked >= p_limit;
+  end loop;
+end
+$function$
+
+-- The decisions about the newest events of each domain, counted. Internal.
+CREATE OR REPLACE FUNCTION fn_event_reason_counts(p_limit integer)
+ RETURNS TABLE(reason text, count bigint, oldest_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+begin
+  return query
+  with newest as materialized (
+    select x.event_id, s.snapshot_new is not null and (
+        pg_visible_in_snapshot(x.tx_id, s.snapshot_old)
+        or (pg_visible_in_snapshot(x.tx_id, s.snapshot_new)
+          and (s.place_tx is null or (x.tx_id, x.arrival_seq) <= (s.place_tx, s.place_seq)))) as is_read
+    from dispatch_cursor c
+    cross join lateral (
+      select p.snapshot_old, p.snapshot_new, p.place_tx, p.place_seq from dispatch_pass p where p.event_domain = c.event_domain order by p.pass_id desc limit 1) s
+    cross join lateral (
+      select a.event_id, a.tx_id, a.arrival_seq from event_arrival a
+      where a.event_domain = c.event_domain order by a.tx_id desc, a.arrival_seq desc limit p_limit) x
+  ),
+  addressed as materialized (
+    select distinct r.event_id
+    from fn_event_recipient_rows(case when exists (select from consumer_registry c where c.fan_out is not null)
+      then array(select n.event_id from newest n) else '{}' end) r
+    where r.muted_by is null
+  ),
+  decided as (
+    select v.decision, e.created_at, n.is_read
+    from newest n
+    cross join lateral (select o.* from event_outbox o where o.id = n.event_id offset 0) e -- by its key, whatever the statistics say
+    join consumer_registry c on c.event_domain = e.event_domain
+    cross join lateral (
+      select fn_consumer_decision(c, row(e.*)::event_outbox, exists (select from dispatch_error d where d.event_id = e.id and d.consumer_key = c.consumer_key),
+        c.fan_out is null or exists (select from addressed a where a.event_id = e.id)) as decision) v
+  )
+  select case when d.decision = 'job' and not d.is_read then 'not_dispatched' else d.decision end, count(*), min(d.created_at)
+  from decided d
+  group by 1;
 end
 $function$
 
@@ -2908,14 +3265,8 @@ begin
     with addressed as materialized (
       select distinct r.recipient_ref from fn_event_recipient_rows(array[p_event_id]) r where r.muted_by is null
     )
-    select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision', case
-        when not c.enabled then 'disabled'
-        when v.verdict <> 'match' then v.verdict
-        when a.recipient_ref is null then 'no_recipient'
-        when d.event_id is not null then 'error'
-        when c.dry_run then 'dry_run'
-        else 'job'
-      end, 'recipient', a.recipient_ref, 'job_id', j.job_id, 'status', j.status, 'error', d.message)
+    select coalesce(jsonb_agg(jsonb_build_object('consumer_key', c.consumer_key, 'decision',
+        fn_consumer_decision(c, e, d.event_id is not null, a.recipient_ref is not null), 'recipient', a.recipient_ref, 'job_id', j.job_id, 'status', j.status, 'error', d.message)
       order by c.consumer_key, a.recipient_ref), '[]')
     from event_outbox e
     join consumer_registry c on c.event_domain = e.event_domain and c.fan_out is not null
@@ -2985,6 +3336,32 @@ begin
     d.event_type, d.created_at, d.recipient_ref
   from decided d
   order by d.created_at, d.id, d.recipient_ref;
+end
+$function$
+
+-- What an event has where a filter looks. Internal.
+CREATE OR REPLACE FUNCTION fn_filter_found(p_filter jsonpath, p_event event_outbox)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_document jsonb := fn_event_document(p_event);
+  v_path text;
+  v_found jsonb;
+  v_all text[] := '{}';
+begin
+  for v_path in
+    select distinct m[1] from regexp_matches(p_filter::text, '(\$(?:\."(?:[^"\\]|\\.)*"|\[(?:[0-9]+|\*)\])+)', 'g') m order by 1
+  loop
+    v_found := jsonb_path_query_array(v_document, v_path::jsonpath, '{}', true);
+    v_all := v_all || (v_path || case
+      when v_found = '[]' then ' is not there'
+      when v_path like '$."payload"%' and (p_event).payload_classification = 'restricted' then ' is there, and restricted'
+      else ' is ' || left(case jsonb_array_length(v_found) when 1 then (v_found -> 0)::text else v_found::text end, 200) end);
+  end loop;
+  return array_to_string(v_all, ', ');
 end
 $function$
 
@@ -3405,6 +3782,36 @@ CREATE OR REPLACE FUNCTION fn_job_attempt_refuse()
 AS $function$
 begin
   raise exception 'job_attempt is append-only: what happened cannot be changed' using errcode = '23514';
+end
+$function$
+
+-- The attempts of a job as rows of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_attempts(p_job job_queue, p_history jsonb)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  return query
+  select 'attempt', a.one ->> 'outcome',
+    format('attempt %s by %s: %s%s%s', a.n, a.one ->> 'lease_owner', a.one ->> 'outcome',
+      coalesce(' after ' || a.seconds || ' s', ''), coalesce(', ' || (a.one ->> 'error'), '')),
+    null::text, null::uuid, (a.one ->> 'ended_at')::timestamptz, a.one - 'outcome' || jsonb_build_object('seconds', a.seconds)
+  from (
+    select h.one, row_number() over (order by (h.one ->> 'lease_token')::bigint) as n,
+      round(extract(epoch from (h.one ->> 'ended_at')::timestamptz - coalesce(h.one ->> 'started_at', h.one ->> 'picked_at')::timestamptz)::numeric, 3) as seconds
+    from (
+      select e.one from jsonb_array_elements(p_history) e (one)
+      union all
+      select to_jsonb(x) - 'job_id'
+      from (select t.* from job_attempt t where t.job_id = (p_job).job_id and p_history is null order by t.lease_token desc limit 100) x
+      union all
+      select jsonb_build_object('outcome', 'succeeded', 'lease_token', (p_job).lease_token, 'lease_owner', (p_job).lease_owner,
+        'picked_at', (p_job).picked_at, 'started_at', (p_job).started_at, 'ended_at', (p_job).finished_at)
+      where p_history is null and (p_job).status = 'succeeded' and (p_job).lease_token is not null) h) a
+  order by a.n;
 end
 $function$
 
@@ -4251,6 +4658,327 @@ begin
 end
 $function$
 
+-- Why a job does not run, who runs it, or how it ended, then its attempts: rows (refused, verdict, reason, what, hint, …). verdict: waits, ready, runs, ended, attempt.
+CREATE OR REPLACE FUNCTION fn_job_explain(p_job_id uuid, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(refused boolean, verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_job job_queue;
+  v_archived jsonb;
+  v_last job_attempt;
+  v_rate text;
+  v_used bigint;
+begin
+  if p_job_id is null then
+    raise exception 'fn_job_explain needs the id of a job' using errcode = '22023';
+  end if;
+  select j.* into v_job from job_queue j where j.job_id = p_job_id;
+  if not found then
+    v_archived := fn_job_archived(p_job_id);
+    if v_archived is null then
+      return query select true, null::text, 'not_found', 'there is no such job, or its transaction is not committed', null::text, null::uuid,
+        null::timestamptz, null::jsonb;
+      return;
+    end if;
+    v_job := jsonb_populate_record(null::job_queue, v_archived);
+  end if;
+  if v_job.status in ('leased', 'in_progress') then
+    return query select false, x.* from fn_job_explain_lease(v_job, v_now) x;
+  elsif v_job.status not in ('queued', 'retry_waiting') then
+    return query select false, x.verdict, x.reason,
+      x.what || case when v_archived is null then '' else format('; archived at %s', v_archived ->> 'archived_at') end,
+      x.hint, x.other_job_id, x.until, x.detail
+    from fn_job_explain_end(v_job) x;
+  else
+    select a.* into v_last from job_attempt a where a.job_id = p_job_id order by a.lease_token desc limit 1;
+    if v_job.blocked_by > 0 then
+      return query select false, x.* from fn_job_explain_blocked(v_job) x;
+    elsif v_job.ordering_key is not null and coalesce(v_job.ordering_slot, 0) <= 0 then
+      return query select false, x.* from fn_job_explain_order(v_job) x;
+    end if;
+    if v_job.scheduled_at > v_now and v_job.status = 'retry_waiting' then
+      return query select false, 'waits', 'retry_waiting', format('it failed %s of %s times and is tried again at %s; last: %s', v_job.attempts, v_job.max_attempts,
+          v_job.scheduled_at, coalesce(v_job.last_error, 'no error given')),
+        format('reveille jobs policy %s', fn_shell_word(v_job.job_kind)) || coalesce(' --domain ' || fn_shell_word(v_job.event_domain), ''), null::uuid, v_job.scheduled_at,
+        jsonb_build_object('attempts', v_job.attempts, 'max_attempts', v_job.max_attempts, 'last_error', v_job.last_error);
+    elsif v_job.scheduled_at > v_now then
+      return query select false, 'waits', 'scheduled', format('it is due at %s%s', v_job.scheduled_at, case v_last.outcome
+          when 'snoozed' then format('; %s put it off', v_last.lease_owner)
+          when 'lease_lost' then format('; its lease was lost %s times', v_job.lease_losses) else '' end),
+        null::text, null::uuid, v_job.scheduled_at, jsonb_build_object('scheduled_at', v_job.scheduled_at);
+    end if;
+    v_rate := fn_config('job.' || v_job.job_kind || '.key_rate_limit', null);
+    if v_rate is not null and v_job.ordering_key is not null then
+      select coalesce(sum(r.jobs), 0) into v_used from job_rate r
+      where r.rate_key = v_job.job_kind || ' ' || v_job.ordering_key and r.claimed_at > v_now - (fn_rate_parts(v_rate)).span;
+      if v_used >= (fn_rate_parts(v_rate)).jobs then
+        return query select false, 'waits', 'key_rate_limit', format('key_rate_limit: %s begun of %s for ordering key %s', v_used, v_rate, v_job.ordering_key),
+          format('select fn_gate_set(%L, %L, %L, %L)', 'job.' || v_job.job_kind || '.key_rate_limit', 'JOBS/SECONDS', 'user:me', 'TEXT'), null::uuid,
+          v_job.scheduled_at, jsonb_build_object('limit', v_rate);
+      end if;
+    end if;
+    return query select false, x.* from fn_job_explain_lane(v_job, v_now) x;
+  end if;
+  return query select false, x.* from fn_job_attempts(v_job, v_archived -> 'history') x;
+end
+$function$
+
+-- What a blocked step waits for, as rows of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_explain_blocked(p_job job_queue)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_workflow uuid := (p_job).workflow_id;
+  v_gate job_gate;
+begin
+  select g.* into v_gate from job_gate g where g.job_id = (p_job).job_id;
+  if found and (p_job).blocked_by = 1 then
+    return query select 'waits', v_gate.kind || '_waiting', format('it is a step of workflow %s that waits for %s', v_workflow,
+        case v_gate.kind when 'event' then v_gate.event_domain || '.' || v_gate.event_type else 'an approval' end),
+      case v_gate.kind
+        when 'approval' then format('reveille workflows approve %1$s %2$s, or reveille workflows reject %1$s %2$s --reason TEXT', v_workflow, fn_shell_word(substr((p_job).idempotency_key, 38)))
+        else format('reveille events emit %s.%s SUBJECT', v_gate.event_domain, v_gate.event_type) end,
+      null::uuid, v_gate.expires_at, jsonb_build_object('workflow_id', v_workflow);
+    return;
+  end if;
+  return query
+  select 'waits', case when d.state = 'failed' then 'failed_holding' else 'blocked' end,
+    format('it needs %s of step %s of workflow %s, which is %s%s', d.on_outcome, n.step, v_workflow, n.status,
+      case when g.kind is not null and n.status = 'queued' then format(' and waits for %s',
+        case g.kind when 'event' then g.event_domain || '.' || g.event_type else 'an approval' end) else '' end),
+    case
+      when d.state = 'failed' then format('reveille workflows retry %1$s --reason TEXT --apply, or reveille workflows cancel %1$s --reason TEXT', v_workflow)
+      when g.kind = 'approval' and n.status = 'queued' and n.blocked_by = 1 then format('reveille workflows approve %s %s', v_workflow, fn_shell_word(n.step))
+      else format('reveille jobs explain %s', d.needs_job_id) end,
+    d.needs_job_id, null::timestamptz,
+    jsonb_build_object('workflow_id', v_workflow, 'step', n.step, 'status', n.status, 'on', d.on_outcome, 'gate', g.kind)
+  from job_dependency d
+  left join job_queue q on q.job_id = d.needs_job_id
+  left join job_gate g on g.job_id = d.needs_job_id
+  cross join lateral (
+    select case when q.job_id is null then fn_job_archived(d.needs_job_id) else to_jsonb(q) end as needed) y
+  cross join lateral (
+    select substr(y.needed ->> 'idempotency_key', 38) as step, y.needed ->> 'status' as status, (y.needed ->> 'blocked_by')::int as blocked_by) n
+  where d.job_id = (p_job).job_id and d.state is distinct from 'met'
+  order by d.needs_job_id
+  limit 100;
+end
+$function$
+
+-- How a job ended, as a row of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_explain_end(p_job job_queue)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  v_letter job_dead_letter;
+begin
+  verdict := 'ended';
+  reason := (p_job).status;
+  other_job_id := null;
+  until := (p_job).finished_at;
+  what := format('it is %s since %s', (p_job).status, (p_job).finished_at);
+  if (p_job).status = 'succeeded' then
+    what := what || coalesce(', with result ' || (p_job).result_ref, '');
+  elsif (p_job).status = 'cancelled' then
+    what := what || coalesce(': ' || (p_job).cancel_reason, '');
+  elsif (p_job).status in ('failed', 'dead_letter') then
+    what := what || format(', after %s of %s failures and %s lost leases: %s', (p_job).attempts, (p_job).max_attempts, (p_job).lease_losses, coalesce((p_job).last_error, 'no error given'));
+  end if;
+  if (p_job).status = 'dead_letter' then
+    select d.* into v_letter from job_dead_letter d where d.job_id = (p_job).job_id order by d.created_at desc limit 1;
+    detail := jsonb_build_object('dead_letter_id', v_letter.dead_letter_id, 'triage_status', v_letter.triage_status, 'reason_class', v_letter.reason_class);
+    what := what || format(' (%s; triage: %s)', v_letter.reason_class, v_letter.triage_status);
+    hint := case v_letter.triage_status when 'manual_replay' then '' else format('reveille dlq triage %s manual_replay --note TEXT, then ', v_letter.dead_letter_id) end
+      || format('reveille dlq replay %s --authorization TEXT --apply', v_letter.dead_letter_id);
+  end if;
+  return next;
+end
+$function$
+
+-- Why nobody may claim a job, or what comes before it, as rows of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_explain_lane(p_job job_queue, p_now timestamp with time zone)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_kind text := (p_job).job_kind;
+  v_row record;
+  v_running jsonb;
+  v_rate record;
+  v_ahead record;
+  v_live text[];
+  v_count int := 0;
+begin
+  for v_row in
+    select r.reason as verdict, split_part(r.reason, ':', 1) as word, r.detail
+    from fn_job_lane_reasons((p_job).executor, v_kind, (p_job).event_domain, (p_job).consumer_key, (p_job).priority, true) r
+  loop
+    v_count := v_count + 1;
+    verdict := 'waits'; reason := v_row.word; hint := null; other_job_id := null; until := null; detail := v_row.detail;
+    if v_row.word in ('job_substrate_disabled', 'worker_disabled') then
+      what := format('the gate %s is closed', v_row.detail ->> 'gate');
+      hint := format('reveille gate open %s --reason TEXT', v_row.detail ->> 'gate');
+    elsif v_row.word = 'paused' and v_row.detail ? 'scope' then
+      what := format('%s is paused since %s by %s: %s', btrim((v_row.detail ->> 'scope') || ' ' || (v_row.detail ->> 'name')),
+        (v_row.detail ->> 'paused_at')::timestamptz, v_row.detail ->> 'actor', v_row.detail ->> 'because');
+      hint := format('reveille resume %s --reason TEXT', btrim(replace(v_row.detail ->> 'scope', '_', '-')
+        || ' ' || case v_row.detail ->> 'scope' when 'all' then '' else fn_shell_word(v_row.detail ->> 'name') end));
+    elsif v_row.word = 'paused' then
+      what := format('every live executor of kind %s is paused by its name', (p_job).executor);
+      hint := 'reveille pause says which, reveille resume executor NAME --reason TEXT ends it';
+    elsif v_row.word = 'no_live_executor' then
+      what := format('no executor of kind %s beats: %s', (p_job).executor, coalesce((
+        select string_agg(format('%s was last heard at %s', h.executor_name, coalesce(h.last_beat_at::text, 'no time')), ', ' order by h.executor_name)
+        from (
+          select q.executor_name, q.last_beat_at from queue_heartbeat q
+          where q.executor_kind = (p_job).executor and not q.is_passive
+            and coalesce(q.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler')
+          order by q.last_beat_at desc nulls last limit 5) h), 'none is registered'));
+      hint := format('reveille work --kind %s', (p_job).executor);
+    elsif v_row.word = 'not_subscribed' then
+      what := format('no live executor of kind %s may claim %s: %s', (p_job).executor, v_kind,
+        (select string_agg(l, ', ') from jsonb_array_elements_text(v_row.detail -> 'live') l));
+      hint := format('reveille executors subscribe %s --kind %s', fn_shell_word(coalesce(v_row.detail -> 'live' ->> 0, 'NAME')), fn_shell_word(v_kind));
+    elsif v_row.word = 'concurrency_limit' then
+      select jsonb_agg(r.job_id) into v_running
+      from (
+        select j.job_id from job_queue j
+        where j.job_kind = v_kind and j.limit_slot is not null and j.lease_until is not null order by j.limit_slot limit 10) r;
+      what := format('%s of %s: %s', v_row.verdict, v_kind, coalesce((select string_agg(x, ', ') from jsonb_array_elements_text(v_running) x), 'none runs'));
+      detail := v_row.detail || jsonb_build_object('running', v_running);
+      other_job_id := v_running ->> 0;
+      hint := format('select fn_gate_set(%L, %L, %L, %L)', v_row.detail ->> 'key', 'NUMBER', 'user:me', 'TEXT');
+    else
+      v_rate := fn_rate_parts(v_row.detail ->> 'limit');
+      select min(t.claimed_at) + v_rate.span into until from job_rate t where t.rate_key = v_kind and t.claimed_at > p_now - v_rate.span;
+      what := format('%s of %s', v_row.verdict, v_kind);
+      hint := format('select fn_gate_set(%L, %L, %L, %L)', v_row.detail ->> 'key', 'JOBS/SECONDS', 'user:me', 'TEXT');
+    end if;
+    return next;
+  end loop;
+  if v_count > 0 or not (p_job).claimable or (p_job).scheduled_at > p_now then
+    return;
+  end if;
+  other_job_id := null; until := null; detail := null; hint := null;
+  verdict := 'ready'; reason := 'ready';
+  if v_kind like 'workflow:%' then
+    what := 'dispatch or the next refresh of reveille run starts its workflow';
+    hint := 'reveille tick';
+    return next;
+    return;
+  end if;
+  v_live := array(select e.executor_name from fn_executors_live((p_job).executor) e order by 1 limit 10);
+  select * into v_ahead from fn_job_lane_ahead(p_job, 1000, p_now) a;
+  detail := jsonb_build_object('priority', (p_job).priority, 'urgent', v_ahead.urgent, 'older', v_ahead.older, 'live', to_jsonb(v_live));
+  if v_ahead.urgent + v_ahead.older > 0 then
+    verdict := 'waits'; reason := 'priority';
+    what := format('it may be claimed, but %s due jobs are more urgent than its priority %s, and %s of its sort are older', v_ahead.urgent || case v_ahead.urgent when 1000 then '+' else '' end,
+      (p_job).priority, v_ahead.older || case v_ahead.older when 1000 then '+' else '' end);
+    hint := 'reveille jobs backlog; more workers take more: reveille work';
+  else
+    what := format('it may be claimed now, by %s', array_to_string(v_live, ', '));
+    hint := 'reveille jobs list --status in_progress says what they do instead';
+  end if;
+  return next;
+end
+$function$
+
+-- Who has a job and until when, as rows of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_explain_lease(p_job job_queue, p_now timestamp with time zone)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+declare
+  v_id uuid := (p_job).job_id;
+  v_is_reaping boolean := fn_gate_is_open('queue.lease_reaper.enabled') and fn_config('queue.lease_reaper.dry_run_only', 'true') = 'false';
+begin
+  other_job_id := null;
+  until := (p_job).lease_until;
+  detail := jsonb_build_object('lease_owner', (p_job).lease_owner, 'lease_token', (p_job).lease_token, 'picked_at', (p_job).picked_at,
+    'started_at', (p_job).started_at, 'last_beat_at', (select h.last_beat_at from queue_heartbeat h where h.executor_name = (p_job).lease_owner));
+  if (p_job).lease_until <= p_now then
+    verdict := 'waits';
+    reason := 'lease_lost';
+    what := format('the lease of %s ended at %s unreported: %s', (p_job).lease_owner, (p_job).lease_until,
+      case when v_is_reaping then 'the reaper frees it' else 'the reaper would free it, but its gates are closed' end);
+    hint := case when v_is_reaping then format('reveille jobs release %s --reason TEXT', v_id)
+      else 'reveille gate open queue.lease_reaper.enabled --reason TEXT, reveille gate close queue.lease_reaper.dry_run_only --reason TEXT; or for this one '
+        || format('reveille jobs release %s --reason TEXT', v_id) end;
+  else
+    verdict := 'runs';
+    reason := (p_job).status;
+    what := format('%s has it since %s, leased until %s', (p_job).lease_owner, (p_job).picked_at, (p_job).lease_until);
+  end if;
+  return next;
+  if (p_job).cancel_requested_at is not null then
+    verdict := 'runs';
+    reason := 'cancel_requested';
+    what := format('its cancellation was asked for at %s: %s', (p_job).cancel_requested_at, coalesce((p_job).cancel_reason, 'no reason given'));
+    hint := null;
+    detail := null;
+    return next;
+  end if;
+end
+$function$
+
+-- Behind which jobs of its ordering key a job waits, as rows of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_explain_order(p_job job_queue)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+declare
+  v_ahead bigint;
+begin
+  select count(*) into v_ahead
+  from (
+    select from job_queue j
+    where j.ordering_key = (p_job).ordering_key and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting')
+      and (coalesce(j.freed_at, j.created_at), j.job_id) < (coalesce((p_job).freed_at, (p_job).created_at), (p_job).job_id)
+    limit 1000) a;
+  return query
+  select 'waits', 'ordering_blocked', format('job %s (%s) of its ordering key %s comes first: %s; %s more wait before this one',
+      o.blocking_job_id, o.blocking_job_kind, o.ordering_key, o.reason, v_ahead || case v_ahead when 1000 then '+' else '' end),
+    format('reveille jobs explain %s', o.blocking_job_id), o.blocking_job_id, o.until,
+    jsonb_build_object('ordering_key', o.ordering_key, 'status', o.blocking_status, 'ahead', v_ahead, 'last_error', o.last_error)
+  from v_ordering_blocked o
+  where o.ordering_key = (p_job).ordering_key;
+  if not found then
+    return query select 'waits', 'ordering_blocked', format('its turn in ordering key %s is not given yet; the next claim or sweep does it (%s wait before it)', (p_job).ordering_key, v_ahead),
+      'reveille tick'::text, null::uuid, null::timestamptz, jsonb_build_object('ordering_key', (p_job).ordering_key, 'ahead', v_ahead);
+  end if;
+end
+$function$
+
 -- The one fail path. p_outcome: transient, permanent, rest or lease_lost. Internal.
 CREATE OR REPLACE FUNCTION fn_job_fail(p_job job_queue, p_outcome text, p_error text)
  RETURNS jsonb
@@ -4697,38 +5425,83 @@ AS $function$
   order by k.job_kind
 $function$
 
--- Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog.
-CREATE OR REPLACE FUNCTION fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority integer)
- RETURNS text
+-- How many due jobs come before one: more urgent ones, and older ones of its lane. Internal.
+CREATE OR REPLACE FUNCTION fn_job_lane_ahead(p_job job_queue, p_limit integer, p_now timestamp with time zone, OUT urgent bigint, OUT older bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  select count(*) into urgent
+  from (
+    select from fn_job_lanes((p_job).executor) l
+    cross join lateral (
+      select from job_queue j
+      where j.executor = (p_job).executor and j.claimable and j.lane = l.lane and j.priority = l.priority and j.scheduled_at <= p_now
+      limit p_limit) n
+    where l.priority < (p_job).priority and l.scheduled_at <= p_now
+      and fn_job_lane_verdict((p_job).executor, l.job_kind, l.event_domain, l.consumer_key, l.priority) is null
+    limit p_limit) u;
+  select count(*) into older
+  from (
+    select from job_queue j
+    where j.executor = (p_job).executor and j.claimable and j.lane = (p_job).lane and j.priority = (p_job).priority
+      and (j.scheduled_at, j.job_id) < ((p_job).scheduled_at, (p_job).job_id)
+    limit p_limit) o;
+end
+$function$
+
+-- Why nobody may claim such a job now, each reason with what it is about; no row: somebody may. Internal.
+CREATE OR REPLACE FUNCTION fn_job_lane_reasons(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority integer, p_all boolean)
+ RETURNS TABLE(reason text, detail jsonb)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
   v_is_start boolean := p_job_kind like 'workflow:%'; -- dispatch or the next refresh takes it, no executor: fn_mot_start
-  v_pause text;
+  v_gate text;
+  v_pause queue_pause;
   v_limit text;
   v_used bigint;
 begin
-  if not fn_gate_is_open('queue.job_substrate.enabled') then
-    return 'job_substrate_disabled';
-  elsif not v_is_start and not fn_gate_is_open('queue.worker.enabled') then
-    return 'worker_disabled';
-  end if;
-  select 'paused: ' || case p.scope when 'all' then 'all' else p.scope || ' ' || p.name end into v_pause
-  from queue_pause p
-  where p.resumed_at is null and (
-    p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
-    or (p.scope = 'consumer' and p.name = p_consumer_key) or (not v_is_start and p.scope = 'executor' and p.name = p_executor))
-  order by p.pause_id limit 1;
-  if found then
-    return v_pause;
-  end if;
+  foreach v_gate in array array['queue.job_substrate.enabled', 'queue.worker.enabled'] loop
+    if not fn_gate_is_open(v_gate) and (v_gate = 'queue.job_substrate.enabled' or not v_is_start) then
+      reason := case v_gate when 'queue.worker.enabled' then 'worker_disabled' else 'job_substrate_disabled' end;
+      detail := jsonb_build_object('gate', v_gate);
+      return next;
+      if not p_all then
+        return;
+      end if;
+    end if;
+  end loop;
+  for v_pause in
+    select p.*
+    from queue_pause p
+    where p.resumed_at is null and (
+      p.scope = 'all' or (p.scope = 'job_kind' and p.name = p_job_kind) or (p.scope = 'domain' and p.name = p_event_domain)
+      or (p.scope = 'consumer' and p.name = p_consumer_key) or (not v_is_start and p.scope = 'executor' and p.name = p_executor))
+    order by p.pause_id
+  loop
+    reason := 'paused: ' || case v_pause.scope when 'all' then 'all' else v_pause.scope || ' ' || v_pause.name end;
+    detail := jsonb_build_object('scope', v_pause.scope, 'name', v_pause.name, 'actor', v_pause.actor, 'because', v_pause.reason,
+      'paused_at', v_pause.paused_at);
+    return next;
+    if not p_all then
+      return;
+    end if;
+  end loop;
   if v_is_start then
-    return null;
+    return;
   end if;
+  reason := null;
   if not exists (select from fn_executors_live(p_executor)) then
-    return 'no_live_executor';
+    reason := 'no_live_executor';
   elsif not exists (
     select from fn_executors_live(p_executor) e
     where not exists (select from job_subscription s where e.executor_name like s.executor_name_like)
@@ -4737,18 +5510,31 @@ begin
         where e.executor_name like s.executor_name_like and p_job_kind like s.job_kind_like
           and s.event_domain in ('*', p_event_domain) and (s.priority_floor is null or p_priority <= s.priority_floor)))
   then
-    return 'not_subscribed';
+    reason := 'not_subscribed';
   elsif not exists (
     select from fn_executors_live(p_executor) e
     where not exists (select from queue_pause p where p.resumed_at is null and p.scope = 'executor' and p.name = e.executor_name))
   then
-    return 'paused: every executor';
+    reason := 'paused: every executor';
+  end if;
+  if reason is not null then
+    detail := case when p_all then jsonb_build_object('executor', p_executor,
+      'live', array(select e.executor_name from fn_executors_live(p_executor) e order by 1 limit 10)) end;
+    return next;
+    if not p_all then
+      return;
+    end if;
   end if;
   v_limit := fn_config('job.' || p_job_kind || '.concurrency_limit', null);
   if v_limit is not null then
     select count(*) into v_used from job_queue j where j.job_kind = p_job_kind and j.limit_slot is not null and j.lease_until is not null;
     if v_used >= (fn_rate_parts(v_limit)).jobs then
-      return format('concurrency_limit: %s of %s run', v_used, v_limit);
+      reason := format('concurrency_limit: %s of %s run', v_used, v_limit);
+      detail := jsonb_build_object('key', 'job.' || p_job_kind || '.concurrency_limit', 'limit', v_limit);
+      return next;
+      if not p_all then
+        return;
+      end if;
     end if;
   end if;
   v_limit := fn_config('job.' || p_job_kind || '.rate_limit', null);
@@ -4756,10 +5542,23 @@ begin
     select coalesce(sum(r.jobs), 0) into v_used from job_rate r
     where r.rate_key = p_job_kind and r.claimed_at > clock_timestamp() - (fn_rate_parts(v_limit)).span;
     if v_used >= (fn_rate_parts(v_limit)).jobs then
-      return format('rate_limit: %s begun of %s', v_used, v_limit);
+      reason := format('rate_limit: %s begun of %s', v_used, v_limit);
+      detail := jsonb_build_object('key', 'job.' || p_job_kind || '.rate_limit', 'limit', v_limit);
+      return next;
     end if;
   end if;
-  return null;
+end
+$function$
+
+-- Why nobody may claim such a job now; null: somebody may. Called by v_job_queue_backlog.
+CREATE OR REPLACE FUNCTION fn_job_lane_verdict(p_executor text, p_job_kind text, p_event_domain text, p_consumer_key text, p_priority integer)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (select r.reason from fn_job_lane_reasons(p_executor, p_job_kind, p_event_domain, p_consumer_key, p_priority, false) r limit 1);
 end
 $function$
 
@@ -8007,6 +8806,70 @@ begin
 end
 $function$
 
+-- How many jobs wait for which reason, and what consumers decided about the newest events. Called by v_reason_counts.
+CREATE OR REPLACE FUNCTION fn_reason_counts(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(about text, reason text, count bigint, more boolean, oldest_at timestamp with time zone)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+begin
+  return query
+  select 'job', coalesce(split_part(b.reason, ':', 1), 'ready'), sum(b.due)::bigint, bool_or(b.more), min(b.oldest_due_at)
+  from fn_job_backlog() b
+  where b.due > 0
+  group by 2
+  union all
+  select 'job', case n.status when 'retry_waiting' then 'retry_waiting' else 'scheduled' end, sum(n.jobs)::bigint, bool_or(n.jobs = 1000), min(n.oldest)
+  from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) as x (executor)
+  cross join lateral fn_job_lanes(x.executor) l
+  cross join lateral (
+    select d.status, count(*) as jobs, min(d.scheduled_at) as oldest
+    from (
+      select j.status::text as status, j.scheduled_at from job_queue j
+      where j.executor = x.executor and j.claimable and j.lane = l.lane and j.priority = l.priority and j.scheduled_at > v_now
+      order by j.scheduled_at, j.job_id
+      limit 1000) d
+    group by d.status) n
+  group by 2
+  union all
+  select 'job', 'ordering_blocked', count(*), count(*) = 10000, min(o.created_at)
+  from (
+    select j.created_at from job_queue j
+    where j.ordering_key is not null and coalesce(j.ordering_slot, 0) = 0 and j.status in ('queued', 'retry_waiting') limit 10000) o
+  having count(*) > 0
+  union all
+  select 'job', 'lease_lost', count(*), count(*) = 10000, min(l.lease_until)
+  from (select j.lease_until from job_queue j where j.lease_until is not null and j.lease_until <= v_now order by j.lease_until limit 10000) l
+  having count(*) > 0
+  union all
+  select 'job', case w.status when 'active' then 'blocked' else 'failed_holding' end, sum(b.jobs)::bigint, count(*) >= 1000, min(b.oldest)
+  from (
+    (select a.workflow_id, a.status from job_workflow a where a.status = 'active' order by a.updated_at limit 1000)
+    union all
+    (select f.workflow_id, 'failed' from job_workflow f
+     where f.status in ('failed', 'partially_failed') and f.outcome ->> 'blocked' <> '0' order by f.finished_at limit 1000)) w
+  cross join lateral (
+    select count(*) as jobs, min(j.created_at) as oldest
+    from job_queue j
+    where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'queued'
+      and j.blocked_by > 0 and not (j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) b
+  where b.jobs > 0
+  group by 2
+  union all
+  select 'job', g.kind || '_waiting', count(*), count(*) = 10000, min(g.since) from fn_job_gate_waiting(10000) g group by g.kind
+  union all
+  select 'event', e.reason, e.count, false, e.oldest_at from fn_event_reason_counts(100) e;
+end
+$function$
+
 -- Whether a recipient is user:…, agency:…, role:… or agent:… without spaces and braces.
 CREATE OR REPLACE FUNCTION fn_recipient_is_sound(p_recipient_ref text)
  RETURNS boolean
@@ -8383,9 +9246,7 @@ begin
     select s.e, (s.e).id, (s.e).event_type, (s.e).created_at, case
       when fn_consumer_verdict(v_consumer, s.e) <> 'match' then fn_consumer_verdict(v_consumer, s.e)
       when v_consumer.job_kind is null then 'terminal'
-      when nullif(fn_template_render(v_consumer.idempotency_key, v_consumer.consumer_key, s.e), '') is null
-        or (v_consumer.ordering_key is not null and fn_template_render(v_consumer.ordering_key, v_consumer.consumer_key, s.e) is null)
-        or not fn_is_signal((s.e).safe_payload) then 'undigestible'
+      when not fn_event_is_digestible(v_consumer, s.e) then 'undigestible'
       else 'match'
     end as reason
     from (
@@ -9797,6 +10658,13 @@ begin
 end
 $function$
 
+-- A text as one word of a shell. Internal.
+CREATE OR REPLACE FUNCTION fn_shell_word(p_text text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+RETURN CASE WHEN (p_text ~ '^[A-Za-z0-9_.,:/@~=+-]+$'::text) THEN p_text ELSE ((''''::text || replace(p_text, ''''::text, '''\'''''::text)) || ''''::text) END
+
 -- Pairs of domain and stream with active types that resolve to nobody, or only by broadcast or within a scope. Called by v_subscription_gaps.
 CREATE OR REPLACE FUNCTION fn_subscription_gaps(p_recent integer DEFAULT 10000)
  RETURNS TABLE(event_domain text, event_stream text, caught_by text, event_types text[], recent_events bigint, last_event_at timestamp with time zone, hint text)
@@ -10089,6 +10957,8 @@ grant EXECUTE on function fn_config_number(text,numeric) to reveille_operator
 
 grant EXECUTE on function fn_config_number(text,numeric) to reveille_reader
 
+grant EXECUTE on function fn_consumer_decision(consumer_registry,event_outbox,boolean,boolean) to public
+
 grant EXECUTE on function fn_consumer_dispatch(uuid) to reveille_dispatcher
 
 grant EXECUTE on function fn_consumer_dispatch(uuid) to reveille_operator
@@ -10142,6 +11012,14 @@ grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text
 grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_executor
 
 grant EXECUTE on function fn_event_emit(text,text,text,jsonb,text,text,text,text,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_event_explain(uuid) to reveille_dispatcher
+
+grant EXECUTE on function fn_event_explain(uuid) to reveille_operator
+
+grant EXECUTE on function fn_event_explain(uuid) to reveille_reader
+
+grant EXECUTE on function fn_event_is_digestible(consumer_registry,event_outbox) to public
 
 grant EXECUTE on function fn_event_recipients(uuid) to reveille_dispatcher
 
@@ -10258,6 +11136,12 @@ grant EXECUTE on function fn_job_enqueue(text,text,jsonb,text,text,text,text,tex
 grant EXECUTE on function fn_job_enqueue_many(jsonb) to reveille_executor
 
 grant EXECUTE on function fn_job_enqueue_many(jsonb) to reveille_operator
+
+grant EXECUTE on function fn_job_explain(uuid,timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_job_explain(uuid,timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_job_explain(uuid,timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_job_fail_permanent(uuid,bigint,text,boolean) to reveille_executor
 
@@ -10432,6 +11316,12 @@ grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone)
 grant EXECUTE on function fn_queue_stale_check(integer,timestamp with time zone) to reveille_operator
 
 grant EXECUTE on function fn_rate_parts(text) to public
+
+grant EXECUTE on function fn_reason_counts(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_reason_counts(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_reason_counts(timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_recipient_is_sound(text) to public
 
@@ -10814,6 +11704,12 @@ grant SELECT on table v_queue_health to reveille_executor
 grant SELECT on table v_queue_health to reveille_operator
 
 grant SELECT on table v_queue_health to reveille_reader
+
+grant SELECT on table v_reason_counts to reveille_dispatcher
+
+grant SELECT on table v_reason_counts to reveille_operator
+
+grant SELECT on table v_reason_counts to reveille_reader
 
 grant SELECT on table v_subscription_gaps to reveille_dispatcher
 

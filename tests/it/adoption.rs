@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use crate::support::{TestDb, server_at};
 
 /// The host's tables as they stand there: sixteen columns, checks, a validating trigger, a partial unique index.
-const HOST: &str = include_str!("adoption/host.sql");
+pub(crate) const HOST: &str = include_str!("adoption/host.sql");
 
 /// One line for each thing the catalog knows about the host's schema, and one for each row of its tables.
 const SNAPSHOT: &str = include_str!("adoption/snapshot.sql");

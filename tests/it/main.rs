@@ -14,6 +14,7 @@ mod consumer_files;
 mod consumers;
 mod demo;
 mod embedded;
+mod explain;
 mod failures;
 mod floors;
 mod harness;

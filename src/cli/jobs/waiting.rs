@@ -1,11 +1,23 @@
-//! `reveille jobs backlog` and `jobs blocked`: what waits, for whom, and why.
+//! `reveille jobs backlog`, `jobs blocked` and `jobs explain`: what waits, for whom, and why.
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::cli::context::{Context, Outcome};
+use crate::cli::explain as explained;
 use crate::cli::output::{moment, table};
 use crate::error::Result;
 use crate::store::backlog::{self, Blocked, Waiting};
+use crate::store::explain;
+
+/// Why one job does not run; without an id, how many wait for which reason.
+pub(super) async fn explain(id: Option<Uuid>, context: &Context) -> Result<Outcome> {
+    let client = context.client().await?;
+    match id {
+        Some(id) => explained::answer(context, explain::job(&client, id).await?),
+        None => explained::counts(context, &explain::counts(&client, "job").await?, "no job waits"),
+    }
+}
 
 pub(super) async fn backlog(context: &Context) -> Result<Outcome> {
     let waiting = backlog::list(&context.client().await?).await?;

@@ -1,0 +1,1 @@
+-- Phase 013: explain. Functions that read and say why; it has no table of its own.
