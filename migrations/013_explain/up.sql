@@ -1,0 +1,1 @@
+-- Phase 013: explain. Nothing yet.

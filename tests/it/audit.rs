@@ -1,0 +1,7 @@
+//! The audit: what it proves, what it finds and mends, and that it cries no wolf.
+
+mod claims;
+mod gaps;
+mod quiet;
+mod stage;
+mod told;
