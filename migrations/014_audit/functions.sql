@@ -70,7 +70,7 @@ revoke all on function fn_audit_consumers_note(timestamptz) from public;
 -- subscribed since, so the pair is unproven. Each key is one probe of an index; EXISTS might be hashed over the whole table.
 create or replace function fn_audit_window(
   p_event_domain text, p_after_at timestamptz, p_after_id uuid, p_until timestamptz, p_limit int,
-  out events int, out expected int, out found int, out missing int, out unproven int, out gaps jsonb,
+  out events int, out expected int, out present int, out missing int, out unproven int, out gaps jsonb,
   out next_at timestamptz, out next_id uuid, out more boolean)
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
@@ -149,12 +149,12 @@ begin
     count(*) filter (where not j.is_decided and (not j.is_proven or j.fan_out is not null)),
     coalesce(jsonb_agg(jsonb_build_object('event_id', j.id, 'consumer_key', j.consumer_key, 'event_type', j.event_type, 'created_at', j.created_at)
       order by j.created_at, j.id, j.consumer_key) filter (where j.is_proven and j.fan_out is null and not j.is_decided), '[]')
-  into events, expected, found, missing, unproven, gaps
+  into events, expected, present, missing, unproven, gaps
   from judged j;
 end
 $$;
 comment on function fn_audit_window(text, timestamptz, uuid, timestamptz, int)
-  is 'Compares the next events of a domain with their decisions: {events, expected, found, missing, unproven, gaps}, and the place to go on from. Internal.';
+  is 'Compares the next events of a domain with their decisions: {events, expected, present, missing, unproven, gaps}, and the place to go on from. Internal.';
 revoke all on function fn_audit_window(text, timestamptz, uuid, timestamptz, int) from public;
 
 -- Makes what pairs of event and consumer lack, through the dispatch of live events: same keys, so a second time makes nothing; the row of
@@ -330,7 +330,7 @@ begin
       array(select x ->> 'consumer_key' from jsonb_array_elements(v_window.gaps) x));
   end if;
   return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'since', v_since, 'until', v_until, 'closed_until', v_closed,
-    'events', v_window.events, 'expected', v_window.expected, 'found', v_window.found, 'missing', v_window.missing,
+    'events', v_window.events, 'expected', v_window.expected, 'found', v_window.present, 'missing', v_window.missing,
     'repaired', v_repaired, 'unproven', v_window.unproven, 'gaps', v_window.gaps,
     'next', case when v_window.more then jsonb_build_object('at', v_window.next_at, 'id', v_window.next_id) end) || v_told;
 end
@@ -402,11 +402,11 @@ begin
     select * into v_window from fn_audit_window(v_place.event_domain, v_place.place_at, v_place.place_id, v_place.closed_until, p_limit);
     update audit_domain d
     set place_at = v_window.next_at, place_id = v_window.next_id, audited_at = clock_timestamp(), events = d.events + v_window.events,
-        expected = d.expected + v_window.expected, found = d.found + v_window.found, missing = d.missing + v_window.missing,
+        expected = d.expected + v_window.expected, found = d.found + v_window.present, missing = d.missing + v_window.missing,
         unproven = d.unproven + v_window.unproven
     where d.event_domain = v_place.event_domain;
     v_more := v_more or v_window.more;
-    v_counts := array[v_counts[1] + v_window.events, v_counts[2] + v_window.expected, v_counts[3] + v_window.found,
+    v_counts := array[v_counts[1] + v_window.events, v_counts[2] + v_window.expected, v_counts[3] + v_window.present,
       v_counts[4] + v_window.missing, v_counts[5] + v_window.unproven];
     if v_window.missing > 0 then
       v_sum := v_sum || jsonb_build_object(v_place.event_domain, v_window.missing);
