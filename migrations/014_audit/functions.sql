@@ -41,7 +41,6 @@ create or replace function fn_audit_consumers_note(p_now timestamptz) returns in
 language plpgsql volatile set search_path from current
 as $$
 declare
-  v_now timestamptz;
   v_changed int;
 begin
   update audit_consumer v

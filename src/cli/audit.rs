@@ -134,17 +134,18 @@ fn as_text(audits: &[Audit]) -> String {
             audit.closed_until.map_or_else(|| "not known".to_owned(), |at| format!("{at:.0}")),
         ]
     };
-    let heads =
-        ["domain", "events", "expected", "found", "missing", "repaired", "unproven", "closed until"];
+    let heads = ["domain", "events", "expected", "found", "missing", "repaired", "unproven", "closed until"];
     let mut text = table(&heads, audits.iter().map(row));
     let gaps: Vec<&Value> = audits.iter().flat_map(|audit| &audit.gaps).collect();
     if !gaps.is_empty() {
         let word = |gap: &Value, key: &str| gap[key].as_str().unwrap_or_default().to_owned();
-        let row = |gap: &&Value| {
-            ["event_id", "event_type", "created_at", "consumer_key"].map(|key| word(gap, key))
-        };
+        let row =
+            |gap: &&Value| ["event_id", "event_type", "created_at", "consumer_key"].map(|key| word(gap, key));
         text.push_str("\n\n");
-        text.push_str(&table(&["event", "type", "created", "consumer without a decision"], gaps.iter().map(row)));
+        text.push_str(&table(
+            &["event", "type", "created", "consumer without a decision"],
+            gaps.iter().map(row),
+        ));
     }
     let more = audits.iter().map(|audit| audit.missing - audit.gaps.len() as u64).sum::<u64>();
     if more > 0 {

@@ -2,6 +2,7 @@
 
 mod claims;
 mod gaps;
+mod plans;
 mod quiet;
 mod stage;
 mod told;

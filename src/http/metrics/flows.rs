@@ -41,10 +41,15 @@ impl Flows {
 
     fn encode_audit(&self, series: &mut Series<'_>) -> fmt::Result {
         let decisions = self.audit.iter().flat_map(|one| {
-            [("found", one.found), ("missing", one.missing), ("repaired", one.repaired), ("unproven", one.unproven)]
-                .map(|(outcome, n)| {
-                    ([("domain", one.domain.as_str()), ("outcome", outcome)], count(n.unsigned_abs()))
-                })
+            [
+                ("found", one.found),
+                ("missing", one.missing),
+                ("repaired", one.repaired),
+                ("unproven", one.unproven),
+            ]
+            .map(|(outcome, n)| {
+                ([("domain", one.domain.as_str()), ("outcome", outcome)], count(n.unsigned_abs()))
+            })
         });
         let help = "Pairs of event and consumer, by what the audit found.";
         series.counters("reveille_audit_decisions", help, decisions)?;

@@ -35,7 +35,11 @@ async fn events_around_a_change_are_unproven_and_never_missing() {
     stage.run("select fn_consumer_set_enabled('two', true, 'test', 'test')").await;
     stage.sweep().await;
     let around = stage.audit().await;
-    assert_eq!((&around["missing"], &around["expected"]), (&json!(0), &json!(4)), "one is sure of four: {around}");
+    assert_eq!(
+        (&around["missing"], &around["expected"]),
+        (&json!(0), &json!(4)),
+        "one is sure of four: {around}"
+    );
     assert_eq!(around["unproven"], json!(3), "{around}");
     stage.outbox.emit(2).await;
     assert_eq!(numbers(&stage.closed().await), [2, 4, 4, 0, 0]);
@@ -57,7 +61,11 @@ async fn what_was_proven_before_a_change_stays_asked_for_by_the_old_row() {
     stage.audit().await;
     assert_eq!(stage.asked("").await["missing"], json!(1), "it was wanted then");
     let mended = stage.asked(", p_repair => true").await;
-    assert_eq!((&mended["missing"], &mended["repaired"]), (&json!(1), &json!(0)), "nobody wants it now: {mended}");
+    assert_eq!(
+        (&mended["missing"], &mended["repaired"]),
+        (&json!(1), &json!(0)),
+        "nobody wants it now: {mended}"
+    );
     assert_eq!(stage.text("select outcome from dispatch_gap").await, "not_wanted");
 }
 

@@ -10,13 +10,24 @@ async fn a_job_that_somebody_deleted_is_found_named_and_repaired_once() {
     let stage = Stage::new().await;
     stage.outbox.emit(5).await;
     assert_eq!(stage.outbox.drain(1000).await, 5);
-    let victim = stage.text("select causation_event_id from job_queue where consumer_key = 'two' order by job_id limit 1").await;
-    stage.run(&format!("delete from job_queue where causation_event_id = '{victim}' and consumer_key = 'two'")).await;
+    let victim = stage
+        .text("select causation_event_id from job_queue where consumer_key = 'two' order by job_id limit 1")
+        .await;
+    stage
+        .run(&format!("delete from job_queue where causation_event_id = '{victim}' and consumer_key = 'two'"))
+        .await;
     stage.sweep().await;
     let looked = stage.asked("").await;
     assert_eq!(numbers(&looked), [5, 10, 9, 1, 0], "{looked}");
-    assert_eq!((&looked["gaps"][0]["event_id"], &looked["gaps"][0]["consumer_key"]), (&json!(victim), &json!("two")));
-    assert_eq!((stage.outbox.jobs().await, stage.count("select count(*) from dispatch_gap").await), (9, 0), "a look");
+    assert_eq!(
+        (&looked["gaps"][0]["event_id"], &looked["gaps"][0]["consumer_key"]),
+        (&json!(victim), &json!("two"))
+    );
+    assert_eq!(
+        (stage.outbox.jobs().await, stage.count("select count(*) from dispatch_gap").await),
+        (9, 0),
+        "a look"
+    );
     let found = stage.audit().await;
     assert_eq!(numbers(&found), [5, 10, 9, 1, 0], "the same numbers: {found}");
     assert_eq!((&found["domains"], &found["repaired"]), (&json!({"iu": 1}), &json!(0)));
@@ -55,7 +66,10 @@ async fn more_gaps_than_one_call_may_mend_are_mended_by_the_next_ones() {
     stage.sweep().await;
     let (mut repaired, mut after, mut calls) = (0, "null".to_owned(), 0);
     while after != "done" {
-        let answer = stage.outbox.answer(&format!("fn_dispatch_audit('iu', p_repair => true, p_after => {after})")).await;
+        let answer = stage
+            .outbox
+            .answer(&format!("fn_dispatch_audit('iu', p_repair => true, p_after => {after})"))
+            .await;
         assert!(answer["missing"].as_i64().unwrap() <= 50, "{answer}");
         repaired += answer["repaired"].as_i64().unwrap();
         after = if answer["next"].is_null() { "done".to_owned() } else { format!("'{}'", answer["next"]) };
@@ -120,7 +134,10 @@ async fn a_repair_obeys_gate_and_pause_and_serves_no_consumer_that_was_not_expec
     stage.run("delete from job_queue where consumer_key = 'one'").await;
     stage.sweep().await;
     stage.run("select fn_pause('domain', 'iu', 'test', 'test')").await;
-    assert_eq!(stage.outbox.answer("fn_dispatch_audit('iu', p_repair => true)").await["reason"], json!("paused"));
+    assert_eq!(
+        stage.outbox.answer("fn_dispatch_audit('iu', p_repair => true)").await["reason"],
+        json!("paused")
+    );
     stage.run("select fn_resume('domain', 'iu', 'test', 'test')").await;
     stage.outbox.gate("queue.job_substrate.enabled", false).await;
     let refused = stage.outbox.answer("fn_dispatch_audit('iu', p_repair => true)").await;
@@ -147,7 +164,8 @@ async fn two_repairs_at_once_make_each_job_once() {
         stage.outbox.client.query_one(pass, &[]),
     )
     .await;
-    let of = |row: Result<tokio_postgres::Row, tokio_postgres::Error>| row.unwrap().get::<_, serde_json::Value>(0);
+    let of =
+        |row: Result<tokio_postgres::Row, tokio_postgres::Error>| row.unwrap().get::<_, serde_json::Value>(0);
     let (a, b, c) = (of(a), of(b), of(c));
     let sum = a["repaired"].as_i64().unwrap() + b["repaired"].as_i64().unwrap();
     assert_eq!(sum, 40, "{a} {b} {c}");

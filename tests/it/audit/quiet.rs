@@ -29,7 +29,10 @@ async fn what_dispatch_has_not_read_is_not_missing() {
     stage.run("select fn_pause('domain', 'iu', 'test', 'test')").await;
     stage.sweep().await;
     assert_eq!(numbers(&stage.audit().await), [0, 0, 0, 0, 0], "paused");
-    assert_eq!(stage.text("(select paused_by from v_consumer_lag where consumer_key = 'one')").await, "domain");
+    assert_eq!(
+        stage.text("(select paused_by from v_consumer_lag where consumer_key = 'one')").await,
+        "domain"
+    );
     stage.run("select fn_resume('domain', 'iu', 'test', 'test')").await;
     assert_eq!(stage.outbox.pass(2).await, (2, true));
     assert_eq!(numbers(&stage.audit().await), [0, 0, 0, 0, 0], "in the middle");
@@ -48,7 +51,9 @@ async fn a_domain_that_is_never_idle_is_proven_behind_its_position() {
         stage.outbox.emit(1).await; // there is always something unread
     }
     stage.audit().await;
-    let counted = stage.text("(select array[events, expected, missing] from audit_domain where event_domain = 'iu')").await;
+    let counted = stage
+        .text("(select array[events, expected, missing] from audit_domain where event_domain = 'iu')")
+        .await;
     // the last sweep closed 2 of each round, and the 1 of each round before
     assert_eq!(counted, "{11,22,0}");
 }
@@ -84,8 +89,12 @@ async fn under_load_with_changing_consumers_nothing_is_missing() {
     };
     futures::future::join(futures::future::join_all(producers), changes).await;
     let last = stage.text("clock_timestamp()").await;
-    let proven = format!("select exists (select from audit_domain where event_domain = 'iu' and place_at > '{last}')");
-    wait_until("the audit comes to the end", SOON, async || stage.text(&format!("({proven})")).await == "true").await;
+    let proven =
+        format!("select exists (select from audit_domain where event_domain = 'iu' and place_at > '{last}')");
+    wait_until("the audit comes to the end", SOON, async || {
+        stage.text(&format!("({proven})")).await == "true"
+    })
+    .await;
     sidecar.stop().await;
     let counts = "select expected > 0 and found = expected and missing = 0 from audit_domain where event_domain = 'iu'";
     assert_eq!(stage.text(&format!("({counts})")).await, "true");

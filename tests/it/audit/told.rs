@@ -32,7 +32,8 @@ async fn a_gap_is_an_event_once_a_metric_and_a_red_line_until_it_is_mended() {
     assert_eq!(stage.count(events).await, 1);
     let (code, text, _) = words(db, &["health"]);
     assert_eq!(code, Some(1), "{text}");
-    let event = stage.text("select event_id from dispatch_gap order by event_created_at, event_id limit 1").await;
+    let event =
+        stage.text("select event_id from dispatch_gap order by event_created_at, event_id limit 1").await;
     for word in [
         format!("audit iu: 2 decisions are missing, the first for event {event} and consumer two"),
         "reveille events audit --domain iu --since ".to_owned(),
@@ -120,15 +121,22 @@ async fn the_commands_of_the_page_run() {
     let client = db.client().await;
     let blocks = |language: &str| {
         let fence = format!("```{language}\n");
-        PAGE.split(&fence).skip(1).map(|block| block[..block.find("```").unwrap()].to_owned()).collect::<Vec<_>>()
+        PAGE.split(&fence)
+            .skip(1)
+            .map(|block| block[..block.find("```").unwrap()].to_owned())
+            .collect::<Vec<_>>()
     };
     for sql in blocks("sql") {
         client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     let mut run = 0;
-    for line in blocks("sh").iter().flat_map(|block| block.lines()).filter(|line| line.starts_with("reveille ")) {
-        let line = line.split(" #").next().unwrap().replace('\'', "");
-        let (code, _, err) = words(&db, &line.split_whitespace().skip(1).collect::<Vec<_>>());
+    for line in
+        blocks("sh").iter().flat_map(|block| block.lines()).filter(|line| line.starts_with("reveille "))
+    {
+        let (command, reason) = line.split(" #").next().unwrap().split_once('\'').unwrap_or((line, ""));
+        let command = command.split(" #").next().unwrap().split_whitespace().skip(1);
+        let reason = Some(reason.trim_end_matches('\'')).filter(|reason| !reason.is_empty());
+        let (code, _, err) = words(&db, &command.chain(reason).collect::<Vec<_>>());
         assert!(matches!(code, Some(0 | 1)), "{line}: {code:?} {err}");
         run += 1;
     }
