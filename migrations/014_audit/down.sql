@@ -23,6 +23,7 @@ drop function fn_audit_tell(jsonb, text);
 drop function fn_audit_repair(int, uuid[], text[]);
 drop function fn_audit_window(text, timestamptz, uuid, timestamptz, int);
 drop function fn_audit_consumers_note(timestamptz);
+drop function fn_audit_text(consumer_registry);
 drop function fn_audit_closed_until(text);
 drop table dispatch_gap;
 drop table audit_consumer;

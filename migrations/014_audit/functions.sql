@@ -34,6 +34,17 @@ $$;
 comment on function fn_audit_closed_until(text) is 'Every event of the domain created before this moment has been read by a pass; null when that is not known. Internal.';
 revoke all on function fn_audit_closed_until(text) from public;
 
+-- A row of consumer_registry as it is kept, whatever the caller's time zone.
+create or replace function fn_audit_text(p_consumer consumer_registry) returns jsonb
+language plpgsql stable set search_path from current set timezone = 'UTC' set intervalstyle = 'postgres'
+as $$
+begin
+  return to_jsonb(p_consumer);
+end
+$$;
+comment on function fn_audit_text(consumer_registry) is 'A consumer as audit_consumer keeps it. Internal.';
+revoke all on function fn_audit_text(consumer_registry) from public;
+
 -- Notes how consumer_registry reads now. Called by the audit's pass, after it has asked what is closed and before it says so
 -- in audit_domain: a row that reads as it did last time has done so in between, as each change moves its updated_at;
 -- of one that does not, only what was closed the last time is known to have met the old text.
@@ -47,10 +58,10 @@ begin
   set replaced_at = coalesce(p_now, clock_timestamp()),
       holds_until = coalesce((select d.closed_until from audit_domain d where d.event_domain = v.event_domain), '-infinity')
   where v.replaced_at is null
-    and not exists (select from consumer_registry c where c.consumer_key = v.consumer_key and to_jsonb(c.*) = v.consumer);
+    and not exists (select from consumer_registry c where c.consumer_key = v.consumer_key and fn_audit_text(c) = v.consumer);
   with noted as ( -- clock_timestamp() after the snapshot of this statement: what it sees was committed before
     insert into audit_consumer (consumer_key, event_domain, consumer, changed_at, seen_at)
-    select c.consumer_key, c.event_domain, to_jsonb(c.*), c.updated_at, coalesce(p_now, clock_timestamp())
+    select c.consumer_key, c.event_domain, fn_audit_text(c), c.updated_at, coalesce(p_now, clock_timestamp())
     from consumer_registry c
     where not exists (select from audit_consumer v where v.consumer_key = c.consumer_key and v.replaced_at is null)
     returning 1
@@ -89,7 +100,7 @@ begin
   with versions as materialized (
     select v.version_id, v.changed_at, v.seen_at, coalesce(v.replaced_at, 'infinity') as replaced_at,
       case when v.replaced_at is not null then v.holds_until
-        when to_jsonb(c.*) = v.consumer then 'infinity'
+        when fn_audit_text(c) = v.consumer then 'infinity'
         else coalesce(d.closed_until, '-infinity') end as holds_until,
       r.consumer_key, r.event_domain, r.event_type_like, r.event_stream, r.starts_at, r.filter, r.job_kind::text as job_kind,
       r.idempotency_key, r.fan_out
@@ -494,7 +505,7 @@ select
   (select min(p.scope) from queue_pause p -- 'all' < 'domain'
    where p.resumed_at is null and (p.scope = 'all' or (p.scope = 'domain' and p.name = c.event_domain))) as paused_by
 from consumer_registry c
-left join audit_consumer v on v.consumer_key = c.consumer_key and v.replaced_at is null and v.consumer = to_jsonb(c.*)
+left join audit_consumer v on v.consumer_key = c.consumer_key and v.replaced_at is null and v.changed_at = c.updated_at
 left join audit_domain d on d.event_domain = c.event_domain
 left join lateral (
   select count(*) as n, min(o.event_created_at) as first_at

@@ -58,6 +58,9 @@ struct Audit {
     closed_until: Option<Timestamp>,
     /// The first of them.
     gaps: Vec<Value>,
+    /// Why nothing was repaired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
@@ -67,6 +70,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         None => dispatch::domains(&client).await?,
     };
     let mut audits = Vec::new();
+    let mut refusal = None;
     for domain in domains {
         let window = Window { domain, since: args.since, until: args.until, repair: args.repair };
         let mut audit = Audit::of(&window);
@@ -74,8 +78,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         loop {
             let answer = match audit::window(&client, &window, BATCH, after.as_ref()).await? {
                 Answer::Done(answer) => answer,
-                // what was found before is found again: nothing of it is lost
-                Answer::Refused(refusal) => return Ok(Outcome::Refused(refusal)),
+                // a domain that is paused does not hold up the others
+                Answer::Refused(refused) => {
+                    audit.refused = Some(refused.reason.clone());
+                    refusal = Some(refused);
+                    break;
+                }
             };
             after = audit.add(&answer);
             if after.is_none() {
@@ -86,7 +94,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     }
     let missing = audits.iter().any(|audit| audit.missing > 0);
     context.out.answer(&audits, || as_text(&audits))?;
-    Ok(if missing { Outcome::Failed } else { Outcome::Done })
+    Ok(match refusal {
+        Some(refusal) => Outcome::Refused(refusal),
+        None if missing => Outcome::Failed,
+        None => Outcome::Done,
+    })
 }
 
 impl Audit {
@@ -101,6 +113,7 @@ impl Audit {
             unproven: 0,
             closed_until: None,
             gaps: Vec::new(),
+            refused: None,
         }
     }
 
@@ -131,7 +144,11 @@ fn as_text(audits: &[Audit]) -> String {
             number(audit.missing),
             number(audit.repaired),
             number(audit.unproven),
-            audit.closed_until.map_or_else(|| "not known".to_owned(), |at| format!("{at:.0}")),
+            match (&audit.refused, audit.closed_until) {
+                (Some(reason), _) => format!("refused: {reason}"),
+                (None, None) => "not known".to_owned(),
+                (None, Some(at)) => format!("{at:.0}"),
+            },
         ]
     };
     let heads = ["domain", "events", "expected", "found", "missing", "repaired", "unproven", "closed until"];

@@ -898,7 +898,7 @@ view v_consumer_lag
            FROM queue_pause p
           WHERE p.resumed_at IS NULL AND (p.scope = 'all'::text OR p.scope = 'domain'::text AND p.name = c.event_domain)) AS paused_by
    FROM consumer_registry c
-     LEFT JOIN audit_consumer v ON v.consumer_key = c.consumer_key AND v.replaced_at IS NULL AND v.consumer = to_jsonb(c.*)
+     LEFT JOIN audit_consumer v ON v.consumer_key = c.consumer_key AND v.replaced_at IS NULL AND v.changed_at = c.updated_at
      LEFT JOIN audit_domain d ON d.event_domain = c.event_domain
      LEFT JOIN LATERAL ( SELECT count(*) AS n, min(o.event_created_at) AS first_at
            FROM dispatch_gap o
@@ -1303,17 +1303,16 @@ CREATE OR REPLACE FUNCTION fn_audit_consumers_note(p_now timestamp with time zon
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
-  v_now timestamptz;
   v_changed int;
 begin
   update audit_consumer v
   set replaced_at = coalesce(p_now, clock_timestamp()),
       holds_until = coalesce((select d.closed_until from audit_domain d where d.event_domain = v.event_domain), '-infinity')
   where v.replaced_at is null
-    and not exists (select from consumer_registry c where c.consumer_key = v.consumer_key and to_jsonb(c.*) = v.consumer);
+    and not exists (select from consumer_registry c where c.consumer_key = v.consumer_key and fn_audit_text(c) = v.consumer);
   with noted as ( -- clock_timestamp() after the snapshot of this statement: what it sees was committed before
     insert into audit_consumer (consumer_key, event_domain, consumer, changed_at, seen_at)
-    select c.consumer_key, c.event_domain, to_jsonb(c.*), c.updated_at, coalesce(p_now, clock_timestamp())
+    select c.consumer_key, c.event_domain, fn_audit_text(c), c.updated_at, coalesce(p_now, clock_timestamp())
     from consumer_registry c
     where not exists (select from audit_consumer v where v.consumer_key = c.consumer_key and v.replaced_at is null)
     returning 1
@@ -1424,6 +1423,20 @@ begin
 end
 $function$
 
+-- A consumer as audit_consumer keeps it. Internal.
+CREATE OR REPLACE FUNCTION fn_audit_text(p_consumer consumer_registry)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET "TimeZone" TO 'UTC'
+ SET "IntervalStyle" TO 'postgres'
+AS $function$
+begin
+  return to_jsonb(p_consumer);
+end
+$function$
+
 -- Compares the next events of a domain with their decisions: {events, expected, present, missing, unproven, gaps}, and the place to go on from. Internal.
 CREATE OR REPLACE FUNCTION fn_audit_window(p_event_domain text, p_after_at timestamp with time zone, p_after_id uuid, p_until timestamp with time zone, p_limit integer, OUT events integer, OUT expected integer, OUT present integer, OUT missing integer, OUT unproven integer, OUT gaps jsonb, OUT next_at timestamp with time zone, OUT next_id uuid, OUT more boolean)
  RETURNS record
@@ -1450,7 +1463,7 @@ begin
   with versions as materialized (
     select v.version_id, v.changed_at, v.seen_at, coalesce(v.replaced_at, 'infinity') as replaced_at,
       case when v.replaced_at is not null then v.holds_until
-        when to_jsonb(c.*) = v.consumer then 'infinity'
+        when fn_audit_text(c) = v.consumer then 'infinity'
         else coalesce(d.closed_until, '-infinity') end as holds_until,
       r.consumer_key, r.event_domain, r.event_type_like, r.event_stream, r.starts_at, r.filter, r.job_kind::text as job_kind,
       r.idempotency_key, r.fan_out
@@ -3587,7 +3600,9 @@ begin
     (6, 'queue.dlq.replay_enabled', 'false', 'replays of dead letters'),
     (7, 'queue.archive.enabled', 'false', 'finished jobs leave for the archive; the archiver only tells without'),
     (8, 'queue.route.enabled', 'false', 'routes: what is written to routed tables becomes events'),
-    (9, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
+    (9, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent'),
+    (10, 'queue.audit.enabled', 'true', 'the audit on its timer'),
+    (11, 'queue.audit.repair_enabled', 'false', 'repairs of what that finds missing; it only tells without')) g (place, key, unset, lets_through)
   full join (
     select d.key::text, d.value::text, d.updated_at::timestamptz from dot_config d
     where d.key like 'queue.%' or d.key like 'job.%') c on c.key = g.key

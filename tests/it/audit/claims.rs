@@ -122,3 +122,14 @@ async fn who_fans_out_is_judged_by_recipients_and_one_that_may_have_subscribed_s
     stage.run("delete from event_subscription").await;
     assert_eq!(numbers(&stage.asked("").await), [2, 4, 4, 0, 0], "for nobody");
 }
+
+#[tokio::test]
+async fn an_auditor_in_another_time_zone_reads_the_same_rows() {
+    let stage = Stage::new().await;
+    stage.outbox.consumer("delayed", "iu", json!({"delay": "26:00:00"})).await;
+    stage.audit().await;
+    stage.run("set timezone = 'Asia/Tokyo'; set intervalstyle = 'iso_8601'; set datestyle = 'German'").await;
+    stage.outbox.emit(2).await;
+    assert_eq!(numbers(&stage.closed().await), [2, 6, 6, 0, 0]);
+    assert_eq!(stage.count("select count(*) from audit_consumer where replaced_at is not null").await, 0);
+}

@@ -117,3 +117,19 @@ async fn a_restart_in_between_changes_nothing() {
     stage.outbox.emit(2).await;
     assert_eq!(numbers(&stage.closed().await), [2, 4, 4, 0, 0]);
 }
+
+#[tokio::test]
+async fn after_a_restored_dump_nothing_is_claimed_until_its_positions_are_valid_again() {
+    let stage = Stage::new().await;
+    stage.outbox.emit(3).await;
+    stage.sweep().await;
+    stage.outbox.drain(1000).await;
+    stage
+        .run("update dispatch_cursor set system_identifier = 1; update audit_mark set system_identifier = 1")
+        .await;
+    assert_eq!(numbers(&stage.audit().await), [0, 0, 0, 0, 0]);
+    assert_eq!(stage.asked("").await["closed_until"], json!(null));
+    stage.run("select fn_dispatch_attach()").await;
+    stage.outbox.drain(1000).await;
+    assert_eq!(numbers(&stage.audit().await), [3, 6, 6, 0, 0]);
+}

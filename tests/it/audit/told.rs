@@ -79,6 +79,11 @@ async fn the_command_shows_the_same_numbers_before_and_while_it_repairs() {
     let until = ["events", "audit", "--until", "2020-01-01T00:00:00Z"];
     assert_eq!(words(db, &until).0, Some(0));
     assert_eq!(words(db, &["events", "audit", "--domain", "nowhere"]).0, Some(1));
+    stage.run("select fn_pause('domain', 'dot', 'test', 'test')").await;
+    stage.run("delete from job_queue where consumer_key = 'two'").await;
+    let (code, text, _) = words(db, &["events", "audit", "--repair"]);
+    assert!(code == Some(3) && text.contains("refused: paused"), "the others are mended: {text}");
+    stage.outbox.assert_exactly_once().await;
     stage.outbox.gate("queue.job_substrate.enabled", false).await;
     assert_eq!(words(db, &["events", "audit", "--domain", "iu", "--repair"]).0, Some(3));
 }
