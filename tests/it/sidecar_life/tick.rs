@@ -108,7 +108,9 @@ async fn a_tick_ends_in_its_time_and_says_what_it_left() {
     let ended = Program::start(&db.url(), &["tick", "--time-limit", "2s"], &[]).ends().await;
     assert_eq!((ended.code, ended.err.as_str()), (Some(1), ""));
     assert!(
-        ended.out.ends_with("not done in time       sweep, schedule, reap, look, backlog, archive, audit, prune\n"),
+        ended.out.ends_with(
+            "not done in time       sweep, schedule, reap, look, backlog, archive, audit, prune\n"
+        ),
         "{}",
         ended.out
     );
