@@ -1449,6 +1449,16 @@ CREATE OR REPLACE FUNCTION fn_audit_window(p_event_domain text, p_after_at times
  SET jit TO 'off'
 AS $function$
 begin
+  if not exists (
+    select from audit_consumer v
+    where v.event_domain = p_event_domain and (v.replaced_at is null or v.replaced_at > p_after_at) and v.changed_at < p_until
+      and v.consumer @> '{"enabled": true, "dry_run": false}' and v.consumer ->> 'job_kind' is not null)
+  then -- nobody wants anything: nothing to read
+    events := 0; expected := 0; present := 0; missing := 0; unproven := 0; gaps := '[]'; more := false;
+    next_at := greatest(p_until, p_after_at);
+    next_id := case when next_at = p_after_at then p_after_id else '00000000-0000-0000-0000-000000000000' end;
+    return;
+  end if;
   select o.created_at, o.id into next_at, next_id
   from event_outbox o
   where o.created_at >= p_after_at and o.created_at < p_until and (o.created_at, o.id) > (p_after_at, p_after_id)
