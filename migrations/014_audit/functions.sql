@@ -76,7 +76,7 @@ revoke all on function fn_audit_consumers_note(timestamptz) from public;
 -- One window: at most p_limit events of the outbox (of any domain, so that a quiet one costs no more) behind a place, in the
 -- order of created_at. A pair of event and consumer counts as expected when the consumer's text at that time is known, it was
 -- enabled, not in dry run, made jobs, and wanted the event. Decided: a job holds its key, in job_queue or the archive, or
--- dispatch_error tells why not. Who fans out is judged by today's recipients: if one of them lacks a job, it may have
+-- dispatch_error tells why not; or the gap was found before, and is not wanted any more. Who fans out is judged by today's recipients: if one of them lacks a job, it may have
 -- subscribed since, so the pair is unproven. Each key is one probe of an index; EXISTS might be hashed over the whole table.
 create or replace function fn_audit_window(
   p_event_domain text, p_after_at timestamptz, p_after_id uuid, p_until timestamptz, p_limit int,
@@ -141,7 +141,9 @@ begin
     select p.id, p.created_at, p.event_type, p.consumer_key, p.fan_out, p.is_proven,
       (select 1 from job_queue j where j.job_kind = p.job_kind and j.idempotency_key = k.key limit 1) is not null
         or (select 1 from job_archive_key a where a.job_kind = p.job_kind and a.idempotency_key = k.key limit 1) is not null
-        or (select 1 from dispatch_error d where d.event_id = p.id and d.consumer_key = p.consumer_key limit 1) is not null as is_decided
+        or (select 1 from dispatch_error d where d.event_id = p.id and d.consumer_key = p.consumer_key limit 1) is not null
+        or (select 1 from dispatch_gap g
+          where g.event_id = p.id and g.consumer_key = p.consumer_key and g.outcome = 'not_wanted' limit 1) is not null as is_decided
     from pairs p
     cross join lateral (
       select fn_job_key(fn_template_render(p.idempotency_key, p.consumer_key, p.event)) as key offset 0) k

@@ -1504,7 +1504,9 @@ begin
     select p.id, p.created_at, p.event_type, p.consumer_key, p.fan_out, p.is_proven,
       (select 1 from job_queue j where j.job_kind = p.job_kind and j.idempotency_key = k.key limit 1) is not null
         or (select 1 from job_archive_key a where a.job_kind = p.job_kind and a.idempotency_key = k.key limit 1) is not null
-        or (select 1 from dispatch_error d where d.event_id = p.id and d.consumer_key = p.consumer_key limit 1) is not null as is_decided
+        or (select 1 from dispatch_error d where d.event_id = p.id and d.consumer_key = p.consumer_key limit 1) is not null
+        or (select 1 from dispatch_gap g
+          where g.event_id = p.id and g.consumer_key = p.consumer_key and g.outcome = 'not_wanted' limit 1) is not null as is_decided
     from pairs p
     cross join lateral (
       select fn_job_key(fn_template_render(p.idempotency_key, p.consumer_key, p.event)) as key offset 0) k

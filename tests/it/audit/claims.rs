@@ -67,6 +67,7 @@ async fn what_was_proven_before_a_change_stays_asked_for_by_the_old_row() {
         "nobody wants it now: {mended}"
     );
     assert_eq!(stage.text("select outcome from dispatch_gap").await, "not_wanted");
+    assert_eq!(stage.asked("").await["missing"], json!(0), "that is decided now");
 }
 
 #[tokio::test]
