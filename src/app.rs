@@ -18,7 +18,7 @@ use crate::dispatch::{Dispatcher, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Face, FaceState, SharedRegistry};
 use crate::latch::{Latch, Readiness};
-use crate::maintain::{Archiver, Housekeeper, Reaper, Scheduler};
+use crate::maintain::{Archiver, Auditor, Housekeeper, Reaper, Scheduler};
 use crate::model::spelling;
 use crate::postgres::Server;
 use crate::postgres::listener::Listener;
@@ -96,7 +96,7 @@ fn listener(settings: &Settings) -> Result<Listener> {
     Ok(Listener::new(Server::direct(&settings.database)?, &settings.listener))
 }
 
-/// Listener, dispatcher, sweeper, reaper, scheduler, archiver, housekeeper, until told to stop.
+/// Listener, dispatcher, sweeper, reaper, scheduler, archiver, auditor, housekeeper, until told to stop.
 async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     let Parts { settings, server, pool, domains, listener, registry, latch } = parts;
     let waker = Arc::new(Waker::default());
@@ -134,6 +134,7 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
+    let auditor = Auditor::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance)
         .beating_for("dispatcher", dispatcher.alive())
         .beating_for("sweeper", sweeper.alive())
@@ -144,12 +145,14 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     registry.add(|registry| dispatcher.stats().register(registry));
     registry.add(|registry| sweeper.stats().register(registry));
     registry.add(|registry| archiver.register(registry));
+    registry.add(|registry| auditor.register(registry));
     registry.add(|registry| scheduler.register(registry));
     spawn(&mut tasks, shutdown, async move |shutdown| dispatcher.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| sweeper.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| reaper.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| scheduler.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| archiver.run(shutdown).await);
+    spawn(&mut tasks, shutdown, async move |shutdown| auditor.run(shutdown).await);
     spawn(&mut tasks, shutdown, async move |shutdown| housekeeper.run(shutdown).await);
     systemd::ready("dispatching");
     supervise(tasks, shutdown).await?;

@@ -201,7 +201,9 @@ begin
     (6, 'queue.dlq.replay_enabled', 'false', 'replays of dead letters'),
     (7, 'queue.archive.enabled', 'false', 'finished jobs leave for the archive; the archiver only tells without'),
     (8, 'queue.route.enabled', 'false', 'routes: what is written to routed tables becomes events'),
-    (9, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent')) g (place, key, unset, lets_through)
+    (9, 'queue.heartbeat.enabled', 'true', 'alarms when an executor falls silent'),
+    (10, 'queue.audit.enabled', 'true', 'the audit on its timer'),
+    (11, 'queue.audit.repair_enabled', 'false', 'repairs of what that finds missing; it only tells without')) g (place, key, unset, lets_through)
   full join (
     select d.key::text, d.value::text, d.updated_at::timestamptz from dot_config d
     where d.key like 'queue.%' or d.key like 'job.%') c on c.key = g.key

@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::dispatch::{Dispatcher, Once, Sweeper, Waker};
 use crate::error::{Error, Kind, Result};
 use crate::maintain::{
-    Archived, Archiver, Housekeeper, Pruned, Reaped, Reaper, Scheduled, Scheduler, Silences,
+    Archived, Archiver, Audited, Auditor, Housekeeper, Pruned, Reaped, Reaper, Scheduled, Scheduler, Silences,
 };
 use crate::model::pass::Pass;
 use crate::model::refusal::Refusal;
@@ -32,6 +32,8 @@ pub struct Tick {
     pub reaped: Reaped,
     /// What left for the archive.
     pub archived: Archived,
+    /// What the audit found.
+    pub audited: Audited,
     /// Who does not beat any more.
     pub silences: Silences,
     /// What has waited for a minute, and no live executor may claim.
@@ -40,7 +42,7 @@ pub struct Tick {
     pub paused: Vec<String>,
     /// What was pruned.
     pub pruned: Pruned,
-    /// What the time limit cut short: dispatch, sweep, schedule, reap, look, backlog, archive, prune. The next tick goes on there.
+    /// What the time limit cut short: dispatch, sweep, schedule, reap, look, backlog, archive, audit, prune. The next tick goes on there.
     pub left: Vec<&'static str>,
     /// A gate is closed; nothing more was tried.
     #[serde(skip)]
@@ -51,7 +53,7 @@ pub struct Tick {
 }
 
 /// One pass of everything: dispatch, sweep, dispatch of what the sweep found, schedules, reap, look for silences and for unclaimed
-/// backlog, archive, prune. Ends within `limit`.
+/// backlog, archive, audit, prune. Ends within `limit`.
 ///
 /// # Errors
 /// Nothing could be begun.
@@ -68,6 +70,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let scheduler = Scheduler::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
+    let auditor = Auditor::new(server.clone(), pool.clone(), &settings.maintenance);
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     let mut tick = Tick::default();
     // dispatch first: a sweep that takes long, or fails, must not keep back what is known already
@@ -87,6 +90,8 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     tick.unclaimed = tick.part("backlog", timeout_at(end, housekeeper.unclaimed()).await).unwrap_or_default();
     let ended = timeout_at(end, archiver.run_once(&mut tick.archived)).await;
     tick.part("archive", ended);
+    let looked = timeout_at(end, auditor.run_once(&mut tick.audited)).await;
+    tick.part("audit", looked);
     let pruned = timeout_at(end, housekeeper.run_once(&mut tick.pruned)).await;
     tick.part("prune", pruned);
     Ok(tick)

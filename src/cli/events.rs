@@ -48,6 +48,7 @@ enum Action {
         /// The fact's id
         id: Uuid,
     },
+    Audit(super::audit::Args),
     /// Dispatch one fact again, after what kept a consumer from digesting it was mended; makes only what is missing
     #[command(after_help = "Example:\n  reveille events dispatch 01981c5e-7a0e-7d3c-9f3e-2f4f4b9d8a10")]
     Dispatch {
@@ -89,6 +90,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::Show { id } => show(id, context).await,
         Action::Explain { id } => explain_fact(id, context).await,
         Action::Recipients { id } => recipients(id, context).await,
+        Action::Audit(args) => super::audit::run(args, context).await,
         Action::Dispatch { id } => dispatch(id, context).await,
     }
 }

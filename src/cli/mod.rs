@@ -5,6 +5,7 @@
 //! `mod` line, a variant of [`Command`] and an arm of [`Command::run`]. A command whose flags are settings
 //! also has `Args::flags`, named in [`Command::flags`].
 
+mod audit;
 mod bench;
 mod completions;
 mod consumers;

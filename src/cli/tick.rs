@@ -8,7 +8,7 @@ use crate::app::{self, Tick};
 use crate::error::Result;
 use crate::maintain::{Archived, Reaped};
 
-/// Do one bounded pass of everything, then exit: dispatch, sweep, schedules, reap, archive, prune
+/// Do one bounded pass of everything, then exit: dispatch, sweep, schedules, reap, archive, audit, prune
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   * * * * * DATABASE_URL=postgres://reveille@localhost/app reveille tick
@@ -65,6 +65,8 @@ fn as_text(tick: &Tick) -> String {
         ("months dropped", some(tick.archived.months_dropped)),
         ("workflows pruned", some(tick.archived.workflows_pruned)),
         ("failed workflows cancelled", some(tick.archived.workflows_cancelled)),
+        ("missing jobs", some(tick.audited.missing)),
+        ("missing jobs made", some(tick.audited.repaired)),
         ("unclaimed", (!unclaimed.is_empty()).then(|| unclaimed.join(", "))),
         ("paused", (!tick.paused.is_empty()).then(|| tick.paused.join(", "))),
         ("arrivals pruned", number(tick.pruned.arrivals)),

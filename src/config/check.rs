@@ -86,6 +86,7 @@ fn sweep_and_maintenance(read: &mut Reader, settings: &mut Settings) {
     read.read("maintenance.interval", &mut it.interval, duration(s(1)..=hours(1)));
     read.read("maintenance.reap_interval", &mut it.reap_interval, duration(s(1)..=hours(1)));
     read.read("maintenance.archive_interval", &mut it.archive_interval, duration(s(1)..=hours(1)));
+    read.read("maintenance.audit_interval", &mut it.audit_interval, duration(s(1)..=hours(1)));
     read.read("maintenance.schedule_interval", &mut it.schedule_interval, duration(s(1)..=hours(1)));
     read.read("maintenance.keep_passes_for", &mut it.keep_passes_for, duration(minutes(1)..=hours(24 * 365)));
     read.read("maintenance.heartbeat_interval", &mut it.heartbeat_interval, duration(s(1)..=hours(1)));

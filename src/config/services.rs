@@ -145,6 +145,8 @@ pub struct Maintenance {
     pub reap_interval: Duration,
     /// Time between two rounds of the archiver.
     pub archive_interval: Duration,
+    /// Time between two rounds of the audit.
+    pub audit_interval: Duration,
     /// Longest time between two looks at the schedules.
     pub schedule_interval: Duration,
     /// How long finished dispatch passes are kept.
@@ -161,6 +163,7 @@ impl Default for Maintenance {
             interval: Duration::from_mins(1),
             reap_interval: Duration::from_secs(30),
             archive_interval: Duration::from_mins(5),
+            audit_interval: Duration::from_mins(1),
             schedule_interval: Duration::from_mins(1),
             keep_passes_for: Duration::from_hours(24),
             heartbeat_interval: Duration::from_mins(1),

@@ -103,6 +103,7 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "executor_silent" => "the executor must beat again: fn_queue_heartbeat_tick",
         "lease_lost" => "the lease ran out or the job was taken over; drop the result",
         "archive_disabled" => "open the gate: `reveille gate open queue.archive.enabled --reason …`",
+        "audit_disabled" => "`reveille gate open queue.audit.enabled --reason …`",
         "reaper_disabled" => {
             "open both gates: `reveille gate open queue.lease_reaper.enabled --reason …` and close queue.lease_reaper.dry_run_only"
         }

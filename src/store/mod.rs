@@ -4,6 +4,7 @@
 //! what it was about to do. Functions of the contract are called by named notation.
 
 pub mod archive;
+pub mod audit;
 pub mod backlog;
 pub mod bench;
 pub mod bridge;

@@ -1,4 +1,4 @@
-//! Workflows, routes and schedules: what somebody must look at, and their numbers.
+//! Workflows, routes, schedules and the audit: what somebody must look at, and their numbers.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::health::Component;
-use super::{get, routes, row, rows};
+use super::{audit, get, routes, row, rows};
 use crate::error::{Error, Kind, Result};
 use crate::model::finding::Finding;
 
-/// Findings about workflows, routes and schedules as components, each with its [`Finding`] as detail.
+/// Findings about workflows, routes, schedules and the audit as components, each with its [`Finding`] as detail.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
     const WORKFLOWS: &str = "
         select workflow_id::text as name, severity, finding, what, hint, age_seconds::float8 as age_seconds
@@ -30,6 +30,7 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
     for row in rows(client, "looking at schedules", SCHEDULES, &[]).await? {
         found.push(read("schedule", &row)?);
     }
+    found.extend(audit::check(client).await?);
     Ok(found)
 }
 

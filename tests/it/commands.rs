@@ -41,7 +41,11 @@ async fn gates_are_closed_until_opened_and_the_audit_says_by_whom_and_why() {
     let gates = gates.as_array().unwrap();
     let open: Vec<_> = gates.iter().filter(|gate| gate["open"] == true).map(|gate| &gate["key"]).collect();
     // they make nothing happen: one alarms, the other only tells
-    assert_eq!(open, ["queue.lease_reaper.dry_run_only", "queue.heartbeat.enabled"], "{gates:?}");
+    assert_eq!(
+        open,
+        ["queue.lease_reaper.dry_run_only", "queue.heartbeat.enabled", "queue.audit.enabled"],
+        "{gates:?}"
+    );
 
     let key = "queue.worker.enabled";
     let (code, answer, _) = json(&db, &["gate", "open", key, "--reason", "it's \"time\""]);

@@ -1,13 +1,14 @@
-//! Workflows, routes and schedules as series.
+//! Workflows, routes, schedules and the audit as series.
 
 use std::fmt;
 
 use deadpool_postgres::Object;
-use futures::future::try_join3;
+use futures::future::try_join4;
 use prometheus_client::registry::Unit;
 
 use super::series::{Series, count};
 use crate::error::Result;
+use crate::store::audit::{self, Counts};
 use crate::store::watch::{self, Route, Schedule, Workflows};
 
 /// What was read of them.
@@ -16,19 +17,49 @@ pub(super) struct Flows {
     workflows: Workflows,
     routes: Vec<Route>,
     schedules: Vec<Schedule>,
+    audit: Vec<Counts>,
 }
 
 impl Flows {
     pub(super) async fn read(client: &Object) -> Result<Self> {
-        let all = try_join3(watch::workflows(client), watch::routes(client), watch::schedules(client));
-        let (workflows, routes, schedules) = all.await?;
-        Ok(Self { workflows, routes, schedules })
+        let (workflows, routes, schedules, audit) = try_join4(
+            watch::workflows(client),
+            watch::routes(client),
+            watch::schedules(client),
+            audit::counts(client),
+        )
+        .await?;
+        Ok(Self { workflows, routes, schedules, audit })
     }
 
     pub(super) fn encode(&self, series: &mut Series<'_>) -> fmt::Result {
         self.encode_workflows(series)?;
         self.encode_routes(series)?;
-        self.encode_schedules(series)
+        self.encode_schedules(series)?;
+        self.encode_audit(series)
+    }
+
+    fn encode_audit(&self, series: &mut Series<'_>) -> fmt::Result {
+        let decisions = self.audit.iter().flat_map(|one| {
+            [
+                ("found", one.found),
+                ("missing", one.missing),
+                ("repaired", one.repaired),
+                ("unproven", one.unproven),
+            ]
+            .map(|(outcome, n)| {
+                ([("domain", one.domain.as_str()), ("outcome", outcome)], count(n.unsigned_abs()))
+            })
+        });
+        let help = "Pairs of event and consumer, by what the audit found.";
+        series.counters("reveille_audit_decisions", help, decisions)?;
+        let all = || self.audit.iter().map(|one| (one, [("domain", one.domain.as_str())]));
+        let open = all().map(|(one, labels)| (labels, count(one.open_gaps.unsigned_abs())));
+        let help = "Missing decisions that nobody has mended.";
+        series.gauges("reveille_audit_open_gaps", help, None, open)?;
+        let until = all().map(|(one, labels)| (labels, one.complete_until));
+        let help = "Every event created before has its decisions, in seconds since 1970.";
+        series.gauges("reveille_audit_complete_until", help, Some(&Unit::Seconds), until)
     }
 
     fn encode_workflows(&self, series: &mut Series<'_>) -> fmt::Result {

@@ -27,7 +27,7 @@ async fn every_gate_that_a_function_asks_is_listed_before_anybody_has_set_it() {
     let values = "select jsonb_object_agg(key, value) from fn_gate_list() where value <> 'false'";
     assert_eq!(
         one(&client, values).await,
-        json!({ "queue.heartbeat.enabled": "true", "queue.lease_reaper.dry_run_only": "true" }),
+        json!({ "queue.audit.enabled": "true", "queue.heartbeat.enabled": "true", "queue.lease_reaper.dry_run_only": "true" }),
         "the others are closed until they are opened"
     );
     let set = "select coalesce(jsonb_object_agg(key, jsonb_build_array(value, reason)), '{}')

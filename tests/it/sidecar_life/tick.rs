@@ -96,7 +96,7 @@ async fn a_tick_ends_in_its_time_and_says_what_it_left() {
     let tick: Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(
         (&tick["left"], &tick["swept"]),
-        (&json!(["sweep", "schedule", "reap", "look", "backlog", "archive", "prune"]), &json!(0)),
+        (&json!(["sweep", "schedule", "reap", "look", "backlog", "archive", "audit", "prune"]), &json!(0)),
         "{tick}"
     );
     let sweep = "select pg_terminate_backend(pid) from pg_stat_activity
@@ -108,7 +108,9 @@ async fn a_tick_ends_in_its_time_and_says_what_it_left() {
     let ended = Program::start(&db.url(), &["tick", "--time-limit", "2s"], &[]).ends().await;
     assert_eq!((ended.code, ended.err.as_str()), (Some(1), ""));
     assert!(
-        ended.out.ends_with("not done in time       sweep, schedule, reap, look, backlog, archive, prune\n"),
+        ended.out.ends_with(
+            "not done in time       sweep, schedule, reap, look, backlog, archive, audit, prune\n"
+        ),
         "{}",
         ended.out
     );

@@ -1,0 +1,8 @@
+//! The audit: what it proves, what it finds and mends, and that it cries no wolf.
+
+mod claims;
+mod gaps;
+mod plans;
+mod quiet;
+mod stage;
+mod told;
