@@ -11,6 +11,7 @@ pub mod claims;
 pub mod consumers;
 pub mod dead_letters;
 pub mod dispatch;
+pub mod doctor;
 pub mod events;
 pub mod gates;
 pub mod health;
