@@ -13,6 +13,7 @@ mod connect;
 mod consumer_files;
 mod consumers;
 mod demo;
+mod doctor;
 mod embedded;
 mod failures;
 mod floors;

@@ -63,7 +63,7 @@ async fn the_commands_of_the_readme_end_in_a_job_that_has_run() {
     }
 }
 
-fn run_in_shell(db: &TestDb, lines: &str) {
+pub(crate) fn run_in_shell(db: &TestDb, lines: &str) {
     run_in(db, Path::new(env!("CARGO_TARGET_TMPDIR")), lines);
 }
 
