@@ -73,8 +73,9 @@ impl Patient {
     /// Follows a mend: statements, or commands of `reveille` with TEXT filled in.
     pub(crate) async fn mends(&self, mend: &str) {
         for step in mend.split("; ") {
-            let step = step.split(" (").next().unwrap().trim_start_matches("then ");
+            let step = step.trim_start_matches("then ");
             if let Some(command) = step.strip_prefix("reveille ") {
+                let command = command.split(" (").next().unwrap();
                 let arguments: Vec<&str> = command
                     .split_whitespace()
                     .map(|word| if word == "TEXT" { "mended" } else { word })

@@ -112,12 +112,10 @@ fn of_part(item: &str, change: &Change) -> Option<Finding> {
         (Change::Replaced, _) => sorts::FUNCTION_DRIFTED.found(
             item,
             "it is not as `migrate up` has made it",
-            format!("{UP} (it puts back what the phase had made; keep the text from before if you want it: \\sf, \\sv)"),
+            format!("{UP} (it puts back what the phase had made)"),
         ),
-        (Change::Revoked(roles), _) => sorts::GRANT_MISSING.found(
-            item,
-            format!("{} may not use it any more", roles.join(", ")),
-            UP,
-        ),
+        (Change::Revoked(roles), _) => {
+            sorts::GRANT_MISSING.found(item, format!("{} may not use it any more", roles.join(", ")), UP)
+        }
     })
 }

@@ -153,7 +153,8 @@ mod tests {
     fn a_part_that_is_as_it_was_made_is_no_change_and_more_rights_are_none() {
         assert!(changes(&one(part("x", &["a"])), &one(part("x", &["a", "b"]))).is_empty());
         assert_eq!(changes(&one(part("x", &[])), &one(part("y", &[])))[0].1, Change::Replaced);
-        let lost = changes(&one(part("x", &["a", "b"])), &one(part("x", &["b"])));
+        let (made, found) = (one(part("x", &["a", "b"])), one(part("x", &["b"])));
+        let lost = changes(&made, &found);
         assert_eq!(lost[0].1, Change::Revoked(vec!["a".to_owned()]));
         assert_eq!(changes(&one(part("x", &[])), &Parts::new())[0].1, Change::Gone);
         let disabled = Part { enabled: false, ..part("", &[]) };

@@ -17,19 +17,6 @@ pub async fn consumers(client: &impl GenericClient) -> Result<Vec<Finding>> {
         where c.enabled and not c.dry_run and c.job_kind is not null and c.job_kind not like 'workflow:%'
           and not exists (select from fn_executors_live(c.executor))
         union all
-        select 'unknown_kind', 'consumer ' || c.consumer_key,
-          format('no row of job_handler, no subscription and no executor names kind %s, and nobody has claimed one of its jobs', c.job_kind),
-          format('insert a row into job_handler, start `reveille work --exec CMD --job-kinds %s`, or reveille consumers disable %s --reason TEXT', c.job_kind, c.consumer_key)
-        from consumer_registry c
-        where c.enabled and not c.dry_run and c.job_kind is not null and c.job_kind not like 'workflow:%' and c.executor = 'PG_worker'
-          and not exists (select from job_handler h where h.job_kind = c.job_kind)
-          and not exists (select from job_subscription s where c.job_kind like s.job_kind_like and s.job_kind <> '*')
-          and not exists (select from queue_heartbeat h where c.job_kind = any (h.wakes_for))
-          and not exists (select from job_archive_bound b where b.job_kind = c.job_kind)
-          and not exists (
-            select from (select j.lease_token from job_queue j where j.job_kind = c.job_kind order by j.job_kind, j.idempotency_key limit 1000) q
-            where q.lease_token is not null)
-        union all
         select 'consumer_never_matches', 'consumer ' || c.consumer_key,
           format('of the last %s events of its type within 7 days its filter has let none through', n.seen),
           format('reveille consumers preview %1$s, then mend its filter; or reveille consumers disable %1$s --reason TEXT', c.consumer_key)

@@ -4,16 +4,18 @@ use super::{Patient, mend};
 use crate::cli::{output, reveille};
 use crate::support::{Pooler, Pooling};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_faults_at_once_are_all_named_in_one_run() {
     let patient = Patient::new().await;
     for harm in [
-        "select fn_event_emit('system', 'queue_dispatch_gap', n::text) from generate_series(1, 12) n; select fn_consumer_dispatch_batch('system', 100)",
+        "select fn_event_emit('system', 'queue_dispatch_gap', n::text) from generate_series(1, 12) n",
+        "select fn_consumer_dispatch_batch('system', 100)",
         // a consumer whose filter never matches
         "update consumer_registry set filter = '$.payload.no == 1'",
         // a poison job, and a blocked key
         "update job_queue set lease_losses = 3 where job_id in (select job_id from job_queue limit 1)",
         "select fn_job_enqueue('test.seen', 'test', p_ordering_key => 'k', p_scheduled_at => now() - interval '1 hour') from generate_series(1, 2)",
+        "select fn_job_order_sweep()",
         "update job_queue set created_at = now() - interval '1 hour' where ordering_key = 'k'",
         // an executor that is silent
         "select fn_queue_heartbeat_register('gone', 'Agent'); update queue_heartbeat set last_beat_at = now() - interval '4 days' where executor_name = 'gone'",

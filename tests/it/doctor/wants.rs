@@ -34,7 +34,7 @@ async fn a_consumer_whose_jobs_nobody_runs_is_named() {
     assert!(mend.contains("reveille work --exec CMD --job-kinds test.seen"), "{mend}");
     patient.run("insert into job_handler (job_kind, handler) values ('test.seen', 'nothing(jsonb)')").await;
     patient.is_healthy();
-    patient.run("select fn_queue_heartbeat_unregister('hand', 'test')").await;
+    patient.run("select fn_queue_heartbeat_unregister('hand')").await;
     let mend = patient.sees("consumer_no_executor", "consumer seen");
     patient.mends(&mend[mend.find("reveille consumers disable").unwrap()..]).await;
     patient.is_healthy();

@@ -40,6 +40,7 @@ async fn a_job_that_holds_up_others_for_long_is_named() {
     patient
         .run("select fn_job_enqueue('test.seen', 'test', p_ordering_key => 'k') from generate_series(1, 2)")
         .await;
+    patient.run("select fn_job_order_sweep()").await;
     patient.is_healthy();
     let mend = patient.sees_with(&["--older-than", "0s"], "key_blocked", "ordering key k");
     patient.mends(&mend[mend.find("reveille jobs cancel").unwrap()..]).await;
@@ -50,7 +51,8 @@ async fn a_job_that_holds_up_others_for_long_is_named() {
 async fn events_that_a_consumer_could_not_digest_are_named_until_they_are_dispatched() {
     let patient = Patient::new().await;
     patient.run("update consumer_registry set idempotency_key = '{payload.nothere}'").await;
-    patient.run("select fn_event_emit('system', 'queue_dispatch_gap', '1'); select fn_consumer_dispatch_batch('system', 10)").await;
+    patient.run("select fn_event_emit('system', 'queue_dispatch_gap', '1')").await;
+    patient.run("select fn_consumer_dispatch_batch('system', 10)").await;
     let mend = patient.sees("dispatch_errors", "consumer seen");
     patient.run("update consumer_registry set idempotency_key = '{event_id}'").await;
     patient.mends(&mend[mend.find("reveille events dispatch").unwrap()..]).await;
