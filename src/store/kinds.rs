@@ -29,7 +29,7 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
         let (subject, kind): (String, String) = (get(row, "subject")?, get(row, "job_kind")?);
         let what: String = get(row, "what")?;
         let disable = match subject.split_once(' ') {
-            Some((sort, key)) => format!("or `reveille {sort}s disable {key}`"),
+            Some((sort, key)) => format!("or `reveille {sort}s disable {key} --reason TEXT`"),
             None => String::new(),
         };
         Ok(if kind.starts_with("workflow:") {
