@@ -343,6 +343,19 @@ begin atomic
     from consumer_registry c
     where c.enabled and c.job_kind like 'workflow:%'
     union all
+    select 'consumer ' || c.consumer_key, c.job_kind::text,
+      format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it, and nobody has claimed one', c.job_kind)
+    from consumer_registry c
+    where c.enabled and not c.dry_run and c.job_kind not like 'workflow:%'
+      and not exists (select from job_handler h where h.job_kind = c.job_kind)
+      and not exists (select from job_subscription s where c.job_kind like s.job_kind_like and s.job_kind <> '*')
+      and not exists (select from queue_heartbeat h where c.job_kind = any (h.wakes_for))
+      and not exists (select from job_archive_bound b where b.job_kind = c.job_kind)
+      and not exists ( -- somebody has claimed one, of the first thousand
+        select from (
+          select j.lease_token from job_queue j where j.job_kind = c.job_kind order by j.job_kind, j.idempotency_key limit 1000) q
+        where q.lease_token is not null)
+    union all
     select 'schedule ' || s.schedule_key, s.job_kind::text, fn_job_kind_warning(s.job_kind)
     from job_schedule s
     where s.enabled) w

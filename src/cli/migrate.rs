@@ -179,6 +179,7 @@ fn state(state: State) -> &'static str {
         State::Applied => "applied",
         State::FunctionsChanged => "functions_changed",
         State::FunctionsMissing => "functions_missing",
+        State::FunctionsReplaced => "functions_replaced",
         State::Drifted => "drifted",
         State::Pending => "pending",
         State::Unknown => "unknown",

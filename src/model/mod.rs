@@ -8,6 +8,7 @@ pub mod job;
 pub mod pass;
 pub mod refusal;
 pub mod schedule;
+pub mod sorts;
 pub mod spelling;
 mod toml_reader;
 pub mod workflow;

@@ -11,6 +11,7 @@ mod explain;
 pub mod listener;
 pub mod migrator;
 pub mod pool;
+pub mod probe;
 pub(crate) mod quote;
 mod tls;
 

@@ -5,6 +5,7 @@ use deadpool_postgres::GenericClient;
 use super::{get, row};
 use crate::error::Result;
 use crate::model::finding::Finding;
+use crate::model::sorts;
 
 /// Whether the trigger stands there and is enabled.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
@@ -20,27 +21,19 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
           order by t.tgenabled in ('O', 'A') desc
           limit 1) as enabled";
     let found = row(client, "looking for the trigger on event_outbox", SQL, &[]).await?;
-    let (finding, what, mend) = match get::<Option<String>>(&found, "enabled")?.as_deref() {
+    let (sort, what, mend) = match get::<Option<String>>(&found, "enabled")?.as_deref() {
         Some("O" | "A") => return Ok(Vec::new()),
         None => (
-            "trigger_missing",
+            sorts::TRIGGER_MISSING,
             "it is not there",
             "as the owner of the table: create trigger reveille_event_arrival after insert on event_outbox \
              referencing new table as inserted for each statement execute function fn_event_arrival_record()",
         ),
         Some(_) => (
-            "trigger_disabled",
+            sorts::TRIGGER_DISABLED,
             "it is disabled",
             "as the owner of the table: alter table event_outbox enable trigger reveille_event_arrival",
         ),
     };
-    Ok(vec![Finding {
-        subject: "trigger reveille_event_arrival on event_outbox".to_owned(),
-        severity: "error".to_owned(),
-        finding: finding.to_owned(),
-        what: what.to_owned(),
-        why: "events wake nobody and have no place in the reading order until the sweep finds them"
-            .to_owned(),
-        mend: mend.to_owned(),
-    }])
+    Ok(vec![sort.found("trigger reveille_event_arrival on event_outbox", what, mend)])
 }

@@ -6,6 +6,7 @@ use super::consumers::Columns;
 use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::finding::Finding;
+use crate::model::sorts;
 
 /// What stands against jobs of a kind; none when nothing does.
 pub async fn warning(client: &impl GenericClient, job_kind: &str) -> Result<Option<String>> {
@@ -26,31 +27,19 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
     const SQL: &str = "select subject, job_kind, what from fn_job_kind_check()";
     let finding = |row: &tokio_postgres::Row| {
         let (subject, kind): (String, String) = (get(row, "subject")?, get(row, "job_kind")?);
-        let what = get(row, "what")?;
+        let what: String = get(row, "what")?;
         let disable = match subject.split_once(' ') {
-            Some((sort, key)) => format!("or `reveille {sort}s disable {key}`"),
+            Some((sort, key)) => format!("or `reveille {sort}s disable {key} --reason TEXT`"),
             None => String::new(),
         };
         Ok(if kind.starts_with("workflow:") {
-            Finding {
-                severity: "error".to_owned(),
-                finding: "unknown_template".to_owned(),
-                why: "what it asks for is not done".to_owned(),
-                mend: format!("`reveille workflows put FILE`, then `reveille dlq list`; {disable}"),
-                subject,
-                what,
-            }
+            let mend = format!("`reveille workflows put FILE`, then `reveille dlq list`; {disable}");
+            sorts::UNKNOWN_TEMPLATE.found(subject, what, mend)
         } else {
-            Finding {
-                severity: "warning".to_owned(),
-                finding: "unknown_kind".to_owned(),
-                why: "its jobs may wait for ever".to_owned(),
-                mend: format!(
-                    "insert a row into job_handler, start `reveille work --exec CMD --job-kinds {kind}`, {disable}"
-                ),
-                subject,
-                what,
-            }
+            let mend = format!(
+                "insert a row into job_handler, start `reveille work --exec CMD --job-kinds {kind}`, {disable}"
+            );
+            sorts::UNKNOWN_KIND.found(subject, what, mend)
         })
     };
     rows(client, "looking for kinds of jobs that nobody runs", SQL, &[]).await?.iter().map(finding).collect()

@@ -12,6 +12,7 @@ pub mod claims;
 pub mod consumers;
 pub mod dead_letters;
 pub mod dispatch;
+pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod gates;

@@ -98,32 +98,11 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Finding>> {
     const SQL: &str = "select route_code, severity, finding, what, hint from fn_route_check()";
     let finding = |row: &Row| {
         let finding: String = get(row, "finding")?;
-        Ok(Finding {
-            subject: format!("route {}", get::<String>(row, "route_code")?),
-            severity: get(row, "severity")?,
-            why: why(&finding).to_owned(),
-            what: get(row, "what")?,
-            mend: get(row, "hint")?,
-            finding,
-        })
+        let subject = format!("route {}", get::<String>(row, "route_code")?);
+        let named = Finding::named(&finding, subject, get(row, "what")?, get(row, "hint")?);
+        Ok(Finding { severity: get(row, "severity")?, ..named })
     };
     rows(client, "checking routes", SQL, &[]).await?.iter().map(finding).collect()
-}
-
-fn why(finding: &str) -> &'static str {
-    match finding {
-        "consent_missing" => {
-            "what happens in the table becomes no event: nothing travels that its owner has not agreed to"
-        }
-        "trigger_left_over" => "it costs every write a little, and works again when the route does",
-        "gate_closed" => {
-            "what happens in their tables becomes no event; writes pass, also where a route is fail_closed"
-        }
-        "faults" => "what happened in the table is not in event_outbox, and nobody will be told of it",
-        _ => {
-            "what happens in the table becomes no event, or its writes are refused where the route is fail_closed"
-        }
-    }
 }
 
 fn answer(row: &Row) -> Result<Answer> {

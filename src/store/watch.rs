@@ -36,25 +36,10 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
 
 fn read(of: &str, row: &Row) -> Result<Component> {
     let finding: String = get(row, "finding")?;
-    let finding = Finding {
-        subject: format!("{of} {}", get::<String>(row, "name")?),
-        severity: get(row, "severity")?,
-        why: why(&finding).to_owned(),
-        what: get(row, "what")?,
-        mend: get(row, "hint")?,
-        finding,
-    };
+    let subject = format!("{of} {}", get::<String>(row, "name")?);
+    let named = Finding::named(&finding, subject, get(row, "what")?, get(row, "hint")?);
+    let finding = Finding { severity: get(row, "severity")?, ..named };
     Ok(component(of, get(row, "age_seconds")?, finding))
-}
-
-fn why(finding: &str) -> &'static str {
-    match finding {
-        "approval_waiting" => "nothing behind it runs until somebody decides",
-        "event_waiting" => "nothing behind it runs until the event comes",
-        "failed_holding" => "they will not run until what failed is retried",
-        "last_job_failed" => "what it is there for was not done",
-        _ => "its work is not done until that is mended",
-    }
 }
 
 /// Ill when something does not work.
@@ -67,6 +52,12 @@ fn component(of: &str, age_seconds: Option<f64>, finding: Finding) -> Component 
         value: None,
         detail: serde_json::to_value(finding).ok(),
     }
+}
+
+/// Findings about workflows and schedules. Those about routes have a check of their own.
+pub async fn findings(client: &impl GenericClient) -> Result<Vec<Finding>> {
+    let components = check(client).await?.into_iter().filter(|one| one.component != "route");
+    Ok(components.filter_map(|one| serde_json::from_value(one.detail?).ok()).collect())
 }
 
 /// Workflows in numbers, each counted up to 10,000.

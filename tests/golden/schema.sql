@@ -830,11 +830,15 @@ table reveille_migration
   applied_at timestamp with time zone not null default clock_timestamp()
   applied_by text not null default SESSION_USER
   binary_version text not null
+  parts jsonb not null default '{}'::jsonb
+  indexes jsonb not null default '{}'::jsonb
   reveille_migration_pkey PRIMARY KEY (number)
   -- table: phases of Reveille that this schema has; written by `reveille migrate`
   -- up_checksum: sha-256 of up.sql as it was applied
   -- functions_checksum: sha-256 of functions.sql as it was last run
   -- binary_version: the reveille that ran functions.sql last
+  -- parts: checksum and rights of each function, view, trigger and table of the phase, as functions.sql left them
+  -- indexes: definition of each index of the phase, as up.sql made it
 
 sequence audit_consumer_version_id_seq as bigint start 1
 
@@ -5954,6 +5958,26 @@ BEGIN ATOMIC
              fn_job_kind_warning((c.job_kind)::text) AS what
             FROM consumer_registry c
            WHERE (c.enabled AND ((c.job_kind)::text ~~ 'workflow:%'::text))
+         UNION ALL
+          SELECT ('consumer '::text || c.consumer_key),
+             (c.job_kind)::text AS job_kind,
+             format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it, and nobody has claimed one'::text, c.job_kind) AS format
+            FROM consumer_registry c
+           WHERE (c.enabled AND (NOT c.dry_run) AND ((c.job_kind)::text !~~ 'workflow:%'::text) AND (NOT (EXISTS ( SELECT
+                    FROM job_handler h
+                   WHERE (h.job_kind = (c.job_kind)::text)))) AND (NOT (EXISTS ( SELECT
+                    FROM job_subscription s
+                   WHERE (((c.job_kind)::text ~~ s.job_kind_like) AND (s.job_kind <> '*'::text))))) AND (NOT (EXISTS ( SELECT
+                    FROM queue_heartbeat h
+                   WHERE ((c.job_kind)::text = ANY (h.wakes_for))))) AND (NOT (EXISTS ( SELECT
+                    FROM job_archive_bound b
+                   WHERE (b.job_kind = (c.job_kind)::text)))) AND (NOT (EXISTS ( SELECT
+                    FROM ( SELECT j.lease_token
+                            FROM job_queue j
+                           WHERE ((j.job_kind)::text = (c.job_kind)::text)
+                           ORDER BY j.job_kind, j.idempotency_key
+                          LIMIT 1000) q
+                   WHERE (q.lease_token IS NOT NULL)))))
          UNION ALL
           SELECT ('schedule '::text || s.schedule_key),
              (s.job_kind)::text AS job_kind,

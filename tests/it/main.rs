@@ -14,6 +14,7 @@ mod connect;
 mod consumer_files;
 mod consumers;
 mod demo;
+mod doctor;
 mod embedded;
 mod explain;
 mod failures;

@@ -49,7 +49,8 @@ async fn the_commands_of_the_readme_end_in_a_job_that_has_run() {
             let mut command = Command::new(env!("CARGO_BIN_EXE_reveille"));
             command.args(arguments).env("DATABASE_URL", with_secret(&db.url())).current_dir(folder.path());
             let output = command.output().unwrap();
-            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            let said = [output.stdout, output.stderr].concat();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&said));
         }
     }
     wait_until("the job has run", SOON, async || {
@@ -63,7 +64,7 @@ async fn the_commands_of_the_readme_end_in_a_job_that_has_run() {
     }
 }
 
-fn run_in_shell(db: &TestDb, lines: &str) {
+pub(crate) fn run_in_shell(db: &TestDb, lines: &str) {
     run_in(db, Path::new(env!("CARGO_TARGET_TMPDIR")), lines);
 }
 

@@ -45,7 +45,7 @@ time_t time(time_t *now) {
 "#;
 
 /// The shim as a library, made with the compiler that Rust itself links with; none where there is none.
-fn shim(folder: &Folder) -> Option<PathBuf> {
+pub(crate) fn shim(folder: &Folder) -> Option<PathBuf> {
     let (source, library) = (folder.path().join("clock.c"), folder.path().join("clock.so"));
     std::fs::write(&source, SHIM).unwrap();
     let mut compile = Command::new("cc");

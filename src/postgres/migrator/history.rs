@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::SHORT;
+use super::parts::{self, Change, Parts};
 use super::phase::Phase;
 use super::script::Script;
 use crate::error::Result;
@@ -24,6 +25,10 @@ pub(super) struct Entry {
     pub(super) applied_at: jiff::Timestamp,
     pub(super) applied_by: String,
     pub(super) binary_version: String,
+    /// What it had made when its functions were run last.
+    pub(super) parts: Parts,
+    /// Definitions of the indexes that it made.
+    pub(super) indexes: BTreeMap<String, String>,
 }
 
 impl Entry {
@@ -37,6 +42,8 @@ impl Entry {
             applied_at: jiff::Timestamp::UNIX_EPOCH,
             applied_by: String::new(),
             binary_version: super::VERSION.to_owned(),
+            parts: Parts::new(),
+            indexes: BTreeMap::new(),
         }
     }
 }
@@ -57,6 +64,8 @@ pub(super) struct History {
     pub(super) applied: Vec<Entry>,
     /// The functions, procedures and views of the schema, each with how many of its name.
     pub(super) routines: BTreeMap<String, usize>,
+    /// What there is of what was noted.
+    pub(super) found: Parts,
 }
 
 impl History {
@@ -76,6 +85,16 @@ impl History {
         phase.routines().into_iter().find(|(name, count)| !is_there(name, *count)).map(|(name, _)| name)
     }
 
+    /// What is not as an applied phase has left it.
+    pub(super) fn changes(&self, phase: &Phase) -> Vec<(&str, Change)> {
+        self.of(phase).map(|applied| parts::changes(&applied.parts, &self.found)).unwrap_or_default()
+    }
+
+    /// Whether running its functions again sets something right that was changed by hand.
+    pub(super) fn is_changed(&self, phase: &Phase) -> bool {
+        self.changes(phase).iter().any(|(_, change)| change.is_mended_by_up())
+    }
+
     /// Reads it.
     pub(super) async fn read(client: &Client, schema: &str) -> Result<Self> {
         let what = format!("reading the migrations of schema `{schema}`");
@@ -93,13 +112,15 @@ impl History {
         let mut history = Self { has_schema: row.get(0), has_table: row.get(1), ..Self::default() };
         if history.has_table {
             let query = format!(
-                "select number, name, up_checksum, functions_checksum, applied_at, applied_by, binary_version \
+                "select number, name, up_checksum, functions_checksum, applied_at, applied_by, binary_version, parts, indexes \
                  from {table} order by number"
             );
             let rows = client.query_typed(&query, &[]).await?;
             history.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
             let rows = client.query_typed(ROUTINES, &[(&schema, Type::TEXT)]).await?;
             history.routines = rows.iter().map(routine).collect::<Result<_, _>>()?;
+            let made: Vec<&Parts> = history.applied.iter().map(|applied| &applied.parts).collect();
+            history.found = parts::read(client, &made).await?;
         }
         Ok(history)
     }
@@ -118,6 +139,11 @@ fn routine(row: &tokio_postgres::Row) -> Result<(String, usize), tokio_postgres:
     Ok((row.try_get(0)?, usize::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default()))
 }
 
+/// What we wrote ourselves; if somebody has spoilt it, nothing is compared.
+fn of_json<T: serde::de::DeserializeOwned + Default>(written: serde_json::Value) -> T {
+    serde_json::from_value(written).unwrap_or_default()
+}
+
 fn applied(row: &tokio_postgres::Row) -> Result<Entry, tokio_postgres::Error> {
     let number: i32 = row.try_get(0)?;
     Ok(Entry {
@@ -128,6 +154,8 @@ fn applied(row: &tokio_postgres::Row) -> Result<Entry, tokio_postgres::Error> {
         applied_at: row.try_get(4)?,
         applied_by: row.try_get(5)?,
         binary_version: row.try_get(6)?,
+        parts: of_json(row.try_get(7)?),
+        indexes: of_json(row.try_get(8)?),
     })
 }
 
@@ -157,12 +185,16 @@ create table reveille_migration (
   functions_checksum text not null,
   applied_at timestamptz not null default clock_timestamp(),
   applied_by text not null default session_user,
-  binary_version text not null
+  binary_version text not null,
+  parts jsonb not null default '{}',
+  indexes jsonb not null default '{}'
 );
 comment on table reveille_migration is 'phases of Reveille that this schema has; written by `reveille migrate`';
 comment on column reveille_migration.up_checksum is 'sha-256 of up.sql as it was applied';
 comment on column reveille_migration.functions_checksum is 'sha-256 of functions.sql as it was last run';
 comment on column reveille_migration.binary_version is 'the reveille that ran functions.sql last';
+comment on column reveille_migration.parts is 'checksum and rights of each function, view, trigger and table of the phase, as functions.sql left them';
+comment on column reveille_migration.indexes is 'definition of each index of the phase, as up.sql made it';
 grant select on reveille_migration to public;
 ";
 
@@ -183,13 +215,15 @@ pub(super) fn end(schema: &str) -> Script {
 /// Notes an applied phase.
 pub(super) fn record(phase: &Phase) -> Script {
     let text = format!(
-        "insert into reveille_migration (number, name, up_checksum, functions_checksum, binary_version)\n\
-         values ({}, {}, {}, {}, {});\n",
+        "insert into reveille_migration (number, name, up_checksum, functions_checksum, binary_version, parts, indexes)\n\
+         values ({}, {}, {}, {}, {}, {}, {});\n",
         phase.number,
         quote::literal(phase.name),
         quote::literal(&phase.up_checksum()),
         quote::literal(&phase.functions_checksum()),
         quote::literal(super::VERSION),
+        parts::parts_now(phase),
+        parts::indexes_now(phase),
     );
     Script::new("reveille_migration", text)
 }
@@ -197,9 +231,10 @@ pub(super) fn record(phase: &Phase) -> Script {
 /// Notes that a phase's functions were run again.
 pub(super) fn record_functions(phase: &Phase) -> Script {
     let text = format!(
-        "update reveille_migration set functions_checksum = {}, binary_version = {} where number = {};\n",
+        "update reveille_migration set functions_checksum = {}, binary_version = {}, parts = {} where number = {};\n",
         quote::literal(&phase.functions_checksum()),
         quote::literal(super::VERSION),
+        parts::parts_now(phase),
         phase.number,
     );
     Script::new("reveille_migration", text)

@@ -7,6 +7,8 @@
 
 mod history;
 mod lock;
+mod look;
+mod parts;
 mod phase;
 mod plain;
 mod plan;
@@ -71,6 +73,8 @@ pub enum State {
     FunctionsChanged,
     /// Applied; a function, procedure or view of it is gone. `up` makes it again.
     FunctionsMissing,
+    /// Applied; somebody has replaced a function or view of it, or taken rights away. `up` puts them back.
+    FunctionsReplaced,
     /// Applied; its `up.sql` has another text now. `up` refuses.
     Drifted,
     /// Not applied yet.
@@ -248,6 +252,7 @@ impl PhaseStatus {
                 State::FunctionsChanged
             }
             Some(_) if history.missing_routine(phase).is_some() => State::FunctionsMissing,
+            Some(_) if history.is_changed(phase) => State::FunctionsReplaced,
             Some(_) => State::Applied,
         };
         Self {

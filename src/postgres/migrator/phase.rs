@@ -48,6 +48,29 @@ impl Phase {
         }
         routines
     }
+
+    /// The names of what is noted when it is made: routines, triggers, tables.
+    pub(super) fn part_names(&self) -> Vec<&'static str> {
+        let mut names: Vec<&str> = self.routines().into_keys().collect();
+        names.extend(made(self.functions, &["create or replace trigger "]));
+        names.extend(made(self.up, &["create table "]));
+        names.retain(|name| *name != "if");
+        names
+    }
+
+    /// The names of the indexes that `up.sql` makes.
+    pub(super) fn index_names(&self) -> Vec<&'static str> {
+        made(self.up, &["create index ", "create unique index "]).collect()
+    }
+}
+
+/// The words that follow one of `beginnings` at the start of a line, blanks aside.
+fn made(text: &'static str, beginnings: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+    let name =
+        |rest: &'static str| rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next();
+    text.lines().filter_map(move |line| {
+        beginnings.iter().find_map(|beginning| line.trim_start().strip_prefix(beginning)).and_then(name)
+    })
 }
 
 /// SHA-256 in hexadecimal; a checkout with CRLF line ends is the same text.
@@ -79,6 +102,10 @@ mod tests {
         let phase = Phase { number: 1, name: "a", up: "", functions, down: "" };
         assert_eq!(phase.routines(), BTreeMap::from([("fn_a", 2), ("v_b", 1)]));
         assert!(PHASES.iter().all(|phase| !phase.routines().contains_key("")));
+        let up = "create table t (\ncreate table if not exists h (\n  create unique index i on t (a);\n";
+        let phase = Phase { up, ..phase };
+        assert_eq!(phase.part_names(), ["fn_a", "v_b", "no", "t"]);
+        assert_eq!(phase.index_names(), ["i"]);
     }
 
     #[test]

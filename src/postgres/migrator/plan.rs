@@ -72,7 +72,8 @@ pub(super) fn up(phases: &[Phase], history: &History, to: Option<u32>) -> Result
         None => Some(Step::new(*phase, Action::Apply)),
         Some(applied)
             if applied.functions_checksum != phase.functions_checksum()
-                || history.missing_routine(phase).is_some() =>
+                || history.missing_routine(phase).is_some()
+                || history.is_changed(phase) =>
         {
             Some(Step::new(*phase, Action::RefreshFunctions))
         }
@@ -100,7 +101,14 @@ pub(super) fn check(phases: &[Phase], history: &History, schema: &str) -> Result
         return Err(migrate(format!("Reveille is not installed in schema `{schema}`"))
             .hint("run `reveille migrate up`, or set [database] schema to where it is installed"));
     }
-    let steps = up(phases, history, None)?;
+    let mut steps = up(phases, history, None)?;
+    // what somebody has replaced by hand is named by `doctor`: it may be what keeps the work going
+    steps.retain(|step| {
+        history.of(&step.phase).is_none_or(|applied| {
+            applied.functions_checksum != step.phase.functions_checksum()
+                || history.missing_routine(&step.phase).is_some()
+        })
+    });
     let Some(step) = steps.first() else {
         return Ok(());
     };

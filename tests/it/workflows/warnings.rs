@@ -19,6 +19,7 @@ const PUT: &str = r#"select fn_mot_template_put('{"template_key": "nothere", "no
 #[tokio::test]
 async fn a_consumer_that_comes_before_its_template_is_written_and_everybody_says_what_is_missing() {
     let db = TestDb::new().await;
+    db.open_gates().await;
     let folder = Folder::open_to_all();
     let file = folder.path().join("early.toml");
     std::fs::write(&file, FILE).unwrap();

@@ -1,0 +1,106 @@
+//! Gates, and the parts that must be alive; now and in the last 30 days.
+
+use deadpool_postgres::GenericClient;
+
+use super::found;
+use crate::error::Result;
+use crate::model::finding::Finding;
+
+/// Closed gates behind which something waits.
+pub async fn gates(client: &impl GenericClient) -> Result<Vec<Finding>> {
+    const SQL: &str = "
+        with waits as (
+          select
+            (select count(*) from consumer_registry c where c.enabled) as consumers,
+            (select count(*) from (select from job_queue j where j.claimable limit 1000) q) as jobs)
+        select x.finding, 'gate ' || g.key as subject, x.what,
+          format('reveille gate open %s --reason TEXT', g.key) as mend
+        from fn_gate_list() g
+        cross join waits w
+        cross join lateral (
+          select 'gate_closed' as finding, format('it is closed, and %s consumers are enabled', w.consumers) as what
+          where g.key = 'queue.job_substrate.enabled' and w.consumers > 0
+          union all
+          select 'gate_closed', format('it is closed, and %s%s jobs wait to be claimed', w.jobs, case when w.jobs = 1000 then ' or more' end)
+          where g.key = 'queue.worker.enabled' and w.jobs > 0
+          union all
+          select 'bridge_closed', format('it is closed, and %s consumers are enabled', w.consumers)
+          where g.key = 'queue.notify.bridge_enabled' and w.consumers > 0) x
+        where g.value is distinct from 'true'";
+    found(client, "looking at gates", SQL, &[]).await
+}
+
+/// What `v_queue_health` calls stale or never.
+pub async fn silent(client: &impl GenericClient) -> Result<Vec<Finding>> {
+    const SQL: &str = "
+        select x.finding, h.component || ' ' || h.name as subject, x.what, x.mend
+        from v_queue_health h
+        cross join lateral (select coalesce(round(h.age_seconds) || ' s', 'ever') as age) a
+        cross join lateral (
+          select 'executor_silent' as finding, format('it has not beaten for %s', a.age) as what,
+            format('start its program again; if it does not come back: reveille executors forget %s', h.name) as mend
+          where h.component = 'executor' and h.status_hint = 'stale'
+          union all
+          select 'executor_never_beat', 'it is registered, and has never beaten',
+            format('start its program; if there is none: reveille executors forget %s', h.name)
+          where h.component = 'executor' and h.status_hint = 'never'
+          union all
+          select 'executor_silent', format('this worker of the host has not run for %s, by its own cursor', a.age),
+            'call it again: it is the host''s, and nobody can beat for it'
+          where h.component = 'legacy_cursor'
+          union all
+          select 'dispatch_behind', coalesce(h.detail ->> 'reason', format('its oldest unread event has waited for %s', a.age)),
+            'reveille run; or, for once, reveille tick'
+          where h.component = 'cursor' and h.name <> 'sweep'
+          union all
+          select 'sweep_behind', format('no sweep has come further for %s', a.age),
+            'reveille run; or, for once, reveille tick; if one runs, see snapshot_held'
+          where h.component = 'cursor' and h.name = 'sweep'
+          union all
+          select 'nobody_alive', format('%s jobs are due, the oldest for %s', h.value, a.age),
+            format('reveille work, or start an executor of kind %s', h.name)
+          where h.component = 'backlog'
+          union all
+          select 'leases_ended', format('%s jobs, the oldest for %s', h.value, a.age),
+            'reveille gate open queue.lease_reaper.enabled --reason TEXT; reveille gate close queue.lease_reaper.dry_run_only --reason TEXT; then reveille tick'
+          where h.component = 'lease'
+          union all
+          select 'dead_letters_open', format('%s, the oldest for %s', h.value, a.age),
+            'reveille dlq list; reveille dlq triage ID discarded --note TEXT, or manual_replay, then reveille dlq replay ID'
+          where h.component = 'dead_letter') x
+        where h.status_hint in ('stale', 'never')
+        order by h.component, h.name
+        limit 100";
+    found(client, "looking for what is silent", SQL, &[]).await
+}
+
+/// Silences that were announced within 30 days, and holes of more than a day in the runs of each worker (HK2).
+pub async fn past(client: &impl GenericClient) -> Result<Vec<Finding>> {
+    const SQL: &str = "
+        select 'was_silent' as finding, 'executor ' || coalesce(s.event_subject_ref, '?') as subject,
+          format('it fell silent %s times within 30 days, last at %s', count(*), to_char(max(s.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI\"Z\"')) as what,
+          'look into the log of its program at that time' as mend
+        from (
+          select o.event_subject_ref, o.created_at
+          from (select a.event_id from event_arrival a where a.event_domain = 'system' order by a.tx_id desc, a.arrival_seq desc limit 5000) n
+          join event_outbox o on o.id = n.event_id
+          where o.event_type = 'queue_worker_silent' and o.created_at > now() - interval '30 days') s
+        group by s.event_subject_ref
+        union all
+        select 'work_gap', 'executor ' || g.lease_owner,
+          format('nothing was run under this name from %s to %s; %s jobs were made meanwhile',
+            to_char(g.before at time zone 'UTC', 'YYYY-MM-DD HH24:MI\"Z\"'), to_char(g.picked_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI\"Z\"'),
+            (select count(*) from (select from job_queue j where j.created_at > g.before and j.created_at < g.picked_at limit 1000) m)),
+          'look into the log of its program, or of what calls it, at that time'
+        from (
+          select r.lease_owner, r.picked_at, lag(r.picked_at) over (partition by r.lease_owner order by r.picked_at) as before
+          from (
+            (select a.lease_owner, a.picked_at from job_attempt a where a.picked_at > now() - interval '30 days' limit 20000)
+            union all
+            (select j.lease_owner, j.picked_at from job_queue j
+             where j.lease_owner is not null and j.picked_at > now() - interval '30 days' limit 20000)) r) g
+        where g.picked_at - g.before > interval '1 day'
+        order by 2, 3
+        limit 50";
+    found(client, "looking for past silences", SQL, &[]).await
+}
