@@ -10206,7 +10206,8 @@ CREATE OR REPLACE FUNCTION fn_route_is_own(p_relation oid)
 AS $function$
 declare
   v_own constant text[] := array[
-    'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
+    'audit_consumer', 'audit_domain', 'audit_mark', 'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_gap',
+    'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
     'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
     'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',
     'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
