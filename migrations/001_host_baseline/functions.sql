@@ -29,7 +29,7 @@ comment on function fn_uuid_v7() is 'A time-ordered uuid, version 7, millisecond
 create or replace function fn_uuid_v7_nth(p_first uuid, p_n int) returns uuid
 language sql immutable
 return encode(overlay(uuid_send(p_first) placing int4send(p_n) from 13), 'hex')::uuid;
-comment on function fn_uuid_v7_nth(uuid, int) is 'The uuid of a series that begins at p_first: its last 32 bits are p_n.';
+comment on function fn_uuid_v7_nth(uuid, int) is 'The uuid of a series that begins at p_first: its last 32 bits are p_n; -1 is the last that there can be.';
 
 -- Milliseconds since 1970 by the server's clock; the unit of the awake marks. Stable and not immutable, because
 -- extract is no more than that, and the planner would not inline the function.

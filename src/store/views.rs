@@ -7,13 +7,15 @@ use super::{get, rows};
 use crate::error::Result;
 
 /// The views that may be read, by the name that one asks for.
-pub const VIEWS: [(&str, &str); 9] = [
+pub const VIEWS: [(&str, &str); 11] = [
     ("backlog", "v_job_queue_backlog"),
+    ("consumer-lag", "v_consumer_lag"),
     ("dead-letters", "v_dead_letter_all"),
     ("dead-letters-open", "v_job_queue_dead_letter_open"),
     ("health", "v_queue_health"),
     ("in-progress", "v_job_queue_in_progress"),
     ("ordering-blocked", "v_ordering_blocked"),
+    ("reasons", "v_reason_counts"),
     ("schedules", "v_job_schedule"),
     ("subscription-gaps", "v_subscription_gaps"),
     ("workflows", "v_job_workflow_health"),

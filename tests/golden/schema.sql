@@ -8584,7 +8584,7 @@ declare
   v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
   v_now timestamptz := clock_timestamp();
   v_errors text[];
-  v_reached text[];
+  v_unused text[]; -- names of which some version was never used
   v_known job_workflow;
   v_parts record;
 begin
@@ -8602,13 +8602,13 @@ begin
   end if;
   -- whoever changes an unused version of it, or of a graph within it, now ends first, or waits
   if not p_dry_run and (v_template.used_at is null or v_template.nodes @> '[{"type": "graph"}]') then
-    v_reached := fn_mot_reached(v_template.nodes) || v_template.template_key;
-    perform pg_advisory_xact_lock_shared(fn_mot_template_lock(k.template_key))
-    from (
+    v_unused := array(
       select distinct t.template_key from mot_template t
-      where t.template_key = any (v_reached) and t.used_at is null order by 1) k;
-    v_template := fn_mot_template_of(p_template_id);
-    v_reached := fn_mot_reached(v_template.nodes);
+      where t.template_key = any (fn_mot_reached(v_template.nodes) || v_template.template_key) and t.used_at is null order by 1);
+    if cardinality(v_unused) > 0 then
+      perform pg_advisory_xact_lock_shared(fn_mot_template_lock(k)) from unnest(v_unused) k;
+      v_template := fn_mot_template_of(p_template_id);
+    end if;
   end if;
   v_errors := fn_json_schema_errors(v_template.params, v_params)
     || case when jsonb_typeof(v_params) <> 'object' then array['params must be an object']
@@ -8681,9 +8681,11 @@ begin
   exception when data_exception or check_violation or program_limit_exceeded then
     return fn_mot_emit_refused(v_template, array[sqlerrm]);
   end;
-  update mot_template t set used_at = v_now
-  where t.used_at is null and (t.template_key = v_template.template_key and t.version = v_template.version
-    or t.template_key || '@' || t.version = any (v_reached));
+  if cardinality(v_unused) > 0 then
+    update mot_template t set used_at = v_now
+    where t.used_at is null and t.template_key || '@' || t.version = any (
+      fn_mot_reached(v_template.nodes) || (v_template.template_key || '@' || v_template.version));
+  end if;
   perform fn_job_wake(w.executor, w.kinds, w.jobs)
   from (
     select j.executor, array_agg(distinct j.job_kind::text) as kinds, count(*) as jobs
@@ -11450,7 +11452,7 @@ CREATE OR REPLACE FUNCTION fn_uuid_v7_floor(p_at timestamp with time zone)
  STABLE
 RETURN ((lpad(to_hex(fn_epoch_ms(p_at)), 12, '0'::text) || repeat('0'::text, 20)))::uuid
 
--- The uuid of a series that begins at p_first: its last 32 bits are p_n.
+-- The uuid of a series that begins at p_first: its last 32 bits are p_n; -1 is the last that there can be.
 CREATE OR REPLACE FUNCTION fn_uuid_v7_nth(p_first uuid, p_n integer)
  RETURNS uuid
  LANGUAGE sql

@@ -31,6 +31,9 @@ async fn every_view_of_the_contract_is_read_as_json() {
         let (status, rows) = read(&face, path.as_str().unwrap()).await;
         assert!(status == 200 && rows.is_array(), "{path}: {status} {rows}");
     }
+    let all = "select count(*) from pg_views where schemaname = current_schema()";
+    let all: i64 = client.query_one(all, &[]).await.unwrap().get(0);
+    assert_eq!(views["views"].as_array().unwrap().len(), usize::try_from(all).unwrap(), "one was forgotten");
     let (_, running) = read(&face, "/api/v1/in-progress").await;
     assert_eq!((&running[0]["lease_owner"], running.as_array().unwrap().len()), (&"one".into(), 1));
     let (_, health) = read(&face, "/api/v1/health?limit=1").await;
