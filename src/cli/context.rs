@@ -2,8 +2,8 @@
 
 use deadpool_postgres::Object;
 
-use crate::config::Settings;
-use crate::error::Result;
+use crate::config::{Settings, guess};
+use crate::error::{Error, Result};
 use crate::model::refusal::{Answer, Refusal};
 use crate::postgres::Server;
 
@@ -68,4 +68,17 @@ pub(super) fn warning(answer: &serde_json::Value) -> String {
         .as_str()
         .map(|warning| format!("\nwarning: {}", super::output::printable(warning)))
         .unwrap_or_default()
+}
+
+/// An error about a name that nobody knows, with the one that was meant, or else where all of them are shown.
+pub(super) fn or_did_you_mean<'a>(
+    error: Error,
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+    otherwise: &str,
+) -> Error {
+    match guess(name, known) {
+        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
+        None => error.hint(otherwise),
+    }
 }

@@ -3,11 +3,10 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::context::{Context, Outcome, actor};
+use super::context::{Context, Outcome, actor, or_did_you_mean};
 use super::explain as explained;
 use super::output::{fields, table};
 use super::payload;
-use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::events::{self, NewEvent};
 use crate::store::{explain, recipients};
@@ -130,10 +129,12 @@ async fn emit(args: Emit, context: &Context) -> Result<Outcome> {
 fn unknown_type(kind: &str, known: &[String]) -> Error {
     let message = format!("refused, unknown_event_type: `{kind}` is not registered and active");
     let error = Error::new(Kind::Refused, message);
-    match guess(kind, known.iter().map(String::as_str)) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("register it first: a row of event_type_registry with active = true"),
-    }
+    or_did_you_mean(
+        error,
+        kind,
+        known.iter().map(String::as_str),
+        "register it first: a row of event_type_registry with active = true",
+    )
 }
 
 async fn show(id: Uuid, context: &Context) -> Result<Outcome> {

@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::context::{Context, Outcome, actor};
+use super::context::{Context, Outcome, actor, or_did_you_mean};
 use super::output::{moment, table};
-use crate::config::guess;
 use crate::error::{Error, Result};
 use crate::store::gates::{self, Gate};
 
@@ -98,10 +97,12 @@ async fn set(change: Change, open: bool, context: &Context) -> Result<Outcome> {
 fn find<'a>(key: &str, gates: &'a [Gate]) -> Result<&'a Gate> {
     let unknown = || {
         let error = Error::usage(format!("`{key}` is not a gate"));
-        match guess(key, gates.iter().map(|gate| gate.key.as_str())) {
-            Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-            None => error.hint("`reveille gate list` shows them all"),
-        }
+        or_did_you_mean(
+            error,
+            key,
+            gates.iter().map(|gate| gate.key.as_str()),
+            "`reveille gate list` shows them all",
+        )
     };
     gates.iter().find(|gate| gate.key == key).ok_or_else(unknown)
 }

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::context::{Context, Outcome, actor, warning};
+use super::context::{Context, Outcome, actor, or_did_you_mean, warning};
 use super::output::{fields, table};
 use super::payload;
-use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::consumers::{self, Columns, Since};
 
@@ -194,10 +193,12 @@ async fn show(key: &str, context: &Context) -> Result<Outcome> {
 
 fn unknown(key: &str, all: &[Columns]) -> Error {
     let error = Error::new(Kind::Database, format!("there is no consumer `{key}`"));
-    match guess(key, all.iter().map(|consumer| text(consumer, "consumer_key"))) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("`reveille consumers list` shows them all"),
-    }
+    or_did_you_mean(
+        error,
+        key,
+        all.iter().map(|consumer| text(consumer, "consumer_key")),
+        "`reveille consumers list` shows them all",
+    )
 }
 
 async fn switch(args: Switch, enabled: bool, context: &Context) -> Result<Outcome> {

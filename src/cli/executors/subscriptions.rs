@@ -7,9 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Subscribe, Unsubscribe};
-use crate::cli::context::{Context, Outcome, actor};
+use crate::cli::context::{Context, Outcome, actor, or_did_you_mean};
 use crate::cli::output::{fields, table};
-use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::model::refusal::Answer;
 use crate::store::health::{self, Component};
@@ -107,10 +106,7 @@ pub(super) async fn show(name: &str, context: &Context) -> Result<Outcome> {
     }
     let error = Error::new(Kind::Database, format!("there is no executor `{name}`"));
     let names = found.executors.iter().map(|one| one.component.name.as_str());
-    Err(match guess(name, names) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("`reveille executors list` shows the names"),
-    })
+    Err(or_did_you_mean(error, name, names, "`reveille executors list` shows the names"))
 }
 
 fn as_table(rows: &[Subscription]) -> String {

@@ -6,9 +6,8 @@ use serde_json::Value;
 
 use answers::{agreed, understood};
 
-use super::context::{Context, Outcome, actor};
+use super::context::{Context, Outcome, actor, or_did_you_mean};
 use super::output::{fields, table};
-use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::routes::{self, Route};
 
@@ -207,10 +206,12 @@ async fn show(code: &str, context: &Context) -> Result<Outcome> {
 
 fn unknown(code: &str, all: &[Route]) -> Error {
     let error = Error::new(Kind::Database, format!("there is no route `{code}`"));
-    match guess(code, all.iter().map(|route| text(route, "route_code"))) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("`reveille routes list` shows them all"),
-    }
+    or_did_you_mean(
+        error,
+        code,
+        all.iter().map(|route| text(route, "route_code")),
+        "`reveille routes list` shows them all",
+    )
 }
 
 async fn enable(

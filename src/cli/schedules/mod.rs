@@ -4,9 +4,8 @@ use clap::ArgGroup;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::context::{Context, Outcome, actor, warning};
+use super::context::{Context, Outcome, actor, or_did_you_mean, warning};
 use super::output::{self, fields, moment, table};
-use crate::config::guess;
 use crate::error::{Error, Kind, Result};
 use crate::store::schedules;
 
@@ -210,10 +209,12 @@ async fn stored(client: &impl deadpool_postgres::GenericClient, key: &str) -> Re
     }
     let all = schedules::list(client, None).await?;
     let error = Error::new(Kind::Database, format!("there is no schedule `{key}`"));
-    Err(match guess(key, all.iter().map(|schedule| text(schedule, "schedule_key"))) {
-        Some(meant) => error.hint(format!("did you mean `{meant}`?")),
-        None => error.hint("`reveille schedules list` shows them all"),
-    })
+    Err(or_did_you_mean(
+        error,
+        key,
+        all.iter().map(|schedule| text(schedule, "schedule_key")),
+        "`reveille schedules list` shows them all",
+    ))
 }
 
 async fn put(args: Put, context: &Context) -> Result<Outcome> {
