@@ -327,6 +327,7 @@ begin
     elsif v_pause is not null then
       return jsonb_build_object('refused', true, 'reason', 'paused', 'scope', v_pause);
     end if;
+    perform from audit_domain d where d.event_domain = p_event_domain for update; -- before any gap, as the timer's pass does
   end if;
   v_closed := fn_audit_closed_until(p_event_domain);
   v_until := least(coalesce(p_until, 'infinity'), coalesce(v_closed, '-infinity'));
