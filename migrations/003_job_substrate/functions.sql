@@ -1677,8 +1677,8 @@ $$;
 comment on function fn_job_succeed_mixed(uuid[], bigint[], text[]) is 'fn_job_succeed_many for what is not plain. Internal.';
 
 -- Many completions in one statement. The jobs of one claim have one token and one owner: where nothing hangs on their
--- ends (a key, a limit, a workflow, a fact to tell) and none has a result, one UPDATE by their keys says it all. What it
--- leaves goes the longer way, which counts what is ended already as ended.
+-- ends but steps of workflows (no key, no limit, no fact to tell) and none has a result, one UPDATE by their keys says it
+-- all. What it leaves goes the longer way, which counts what is ended already as ended.
 create or replace function fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[], p_result_refs text[] default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off
@@ -1688,8 +1688,8 @@ declare
   v_number int;
 begin
   if p_result_refs is null and p_lease_tokens[1] = all (p_lease_tokens) and cardinality(p_lease_tokens) = cardinality(p_job_ids) then
-    select j.lease_owner,
-      j.workflow_id is null and not exists ( -- as fn_lease_is_ours
+    select j.lease_owner, j.workflow_id is not null as is_step,
+      not exists ( -- as fn_lease_is_ours
         select from queue_heartbeat h
         where h.executor_name = j.lease_owner and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
       and not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') as is_plain
@@ -1702,8 +1702,13 @@ begin
       where j.job_id = any (p_job_ids)
         and j.lease_token = p_lease_tokens[1] and j.lease_owner = v_look.lease_owner and j.status in ('leased', 'in_progress')
         and (j.lease_until > clock_timestamp()) is true -- or it would be read by the index of the leases
-        and j.ordering_key is null and j.limit_slot is null and j.workflow_id is null;
+        and j.ordering_key is null and j.limit_slot is null and (j.workflow_id is not null) = v_look.is_step;
       get diagnostics v_number = row_count;
+      if v_look.is_step and v_number > 0 then -- to free once more what follows a step that had ended before changes nothing
+        perform fn_job_unblock(case when v_number = cardinality(p_job_ids) then p_job_ids else array(
+          select j.job_id from job_queue j
+          where j.job_id = any (p_job_ids) and j.lease_token = p_lease_tokens[1] and j.status = 'succeeded' and j.workflow_id is not null) end, 'success');
+      end if;
       if v_number = cardinality(p_job_ids) then
         return ('{"refused": false, "lease_lost": [], "succeeded": ' || v_number || '}')::jsonb;
       end if;

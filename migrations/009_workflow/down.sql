@@ -33,7 +33,7 @@ drop function fn_job_reject(uuid, text, text);
 drop function fn_job_approve(uuid, text, text, timestamptz);
 drop function fn_job_effect_hash(uuid);
 drop function fn_job_gate_pass(uuid, text, text, text);
-drop function fn_job_workflow_settle(uuid[]);
+drop function fn_job_workflow_settle(uuid[], uuid[]);
 drop function fn_job_unblock(uuid[], text);
 drop function fn_mot_graph_emit(text, jsonb, text, text, boolean, uuid, text);
 drop function fn_mot_emit_refused(mot_template, text[]);

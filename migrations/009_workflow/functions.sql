@@ -800,7 +800,7 @@ begin
     )
     select array_agg(c.job_id) filter (where c.state = 'met'), array_agg(distinct c.job_id) filter (where c.state = 'skipped')
     into v_met, v_skipped from changed c;
-    if cardinality(v_met) + coalesce(cardinality(v_skipped), 0) > 1 then
+    if v_skipped is not null then -- what is only freed is taken in this order by the UPDATE itself
       perform from job_queue j where j.job_id = any (v_met || v_skipped) order by j.job_id for update;
     end if;
     if v_met is not null then
@@ -808,18 +808,18 @@ begin
         update job_queue j
         set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp(),
             scheduled_at = case j.blocked_by when m.met then greatest(j.scheduled_at, v_now) else j.scheduled_at end -- it waits from now on
-        from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
+        from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id order by u.job_id) m
         where j.job_id = m.job_id and j.status = 'queued'
         returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at, j.workflow_id
       )
       select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
         array_agg(f.workflow_id) filter (where f.blocked_by = 0) as moving,
-        jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
+        array_agg(f.executor::text || ' ' || f.job_kind) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
       into v_free from freed f;
       v_moving := v_moving || v_free.moving;
       if v_free.ready is not null then
-        perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
-        from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
+        perform fn_job_wake(r.executor, array_agg(r.job_kind), sum(r.n)::int)
+        from (select split_part(e, ' ', 1) as executor, split_part(e, ' ', 2) as job_kind, count(*) as n from unnest(v_free.ready) e group by e) r
         group by r.executor;
       end if;
       if v_free.nearly is not null then
@@ -842,15 +842,15 @@ begin
   end loop;
   perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
   perform fn_job_workflow_settle(array(
-    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1));
+    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1), p_job_ids);
 end
 $$;
 comment on function fn_job_unblock(uuid[], text) is 'Frees or skips what needs jobs that have ended. Internal.';
 
 -- Ends workflows of which nothing moves any more: no step runs, is free to run or waits for a decision. Two last steps that end at the same
 -- time meet at the workflow''s row: the later one sees both, or, when its snapshot is older (REPEATABLE READ, SERIALIZABLE), gets 40001 and is
--- to be tried again. Called when steps end, and by the refresh.
-create or replace function fn_job_workflow_settle(p_workflow_ids uuid[]) returns int
+-- to be tried again. p_ended are the jobs whose end it is. Called when steps end, and by the refresh.
+create or replace function fn_job_workflow_settle(p_workflow_ids uuid[], p_ended uuid[] default '{}') returns int
 language plpgsql volatile set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
@@ -867,8 +867,13 @@ declare
 begin
   if cardinality(v_left) > 0 then
     -- what is free may be claimed and ended before we have committed, by somebody who does not see our end: he waits for this lock.
-    -- Whoever was faster than it is seen now
-    perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
+    -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them look free to another
+    -- one of that kind: the two must not pass each other
+    if exists (select from job_queue j where j.job_id = any (p_ended) and j.picked_at >= transaction_timestamp()) then
+      perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for update;
+    else
+      perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
+    end if;
     v_still := v_still || array(
       select w.workflow_id from unnest(v_left) w (workflow_id)
       where not exists (
@@ -886,33 +891,30 @@ begin
     for update);
   -- a statement of its own: it sees what others have ended before they let go of the workflow
   update job_workflow w
-  set status = c.status, outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp()
-  from (
-    select s.workflow_id, s.outcome, case
-      when s.cancel_reason is not null then 'cancelled'
-      when s.bad = 0 then 'succeeded'
-      when exists ( -- an end of the graph was reached
-        select from job_queue j
-        where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id and j.status = 'succeeded'
-          and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
-      else 'failed' end as status
-    from (
-      select j.workflow_id, x.cancel_reason,
-        count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
-          or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
-        count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
-          j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
-        jsonb_build_object(
-          'succeeded', count(*) filter (where j.status in ('succeeded', 'cleaned')), 'failed', count(*) filter (where j.status in ('failed', 'dead_letter')),
-          'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
-          'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
-          'blocked', count(*) filter (where j.status = 'queued')) as outcome
-      from job_workflow x
-      join job_queue j on j.job_id between x.workflow_id and fn_uuid_v7_nth(x.workflow_id, -1) and j.workflow_id = x.workflow_id
-      where x.workflow_id = any (v_locked)
-      group by j.workflow_id, x.cancel_reason) s
-    where s.moving = 0) c
-  where w.workflow_id = c.workflow_id;
+  set outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp(), status = case
+    when w.cancel_reason is not null then 'cancelled'
+    when c.bad = 0 then 'succeeded'
+    when exists ( -- an end of the graph was reached
+      select from job_queue j
+      where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'succeeded'
+        and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
+    else 'failed' end
+  from unnest(v_locked) l (workflow_id)
+  cross join lateral (
+    select
+      count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
+        or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
+      count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
+        j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
+      jsonb_build_object(
+        'succeeded', count(*) filter (where j.status in ('succeeded', 'cleaned')), 'failed', count(*) filter (where j.status in ('failed', 'dead_letter')),
+        'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
+        'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
+        'blocked', count(*) filter (where j.status = 'queued')) as outcome
+    from job_queue j
+    where j.job_id between l.workflow_id and fn_uuid_v7_nth(l.workflow_id, -1) and j.workflow_id = l.workflow_id
+    having count(*) > 0) c
+  where w.workflow_id = l.workflow_id and c.moving = 0;
   get diagnostics v_ended = row_count;
   if v_ended < cardinality(v_locked) then
     -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
@@ -921,7 +923,7 @@ begin
   return v_ended;
 end
 $$;
-comment on function fn_job_workflow_settle(uuid[]) is 'Ends those of the workflows in which nothing moves any more; answers how many. Internal.';
+comment on function fn_job_workflow_settle(uuid[], uuid[]) is 'Ends those of the workflows in which nothing moves any more; answers how many. Internal.';
 
 -- A gate lets its workflow go on, or stops it: the job of the gate ends, as if somebody had run it.
 create or replace function fn_job_gate_pass(p_job_id uuid, p_outcome text, p_actor text, p_error text default null) returns boolean
@@ -1747,7 +1749,7 @@ begin
   foreach v_function in array array['fn_mot_start()', 'fn_mot_start_one(uuid)', 'fn_mot_start_lease(uuid)', 'fn_mot_start_refused(uuid, text)',
     'fn_mot_reached(jsonb)', 'fn_mot_policy(jsonb)', 'fn_mot_emit_refused(mot_template, text[])',
     'fn_mot_template_lock(text)', 'fn_mot_template_of(text)', 'fn_mot_sorted(jsonb, jsonb)', 'fn_mot_fill(jsonb, jsonb, jsonb)',
-    'fn_mot_expand(mot_template, jsonb, jsonb, text, int, int, int, timestamptz)', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[])',
+    'fn_mot_expand(mot_template, jsonb, jsonb, text, int, int, int, timestamptz)', 'fn_job_unblock(uuid[], text)', 'fn_job_workflow_settle(uuid[], uuid[])',
     'fn_job_workflow_mend(uuid)', 'fn_job_workflow_stop(uuid, text, timestamptz)',
     'fn_job_gate_pass(uuid, text, text, text)', 'fn_job_gate_events(uuid[])',
     'fn_job_gate_verdict(jsonpath, event_outbox)', 'fn_job_gate_lock(uuid[])', 'fn_job_gate_expire(int, timestamptz)', 'fn_gate_filter_problem(jsonpath)',

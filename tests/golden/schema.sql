@@ -7177,8 +7177,8 @@ declare
   v_number int;
 begin
   if p_result_refs is null and p_lease_tokens[1] = all (p_lease_tokens) and cardinality(p_lease_tokens) = cardinality(p_job_ids) then
-    select j.lease_owner,
-      j.workflow_id is null and not exists ( -- as fn_lease_is_ours
+    select j.lease_owner, j.workflow_id is not null as is_step,
+      not exists ( -- as fn_lease_is_ours
         select from queue_heartbeat h
         where h.executor_name = j.lease_owner and h.owner_role <> session_user and not fn_executor_is_ours(h.owner_role))
       and not exists (select from dot_config c where c.key like 'job.%.emit\_events' and c.value = 'true') as is_plain
@@ -7191,8 +7191,13 @@ begin
       where j.job_id = any (p_job_ids)
         and j.lease_token = p_lease_tokens[1] and j.lease_owner = v_look.lease_owner and j.status in ('leased', 'in_progress')
         and (j.lease_until > clock_timestamp()) is true -- or it would be read by the index of the leases
-        and j.ordering_key is null and j.limit_slot is null and j.workflow_id is null;
+        and j.ordering_key is null and j.limit_slot is null and (j.workflow_id is not null) = v_look.is_step;
       get diagnostics v_number = row_count;
+      if v_look.is_step and v_number > 0 then -- to free once more what follows a step that had ended before changes nothing
+        perform fn_job_unblock(case when v_number = cardinality(p_job_ids) then p_job_ids else array(
+          select j.job_id from job_queue j
+          where j.job_id = any (p_job_ids) and j.lease_token = p_lease_tokens[1] and j.status = 'succeeded' and j.workflow_id is not null) end, 'success');
+      end if;
       if v_number = cardinality(p_job_ids) then
         return ('{"refused": false, "lease_lost": [], "succeeded": ' || v_number || '}')::jsonb;
       end if;
@@ -7437,7 +7442,7 @@ begin
     )
     select array_agg(c.job_id) filter (where c.state = 'met'), array_agg(distinct c.job_id) filter (where c.state = 'skipped')
     into v_met, v_skipped from changed c;
-    if cardinality(v_met) + coalesce(cardinality(v_skipped), 0) > 1 then
+    if v_skipped is not null then -- what is only freed is taken in this order by the UPDATE itself
       perform from job_queue j where j.job_id = any (v_met || v_skipped) order by j.job_id for update;
     end if;
     if v_met is not null then
@@ -7445,18 +7450,18 @@ begin
         update job_queue j
         set blocked_by = j.blocked_by - m.met, updated_at = clock_timestamp(),
             scheduled_at = case j.blocked_by when m.met then greatest(j.scheduled_at, v_now) else j.scheduled_at end -- it waits from now on
-        from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id) m
+        from (select u.job_id, count(*)::int as met from unnest(v_met) u (job_id) group by u.job_id order by u.job_id) m
         where j.job_id = m.job_id and j.status = 'queued'
         returning j.job_id, j.executor, j.job_kind, j.blocked_by, j.scheduled_at, j.workflow_id
       )
       select array_agg(f.job_id) filter (where f.blocked_by = 1) as nearly,
         array_agg(f.workflow_id) filter (where f.blocked_by = 0) as moving,
-        jsonb_agg(jsonb_build_array(f.executor, f.job_kind)) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
+        array_agg(f.executor::text || ' ' || f.job_kind) filter (where f.blocked_by = 0 and f.scheduled_at <= clock_timestamp()) as ready
       into v_free from freed f;
       v_moving := v_moving || v_free.moving;
       if v_free.ready is not null then
-        perform fn_job_wake(r.executor, array_agg(distinct r.job_kind), count(*))
-        from (select e ->> 0 as executor, e ->> 1 as job_kind from jsonb_array_elements(v_free.ready) e) r
+        perform fn_job_wake(r.executor, array_agg(r.job_kind), sum(r.n)::int)
+        from (select split_part(e, ' ', 1) as executor, split_part(e, ' ', 2) as job_kind, count(*) as n from unnest(v_free.ready) e group by e) r
         group by r.executor;
       end if;
       if v_free.nearly is not null then
@@ -7479,7 +7484,7 @@ begin
   end loop;
   perform fn_job_gate_pass(g, 'success', 'event') from unnest(v_gates) g;
   perform fn_job_workflow_settle(array(
-    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1));
+    select fn_uuid_v7_nth(u, 0) from unnest(v_all) u except select unnest(v_moving) order by 1), p_job_ids);
 end
 $function$
 
@@ -7912,7 +7917,7 @@ end
 $function$
 
 -- Ends those of the workflows in which nothing moves any more; answers how many. Internal.
-CREATE OR REPLACE FUNCTION fn_job_workflow_settle(p_workflow_ids uuid[])
+CREATE OR REPLACE FUNCTION fn_job_workflow_settle(p_workflow_ids uuid[], p_ended uuid[] DEFAULT '{}'::uuid[])
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -7935,8 +7940,13 @@ declare
 begin
   if cardinality(v_left) > 0 then
     -- what is free may be claimed and ended before we have committed, by somebody who does not see our end: he waits for this lock.
-    -- Whoever was faster than it is seen now
-    perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
+    -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them look free to another
+    -- one of that kind: the two must not pass each other
+    if exists (select from job_queue j where j.job_id = any (p_ended) and j.picked_at >= transaction_timestamp()) then
+      perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for update;
+    else
+      perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
+    end if;
     v_still := v_still || array(
       select w.workflow_id from unnest(v_left) w (workflow_id)
       where not exists (
@@ -7954,33 +7964,30 @@ begin
     for update);
   -- a statement of its own: it sees what others have ended before they let go of the workflow
   update job_workflow w
-  set status = c.status, outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp()
-  from (
-    select s.workflow_id, s.outcome, case
-      when s.cancel_reason is not null then 'cancelled'
-      when s.bad = 0 then 'succeeded'
-      when exists ( -- an end of the graph was reached
-        select from job_queue j
-        where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id and j.status = 'succeeded'
-          and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
-      else 'failed' end as status
-    from (
-      select j.workflow_id, x.cancel_reason,
-        count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
-          or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
-        count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
-          j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
-        jsonb_build_object(
-          'succeeded', count(*) filter (where j.status in ('succeeded', 'cleaned')), 'failed', count(*) filter (where j.status in ('failed', 'dead_letter')),
-          'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
-          'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
-          'blocked', count(*) filter (where j.status = 'queued')) as outcome
-      from job_workflow x
-      join job_queue j on j.job_id between x.workflow_id and fn_uuid_v7_nth(x.workflow_id, -1) and j.workflow_id = x.workflow_id
-      where x.workflow_id = any (v_locked)
-      group by j.workflow_id, x.cancel_reason) s
-    where s.moving = 0) c
-  where w.workflow_id = c.workflow_id;
+  set outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp(), status = case
+    when w.cancel_reason is not null then 'cancelled'
+    when c.bad = 0 then 'succeeded'
+    when exists ( -- an end of the graph was reached
+      select from job_queue j
+      where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.status = 'succeeded'
+        and not exists (select from job_dependency d where d.needs_job_id = j.job_id)) then 'partially_failed'
+    else 'failed' end
+  from unnest(v_locked) l (workflow_id)
+  cross join lateral (
+    select
+      count(*) filter (where j.status in ('failed', 'dead_letter', 'queued')
+        or j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %') as bad,
+      count(*) filter (where j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and (
+        j.blocked_by = 0 or j.blocked_by = 1 and exists (select from job_gate g where g.job_id = j.job_id))) as moving,
+      jsonb_build_object(
+        'succeeded', count(*) filter (where j.status in ('succeeded', 'cleaned')), 'failed', count(*) filter (where j.status in ('failed', 'dead_letter')),
+        'skipped', count(*) filter (where j.status = 'cancelled' and j.cancel_reason like 'skipped: %'),
+        'cancelled', count(*) filter (where j.status = 'cancelled' and coalesce(j.cancel_reason, '') not like 'skipped: %'),
+        'blocked', count(*) filter (where j.status = 'queued')) as outcome
+    from job_queue j
+    where j.job_id between l.workflow_id and fn_uuid_v7_nth(l.workflow_id, -1) and j.workflow_id = l.workflow_id
+    having count(*) > 0) c
+  where w.workflow_id = l.workflow_id and c.moving = 0;
   get diagnostics v_ended = row_count;
   if v_ended < cardinality(v_locked) then
     -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it

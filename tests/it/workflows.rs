@@ -1,5 +1,6 @@
 //! Workflows: templates, what is emitted from them, edges, gates, and who may do what.
 
+mod batches;
 mod cancel;
 mod commands;
 mod edges;
