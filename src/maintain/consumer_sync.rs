@@ -103,6 +103,11 @@ impl Entry {
         matches!(&self.action, Action::Change { columns } if columns.iter().any(|change| change.column == name))
     }
 
+    /// What its row would hold: what its file says, or the row where there is no file.
+    pub fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
     /// Whether applying it would do anything.
     pub fn changes_anything(&self) -> bool {
         matches!(self.action, Action::Add | Action::Change { .. } | Action::Remove)
