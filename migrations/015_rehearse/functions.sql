@@ -628,7 +628,7 @@ begin
   if v_closed is null then
     v_obstacle := coalesce(v_obstacle, '{"reason": "not_closed"}');
   end if;
-  if not p_dry_run and v_obstacle is not null then
+  if not p_dry_run and v_obstacle is not null and (v_obstacle ->> 'reason' <> 'not_closed' or not exists (select from dispatch_sweep)) then
     return jsonb_build_object('refused', true, 'consumer_key', p_consumer_key) || v_obstacle;
   end if;
   v_since := coalesce(p_since, (p_after ->> 'since')::timestamptz,
@@ -669,6 +669,7 @@ begin
   returning backfill_id into v_id;
   insert into dot_config_audit (key, old_value, new_value, actor, reason)
   values ('consumer.' || p_consumer_key || '.' || p_mode, null, v_id || ' running', coalesce(p_actor, session_user), coalesce(p_reason, 'no reason given'));
+  -- what is not closed yet, the steps wait for
   return fn_consumer_backfill_step(v_id, p_batch, p_now) || jsonb_build_object('dry_run', false, 'closed_until', v_closed);
 end
 $$;

@@ -26,7 +26,7 @@ pub(super) async fn of_entry(
     options: Options,
     last: i32,
 ) -> Result<Option<Value>> {
-    let mut columns = entry.columns().clone();
+    let mut columns = entry.columns.clone();
     match entry.action {
         Action::Add => {}
         Action::Change { .. } if options.enabled_too => {}
@@ -39,6 +39,11 @@ pub(super) async fn of_entry(
         Action::Keep | Action::Orphan | Action::Foreign => return Ok(None),
     }
     diff(client, &columns, last).await.map(Some)
+}
+
+/// Whether there were events to look at.
+pub(super) fn says_anything(diff: &Value) -> bool {
+    diff["events"].as_u64() > Some(0)
 }
 
 /// The counts in a line, and the newest events that would change.

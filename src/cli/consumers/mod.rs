@@ -242,7 +242,7 @@ async fn switch(args: Switch, enabled: bool, context: &Context) -> Result<Outcom
         })?;
         return Ok(Outcome::Done);
     }
-    if let Some(Ok(shown)) = &shown {
+    if let Some(Ok(shown)) = shown.as_ref().filter(|shown| shown.as_ref().is_ok_and(diff::says_anything)) {
         context.out.line(&diff::as_text(shown, 0))?;
     }
     let who = actor(args.actor);

@@ -49,7 +49,8 @@ fn asked(context: &Context) -> Result<bool> {
 
 fn as_text(plan: &Plan, diffs: &BTreeMap<&str, Value>) -> String {
     let entry = |entry: &Entry| {
-        let diff = diffs.get(entry.consumer_key.as_str()).map(|diff| diff::as_text(diff, DIFFERENCES));
+        let diff = diffs.get(entry.consumer_key.as_str()).filter(|diff| diff::says_anything(diff));
+        let diff = diff.map(|diff| diff::as_text(diff, DIFFERENCES));
         let diff = diff.map(|text| format!("\n    {}", text.replace('\n', "\n    "))).unwrap_or_default();
         entry_as_text(entry) + &diff
     };
