@@ -80,6 +80,12 @@ struct Run {
     /// Do it; otherwise it is only counted
     #[arg(long, requires = "key")]
     apply: bool,
+    #[command(flatten)]
+    begun: Begun,
+}
+
+#[derive(Debug, clap::Args)]
+struct Begun {
     /// Go on with a run that was paused, has failed or lost its command
     #[arg(long, value_name = "ID", help_heading = "Runs that were begun")]
     resume: Option<Uuid>,
@@ -137,15 +143,16 @@ async fn run(
     event_ids: Option<Vec<Uuid>>,
     context: &Context,
 ) -> Result<Outcome> {
-    if args.list {
-        return list(mode, args.all, context).await;
+    let begun = args.begun;
+    if begun.list {
+        return list(mode, begun.all, context).await;
     }
     let who = actor(args.actor);
     let reason = args.reason.as_deref();
-    if let Some(id) = args.resume {
-        return runner::resume(id, who.as_deref(), reason, args.accept_change, context).await;
+    if let Some(id) = begun.resume {
+        return runner::resume(id, who.as_deref(), reason, begun.accept_change, context).await;
     }
-    for (id, status) in [(args.pause, "paused"), (args.cancel, "cancelled")] {
+    for (id, status) in [(begun.pause, "paused"), (begun.cancel, "cancelled")] {
         if let Some(id) = id {
             return set_status(id, status, who.as_deref(), reason, context).await;
         }

@@ -1,5 +1,6 @@
 //! A backfill or replay from its first batch to its end, in one command: batches, waits, signals, and what was done.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::GenericClient;
@@ -81,7 +82,7 @@ fn counted(document: &Value) -> String {
     );
     match document["obstacle"]["reason"].as_str() {
         Some(reason) => {
-            text.push_str(&format!("\n\nnow --apply would be refused: {reason}"));
+            let _ = write!(text, "\n\nnow --apply would be refused: {reason}");
             text.extend(remedy(reason).map(|remedy| format!("\nhint: {remedy}")));
         }
         None => text.push_str("\n\nnothing was changed; --apply does it"),
@@ -231,7 +232,7 @@ pub(super) fn ended(run: &Value) -> String {
     let mut text = format!("{what}\n\n{}", numbers(run));
     if matches!(word(run, "status"), "paused" | "failed") {
         let id = word(run, "backfill_id").parse().unwrap_or_default();
-        text.push_str(&format!("\n\n`{}` goes on", resume_command(word(run, "mode"), id)));
+        let _ = write!(text, "\n\n`{}` goes on", resume_command(word(run, "mode"), id));
     }
     if number(run, "errors") > 0 {
         text.push_str("\n\nwhat could not be made of its event: `reveille events explain EVENT`, rows of dispatch_error");

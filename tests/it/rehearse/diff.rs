@@ -100,7 +100,7 @@ async fn enable_disable_and_sync_show_it_before_they_act() {
     let folder = Folder::open_to_all();
     let file = folder.path().join("filed.toml");
     let write = |more: &str| {
-        std::fs::write(&file, format!("event_domain = \"iu\"\njob_kind = \"one.do\"\n{more}")).unwrap()
+        std::fs::write(&file, format!("event_domain = \"iu\"\njob_kind = \"one.do\"\n{more}")).unwrap();
     };
     write("event_type = \"*\"\n");
     let sync = ["consumers", "sync", "--dir", folder.path().to_str().unwrap()];

@@ -53,11 +53,11 @@ impl Stage {
         self.count("select count(*) from job_queue where consumer_key = 'k'").await
     }
 
-    /// Begins a run of `k` until half an hour ago; `more` are more arguments.
-    pub(super) async fn begin(&self, mode: &str, more: &str) -> Value {
+    /// Begins a run of `k` until half an hour ago; `rest` are more arguments.
+    pub(super) async fn begin(&self, mode: &str, rest: &str) -> Value {
         let call = format!(
             "fn_consumer_{mode}('k', p_until => date_trunc('minute', clock_timestamp()) - interval '30 minutes', \
-             p_dry_run => false, p_reason => 'a test'{more})"
+             p_dry_run => false, p_reason => 'a test'{rest})"
         );
         self.outbox.answer(&call).await
     }
@@ -71,34 +71,34 @@ impl Stage {
         run
     }
 
-    /// One batch; `more` are more arguments.
-    pub(super) async fn step(&self, run: &Value, more: &str) -> Value {
+    /// One batch; `rest` are more arguments.
+    pub(super) async fn step(&self, run: &Value, rest: &str) -> Value {
         let id = run["backfill_id"].as_str().unwrap_or_else(|| panic!("{run}"));
-        self.outbox.answer(&format!("fn_consumer_backfill_step('{id}'{more})")).await
+        self.outbox.answer(&format!("fn_consumer_backfill_step('{id}'{rest})")).await
     }
 
-    pub(super) async fn set_status(&self, run: &Value, status: &str, more: &str) -> Value {
+    pub(super) async fn set_status(&self, run: &Value, status: &str, rest: &str) -> Value {
         let id = run["backfill_id"].as_str().unwrap();
         self.outbox
-            .answer(&format!("fn_consumer_backfill_move('{id}', '{status}', 'test', 'a test'{more})"))
+            .answer(&format!("fn_consumer_backfill_move('{id}', '{status}', 'test', 'a test'{rest})"))
             .await
     }
 
     /// Begins and finishes.
-    pub(super) async fn real(&self, mode: &str, more: &str) -> Value {
-        let first = self.begin(mode, more).await;
+    pub(super) async fn real(&self, mode: &str, rest: &str) -> Value {
+        let first = self.begin(mode, rest).await;
         assert_eq!(first["refused"], json!(false), "{first}");
         self.finish(first).await
     }
 
     /// The dry run of the same, page by page, summed up.
-    pub(super) async fn dry(&self, mode: &str, more: &str) -> Value {
+    pub(super) async fn dry(&self, mode: &str, rest: &str) -> Value {
         let mut sums = [0; COUNTS.len()];
         let mut after = "null".to_owned();
         loop {
             let call = format!(
                 "fn_consumer_{mode}('k', p_until => date_trunc('minute', clock_timestamp()) - interval '30 minutes', \
-                 p_after => {after}{more})"
+                 p_after => {after}{rest})"
             );
             let page = self.outbox.answer(&call).await;
             assert_eq!((&page["refused"], &page["dry_run"]), (&json!(false), &json!(true)), "{page}");
