@@ -484,7 +484,6 @@ declare
   v_left bigint;
   v_burst bigint;
   v_whole boolean := true;
-  v_waiting text;
   v_extra jsonb := '{}';
 begin
   if p_batch is null or p_batch not between 1 and 10000 then
@@ -593,7 +592,6 @@ declare
   v_generation int;
   v_page record;
   v_done record;
-  v_counts bigint[];
   v_made bigint := coalesce((p_after ->> 'made')::bigint, 0);
   v_known bigint[];
   v_id uuid;

@@ -1769,7 +1769,6 @@ declare
   v_left bigint;
   v_burst bigint;
   v_whole boolean := true;
-  v_waiting text;
   v_extra jsonb := '{}';
 begin
   if p_batch is null or p_batch not between 1 and 10000 then
@@ -10020,7 +10019,6 @@ declare
   v_generation int;
   v_page record;
   v_done record;
-  v_counts bigint[];
   v_made bigint := coalesce((p_after ->> 'made')::bigint, 0);
   v_known bigint[];
   v_id uuid;
@@ -10055,7 +10053,7 @@ begin
   if v_closed is null then
     v_obstacle := coalesce(v_obstacle, '{"reason": "not_closed"}');
   end if;
-  if not p_dry_run and v_obstacle is not null then
+  if not p_dry_run and v_obstacle is not null and (v_obstacle ->> 'reason' <> 'not_closed' or not exists (select from dispatch_sweep)) then
     return jsonb_build_object('refused', true, 'consumer_key', p_consumer_key) || v_obstacle;
   end if;
   v_since := coalesce(p_since, (p_after ->> 'since')::timestamptz,
@@ -10096,6 +10094,7 @@ begin
   returning backfill_id into v_id;
   insert into dot_config_audit (key, old_value, new_value, actor, reason)
   values ('consumer.' || p_consumer_key || '.' || p_mode, null, v_id || ' running', coalesce(p_actor, session_user), coalesce(p_reason, 'no reason given'));
+  -- what is not closed yet, the steps wait for
   return fn_consumer_backfill_step(v_id, p_batch, p_now) || jsonb_build_object('dry_run', false, 'closed_until', v_closed);
 end
 $function$
