@@ -50,7 +50,7 @@ language plpgsql stable set search_path from current
 as $$
 declare
   v_own constant text[] := array[
-    'audit_consumer', 'audit_domain', 'audit_mark', 'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_gap',
+    'audit_consumer', 'audit_domain', 'audit_mark', 'consumer_backfill', 'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_gap',
     'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
     'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
     'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',

@@ -25,6 +25,7 @@ mod migrate;
 pub mod output;
 mod pause;
 mod payload;
+mod progress;
 mod resume;
 mod routes;
 mod run;

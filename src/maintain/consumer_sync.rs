@@ -1,7 +1,6 @@
 //! Makes rows of consumer files: reads a folder, compares with `consumer_registry`, applies what was shown.
 //!
-//! A row belongs to the file that it came from (`source = 'file'`); rows written by anybody else are never touched.
-//! Whether a row is enabled belongs to the operator: a file's `enabled` counts when its row is first written.
+//! A row belongs to its file; rows of others are never touched. A file's `enabled` counts when its row is first written.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -45,8 +44,9 @@ pub struct Entry {
     pub enabled_stays: Option<bool>,
     /// What stands against its workflows, such as a template that is not there.
     pub warning: Option<String>,
+    /// What its file says, or its row where there is no file.
     #[serde(skip)]
-    columns: Columns,
+    pub columns: Columns,
 }
 
 /// What becomes of a row.

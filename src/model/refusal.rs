@@ -61,6 +61,12 @@ impl Refusal {
         let text = |key: &str| self.answer.get(key).and_then(Value::as_str);
         let (workflow, step) = (text("workflow_id"), text("step"));
         Some(match (self.reason.as_str(), workflow, step) {
+            ("illegal_transition", ..) if text("backfill_id").is_some() => {
+                format!("the run is {}, and stays so: `reveille consumers backfill --list --all`", text("status").unwrap_or("over"))
+            }
+            ("not_found", ..) if text("backfill_id").is_some() => {
+                "there is no run with this id: `reveille consumers backfill --list --all`, or `replay --list --all`".to_owned()
+            }
             ("illegal_transition", Some(id), Some(step)) => format!(
                 "{step} does not wait for approval, it is {}: `reveille workflows show {id}`",
                 text("standing").unwrap_or("something else")
@@ -107,6 +113,16 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "reaper_disabled" => {
             "open both gates: `reveille gate open queue.lease_reaper.enabled --reason …` and close queue.lease_reaper.dry_run_only"
         }
+        "not_closed" => {
+            "dispatch has not read that far: `reveille run`, or `reveille tick`, sees to it; docs/rehearse.md tells which events count"
+        }
+        "terminal" => "the consumer makes no jobs: it has no job_kind",
+        "consumer_disabled" => "`reveille consumers enable KEY` first",
+        "consumer_dry_run" => "its row says dry_run: it makes no jobs, now or of the past",
+        "consumer_changed" => {
+            "look at it with `reveille consumers show KEY`, then go on with --resume ID --accept-change, or end the run with --cancel ID"
+        }
+        "consumer_gone" => "its row was removed: end the run with --cancel ID",
         "replay_disabled" => "open the gate: `reveille gate open queue.dlq.replay_enabled --reason …`",
         "not_triaged" => "decide first: `reveille dlq triage ID manual_replay --note …`",
         "not_authorized" => "your role has no row for this domain in dead_letter_authority",

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod audit;
+pub mod backfills;
 pub mod backlog;
 pub mod bench;
 pub mod bridge;

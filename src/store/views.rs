@@ -7,7 +7,8 @@ use super::{get, rows};
 use crate::error::Result;
 
 /// The views that may be read, by the name that one asks for.
-pub const VIEWS: [(&str, &str); 11] = [
+pub const VIEWS: [(&str, &str); 12] = [
+    ("backfills", "v_consumer_backfill"),
     ("backlog", "v_job_queue_backlog"),
     ("consumer-lag", "v_consumer_lag"),
     ("dead-letters", "v_dead_letter_all"),

@@ -8,11 +8,11 @@ use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::health::Component;
-use super::{audit, get, routes, row, rows};
+use super::{audit, backfills, get, routes, row, rows};
 use crate::error::{Error, Kind, Result};
 use crate::model::finding::Finding;
 
-/// Findings about workflows, routes, schedules and the audit as components, each with its [`Finding`] as detail.
+/// Findings about workflows, routes, schedules, the audit and backfills as components, each with its [`Finding`] as detail.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
     const WORKFLOWS: &str = "
         select workflow_id::text as name, severity, finding, what, hint, age_seconds::float8 as age_seconds
@@ -31,6 +31,7 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
         found.push(read("schedule", &row)?);
     }
     found.extend(audit::check(client).await?);
+    found.extend(backfills::check(client).await?);
     Ok(found)
 }
 

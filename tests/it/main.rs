@@ -35,6 +35,7 @@ mod property;
 mod races;
 mod readme;
 mod recipients;
+mod rehearse;
 mod routes;
 mod runbooks;
 mod schedules;

@@ -10,11 +10,14 @@ use super::payload;
 use crate::error::{Error, Kind, Result};
 use crate::store::consumers::{self, Columns, Since};
 
+mod backfill;
+mod diff;
 mod pilot;
 mod preview;
+mod runner;
 mod sync;
 
-/// List, show, switch and preview consumers, and make rows of their files
+/// List, show, switch, preview and backfill consumers, and make rows of their files
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -40,7 +43,11 @@ enum Action {
     )]
     Sync(Sync),
     /// Let a consumer make jobs, from now on
-    #[command(after_help = "Example:\n  reveille consumers enable mark_cut.cut --reason 'pilot begins'")]
+    #[command(
+        after_help = "Says first which of the newest events it would make jobs of; those are past, and `backfill` makes them.\n\n\
+                      Examples:\n  reveille consumers enable mark_cut.cut --dry-run\n  \
+                      reveille consumers enable mark_cut.cut --reason 'pilot begins'"
+    )]
     Enable(Switch),
     /// Let a consumer make no more jobs; facts that come meanwhile pass it by
     #[command(after_help = "Example:\n  reveille consumers disable mark_cut.cut --reason 'host is moved'")]
@@ -49,6 +56,12 @@ enum Action {
     #[command(after_help = "Examples:\n  reveille consumers preview mark_cut.cut --since 1h\n  \
                       reveille consumers preview consumers/mark_cut.cut.toml")]
     Preview(Preview),
+    /// Make jobs of past events that a consumer has none for; counts them, and makes none without --apply
+    #[command(after_help = backfill::BACKFILL_HELP)]
+    Backfill(Box<backfill::Backfill>),
+    /// Make jobs of a consumer again for events that have one; counts them, and makes none without --apply
+    #[command(after_help = backfill::REPLAY_HELP)]
+    Replay(Box<backfill::Replay>),
     /// Rank collections by how well they suit a pilot; changes nothing
     #[command(after_help = pilot::HELP)]
     Pilot(pilot::Args),
@@ -68,6 +81,9 @@ struct Sync {
     /// Also enable or disable existing rows as their files say
     #[arg(long)]
     enabled_too: bool,
+    /// Of so many of the newest events it is shown which would get another job, or none; 0 shows none
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(i32).range(0..=100_000))]
+    last: i32,
     /// Who does it; without it, `user:` and the name of this login
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
@@ -83,6 +99,12 @@ struct Switch {
     /// Why; kept in the audit
     #[arg(long, value_name = "TEXT", default_value = "no reason given")]
     reason: String,
+    /// Only show which of the newest events would get a job, or none
+    #[arg(long)]
+    dry_run: bool,
+    /// How many of the newest events are looked at; 0 shows none
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(i32).range(0..=100_000))]
+    last: i32,
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,6 +128,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Action::Enable(args) => switch(args, true, context).await,
         Action::Disable(args) => switch(args, false, context).await,
         Action::Preview(args) => preview::run(args, context).await,
+        Action::Backfill(args) => backfill::backfill(*args, context).await,
+        Action::Replay(args) => backfill::replay(*args, context).await,
         Action::Pilot(args) => pilot::run(args, context).await,
     }
 }
@@ -203,14 +227,32 @@ fn unknown(key: &str, all: &[Columns]) -> Error {
 
 async fn switch(args: Switch, enabled: bool, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    if consumers::show(&client, &args.key).await?.is_none() {
+    let Some(mut columns) = consumers::show(&client, &args.key).await? else {
         return Err(unknown(&args.key, &consumers::list(&client).await?));
+    };
+    let was = columns.insert("enabled".to_owned(), json!(enabled)) == Some(json!(true));
+    // to disable must not wait for anything
+    let looks = args.dry_run || (enabled && !was && args.last > 0);
+    let shown = if looks { Some(diff::diff(&client, &columns, args.last.max(1)).await) } else { None };
+    if args.dry_run {
+        let shown = shown.transpose()?.unwrap_or_default();
+        let document = json!({ "consumer_key": args.key, "enabled": was, "dry_run": true, "diff": shown });
+        context.out.answer(&document, || {
+            format!("{}: nothing was changed\n{}", args.key, diff::as_text(&shown, diff::SHOWN))
+        })?;
+        return Ok(Outcome::Done);
+    }
+    if let Some(Ok(shown)) = shown.as_ref().filter(|shown| shown.as_ref().is_ok_and(diff::says_anything)) {
+        context.out.line(&diff::as_text(shown, 0))?;
     }
     let who = actor(args.actor);
     let answer = consumers::set_enabled(&client, &args.key, enabled, who.as_deref(), &args.reason).await?;
     Outcome::of(answer, |result| {
         let was = result["was_enabled"] == true;
         let mut document = json!({ "consumer_key": args.key, "enabled": enabled, "was_enabled": was });
+        if let Some(Ok(shown)) = &shown {
+            document["diff"] = shown.clone();
+        }
         if let Some(warning) = result.get("warning") {
             document["warning"] = warning.clone();
         }

@@ -1,26 +1,36 @@
 //! `reveille consumers sync`: shows the difference, then applies it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde_json::{Value, json};
 
-use super::Sync;
+use super::{Sync, diff};
 use crate::cli::context::{Context, Outcome, actor};
 use crate::error::{Error, Result};
 use crate::maintain::consumer_sync::{self as sync, Action, Entry, Options, Plan};
+
+/// Most events that are named for each consumer.
+const DIFFERENCES: usize = 3;
 
 pub(super) async fn run(args: Sync, context: &Context) -> Result<Outcome> {
     let files = sync::read_folder(&args.dir)?;
     let options = Options { prune: args.prune, enabled_too: args.enabled_too };
     let mut client = context.client().await?;
     let plan = sync::plan(&client, &files, options).await?;
-    context.out.line(&as_text(&plan))?;
+    let mut diffs = BTreeMap::new();
+    for entry in plan.entries.iter().filter(|_| args.last > 0) {
+        if let Some(diff) = diff::of_entry(&client, entry, options, args.last).await? {
+            diffs.insert(entry.consumer_key.as_str(), diff);
+        }
+    }
+    context.out.line(&as_text(&plan, &diffs))?;
     let apply = plan.changes_anything() && (args.apply || asked(context)?);
     if apply {
         sync::apply(&mut client, &plan, actor(args.actor).as_deref(), options).await?;
     }
-    let document = json!({ "applied": apply, "consumers": plan.entries });
+    let document = json!({ "applied": apply, "consumers": plan.entries, "diffs": diffs });
     context.out.answer(&document, || conclusion(&plan, apply))?;
     Ok(if plan.shadowed().next().is_some() { Outcome::Failed } else { Outcome::Done })
 }
@@ -37,8 +47,14 @@ fn asked(context: &Context) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn as_text(plan: &Plan) -> String {
-    plan.entries.iter().map(entry_as_text).collect::<Vec<_>>().join("\n")
+fn as_text(plan: &Plan, diffs: &BTreeMap<&str, Value>) -> String {
+    let entry = |entry: &Entry| {
+        let diff = diffs.get(entry.consumer_key.as_str()).filter(|diff| diff::says_anything(diff));
+        let diff = diff.map(|diff| diff::as_text(diff, DIFFERENCES));
+        let diff = diff.map(|text| format!("\n    {}", text.replace('\n', "\n    "))).unwrap_or_default();
+        entry_as_text(entry) + &diff
+    };
+    plan.entries.iter().map(entry).collect::<Vec<_>>().join("\n")
 }
 
 /// A sign, the key, and what changes, one column a line.
