@@ -111,7 +111,7 @@ pub async fn page(
         select q.job_id from job_queue q
         where q.job_id < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         order by q.job_id desc
-        offset $2 - 1
+        offset $2::bigint - 1
         limit 1";
     let more = limit + 1;
     let parameters: super::Parameters<'_> =

@@ -62,6 +62,10 @@ impl Served {
         Self::start(server_at(NOWHERE), None, Duration::ZERO).await
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) async fn scrape(&self) -> Scrape {
         let answer = get(self.address, "/metrics").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
