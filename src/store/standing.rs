@@ -51,6 +51,7 @@ pub fn complaint(ill: &Component) -> String {
     match (component.as_str(), ill.status_hint.as_str()) {
         ("executor", "never") => format!("executor {name} is registered and has never beaten"),
         ("executor", _) => format!("executor {name} has been silent for {age}"),
+        ("cursor", _) if name == "sweep" => format!("the sweep has proven nothing for {age}"),
         ("cursor", "never") => {
             format!(
                 "domain {name} was never dispatched, and an event has waited for {age}: is `reveille run` up?"
@@ -64,6 +65,17 @@ pub fn complaint(ill: &Component) -> String {
             "{} have waited for {age}, and no live executor is subscribed to them: `reveille executors list`",
             printable(name)
         ),
+        ("dead_letter", _) => {
+            let what = if name == "dispatch_error" {
+                "events that a consumer could not digest"
+            } else {
+                "dead letters"
+            };
+            format!("{} {what} wait for somebody, the oldest for {age}", ill.value.unwrap_or_default())
+        }
+        ("lease", _) => {
+            format!("{} leases ended unreported, the oldest {age} ago", ill.value.unwrap_or_default())
+        }
         _ if is_watched(ill) => found(ill),
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
     }

@@ -8,7 +8,6 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use fantoccini::Locator;
-use fantoccini::key::Key;
 use serde_json::json;
 
 use self::browser::Browser;
@@ -50,7 +49,6 @@ async fn each_page_shows_its_facts_and_leads_to_the_others() {
         for word in words {
             assert!(text.contains(word), "{path} does not say `{word}`:\n{text}");
         }
-        browser.shot(&format!("plain{}", path.replace('/', "_"))).await;
     }
     // from a job to its event and back, by links alone
     browser.open(&stage.url(&format!("/jobs/{}", stage.job))).await;
@@ -90,7 +88,7 @@ async fn each_page_shows_its_facts_and_leads_to_the_others() {
     ] {
         let field = browser.client.find(Locator::Css("#q")).await.unwrap();
         field.send_keys(id).await.unwrap();
-        browser.press(Key::Enter).await;
+        browser.press("Enter").await;
         browser.sees(words).await;
     }
     assert_eq!(browser.complaints().await, Vec::<String>::new());
@@ -148,7 +146,7 @@ async fn ten_thousand_jobs_are_paged_by_keyboard_and_each_page_is_quick() {
         assert!(rows.iter().all(|row| seen.insert(row.to_string())), "no row comes twice");
         let there = browser.run(next).await;
         let begun = Instant::now();
-        browser.press(Key::Enter).await;
+        browser.press("Enter").await;
         wait_until("the next page is there", SOON, async || {
             browser.run("return location.href").await == there
         })
@@ -228,7 +226,6 @@ async fn without_a_database_the_page_says_so_and_comes_back_by_itself() {
     browser.sees("The database does not answer; this is what was read last.").await;
     browser.open(&stage.url("/jobs")).await;
     browser.sees("This page tries again by itself").await;
-    browser.shot("without_a_database").await;
     other.batch_execute(&format!("alter database {name} with allow_connections true")).await.unwrap();
     browser.sees("Newest first").await;
 }

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use fantoccini::key::Key;
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 
-use crate::support::{Folder, SOON, wait_until};
+use crate::support::{Folder, SOON, wait_for, wait_until};
 
 /// Driver, browser and profile; dropping it ends all three.
 pub(super) struct Browser {
@@ -115,10 +114,18 @@ impl Browser {
         wait_until(&what, SOON, async || self.text().await.contains(words)).await;
     }
 
-    /// Presses a key where the focus is.
-    pub(super) async fn press(&self, key: Key) {
-        let focused = self.client.active_element().await.unwrap();
-        focused.send_keys(&String::from(char::from(key))).await.unwrap();
+    /// Presses Tab or Enter where the focus is, as a keyboard does: also while the page is being changed.
+    pub(super) async fn press(&self, key: &str) {
+        let (code, text) = if key == "Tab" { (9, "") } else { (13, "\r") };
+        let event = |kind: &str| json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+        self.devtools("Input.dispatchKeyEvent", event("keyDown")).await;
+        self.devtools("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key, "code": key})).await;
+    }
+
+    /// Pages stay as they were opened.
+    pub(super) async fn without_news(&self) {
+        self.devtools("Network.enable", json!({})).await;
+        self.devtools("Network.setBlockedURLs", json!({"urls": ["*/stream*"]})).await;
     }
 
     /// What the policy refused, and what the console complained of, since the last time.
@@ -131,17 +138,20 @@ impl Browser {
         refused.as_array().unwrap().iter().map(ToString::to_string).chain(lines).collect()
     }
 
-    /// A picture, where somebody wants to look at it: `REVEILLE_SHOTS` names the folder.
-    pub(super) async fn shot(&self, name: &str) {
-        let Some(folder) = std::env::var_os("REVEILLE_SHOTS") else { return };
-        let params = json!({"captureBeyondViewport": true, "format": "png"});
+    /// A picture in base64; also kept where somebody wants to look at it: `REVEILLE_SHOTS` names the folder.
+    pub(super) async fn shot(&self, name: &str) -> String {
         let size = self.devtools("Page.getLayoutMetrics", json!({})).await["cssContentSize"].clone();
         let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
-        let mut params = params;
-        params["clip"] = clip;
-        let shot = self.devtools("Page.captureScreenshot", params).await;
-        let path = PathBuf::from(folder).join(format!("{name}.png.base64"));
-        std::fs::write(path, shot["data"].as_str().unwrap()).unwrap();
+        let params = json!({"captureBeyondViewport": true, "format": "png", "clip": clip});
+        let picture = wait_for("a picture", SOON, async || {
+            let shot = self.devtools("Page.captureScreenshot", params.clone()).await;
+            shot["data"].as_str().map(str::to_owned)
+        });
+        let picture = picture.await;
+        if let Some(folder) = std::env::var_os("REVEILLE_SHOTS") {
+            std::fs::write(PathBuf::from(folder).join(format!("{name}.png.base64")), &picture).unwrap();
+        }
+        picture
     }
 }
 

@@ -1,6 +1,5 @@
 //! Light and dark, narrow and wide, by keyboard.
 
-use fantoccini::key::Key;
 use serde_json::json;
 
 use super::browser::Browser;
@@ -47,8 +46,11 @@ async fn no_page_is_wider_than_a_narrow_phone_or_a_wide_screen() {
         browser.width(width).await;
         for page in stage.pages() {
             browser.open(&stage.url(&page)).await;
-            let wide = browser.run("return document.documentElement.scrollWidth").await;
-            assert!(wide.as_u64().unwrap() <= u64::from(width), "{page} at {width}: {wide}");
+            let wide = "return [document.documentElement.scrollWidth, [...document.querySelectorAll('body *')]
+                .filter((one) => one.getBoundingClientRect().right > innerWidth && !one.closest('.graph, .hidden'))
+                .map((one) => one.outerHTML.slice(0, 200)).slice(-2)]";
+            let wide = browser.run(wide).await;
+            assert!(wide[0].as_u64().unwrap() <= u64::from(width), "{page} at {width}: {wide}");
         }
     }
 }
@@ -57,13 +59,14 @@ async fn no_page_is_wider_than_a_narrow_phone_or_a_wide_screen() {
 async fn the_tab_key_reaches_everything_and_skips_the_head_first() {
     let stage = Stage::set("words").await;
     let browser = Browser::start().await;
+    browser.without_news().await;
     for page in ["/", "/jobs", "/gates"] {
         browser.open(&stage.url(page)).await;
         let all = "return [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex=\"0\"]')]
             .filter((one) => one.getClientRects().length).length";
         let all = browser.run(all).await.as_u64().unwrap();
         let mut reached = std::collections::HashSet::new();
-        browser.press(Key::Tab).await;
+        browser.press("Tab").await;
         let first = browser.run("return document.activeElement.innerText").await;
         assert_eq!(first, "Skip to the page", "{page}");
         for _ in 0..all {
@@ -72,14 +75,14 @@ async fn the_tab_key_reaches_everything_and_skips_the_head_first() {
             let at = browser.run(at).await;
             assert_eq!(at[1], true, "{page}: its focus is not seen: {at}");
             reached.insert(at[0].as_u64().unwrap());
-            browser.press(Key::Tab).await;
+            browser.press("Tab").await;
         }
         assert_eq!(u64::try_from(reached.len()).unwrap(), all, "{page}");
     }
     // the skip link goes where it says
     browser.open(&stage.url("/jobs")).await;
-    browser.press(Key::Tab).await;
-    browser.press(Key::Enter).await;
+    browser.press("Tab").await;
+    browser.press("Enter").await;
     assert_eq!(browser.run("return document.activeElement.id").await, "main");
 }
 
@@ -104,22 +107,26 @@ async fn a_page_has_its_landmarks_one_heading_and_tables_with_heads() {
     }
 }
 
-/// For people: `REVEILLE_SHOTS=folder cargo test --test it pictures_of_every_page`.
+/// For people, too: `REVEILLE_SHOTS=folder cargo test --test it pictures` keeps those of every page.
 #[tokio::test]
-async fn pictures_of_every_page_can_be_taken() {
-    if std::env::var_os("REVEILLE_SHOTS").is_none() {
-        return; // nothing is promised, there is nobody to look
-    }
+async fn pages_are_painted_in_light_and_dark_narrow_and_wide() {
     let stage = Stage::set("doc:4711/report, third draft").await;
     let browser = Browser::start().await;
+    let mut pages = stage.pages();
+    if std::env::var_os("REVEILLE_SHOTS").is_none() {
+        pages.truncate(1);
+    }
+    let mut painted = std::collections::HashSet::new();
     for (scheme, width) in [("light", 1400), ("dark", 1400), ("light", 360), ("dark", 360)] {
         browser.scheme(scheme).await;
         browser.width(width).await;
-        for page in stage.pages() {
-            browser.open(&stage.url(&page)).await;
+        for page in &pages {
+            browser.open(&stage.url(page)).await;
             let name = page.split('/').take(2).collect::<Vec<_>>().join("_");
             let one = if page.matches('/').count() > 1 { "_one" } else { "" };
-            browser.shot(&format!("{scheme}_{width}{name}{one}")).await;
+            let picture = browser.shot(&format!("{scheme}_{width}{name}{one}")).await;
+            assert!(picture.len() > 20_000, "{scheme} {width} {page}: {} characters", picture.len());
+            assert!(painted.insert(picture), "{scheme} {width} {page}: the same as another");
         }
     }
 }

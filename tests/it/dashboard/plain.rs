@@ -111,7 +111,9 @@ async fn the_page_and_the_command_name_the_same_problems() {
     assert!(ill.iter().any(|one| one.name == "idle-one"), "{ill:?}");
     assert!(page.contains(&format!("Problems now: {}", ill.len())), "{ill:?}");
     for one in ill {
-        assert!(page.contains(one.name.split(' ').next().unwrap()), "{one:?}");
+        let sentence = reveille::store::standing::complaint(one);
+        let begin: Vec<&str> = sentence.split(' ').take(3).collect();
+        assert!(page.contains(&begin.join(" ")), "{sentence}");
     }
 }
 
@@ -157,4 +159,27 @@ async fn many_who_look_cost_one_reading() {
     assert!(answers.iter().all(|answer| answer.status == 200));
     let open = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'reveille/board'";
     assert_eq!(stage.client.query_one(open, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn every_page_of_the_documentation_is_there_and_the_other_way_round() {
+    let stage = Stage::set("words").await;
+    let text = include_str!("../../../docs/dashboard.md");
+    let told: std::collections::BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `/"))
+        .flat_map(|row| row.split('|').next().unwrap().split('`'))
+        .map(|word| word.trim().trim_start_matches('/'))
+        .filter(|word| !word.is_empty() && !word.contains([' ', ',', '*']))
+        .collect();
+    let shown = stage.pages();
+    let place = |page: &str| page.trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
+    for page in &shown {
+        assert_eq!(get(stage.address(), page).await.status, 200, "{page}");
+        let is_told = page == "/" || told.iter().any(|word| place(word) == place(page));
+        assert!(is_told, "docs/dashboard.md does not tell of {page}: {told:?}");
+    }
+    for word in told {
+        assert!(shown.iter().any(|page| place(page) == place(word)), "there is no {word}");
+    }
 }

@@ -57,6 +57,7 @@
   }
   if (mode !== "push" && mode !== "reload") return;
 
+  let pulse = document.body.dataset.pulse;
   let waiting = false;
   let last = 0;
   const reread = () => {
@@ -69,26 +70,38 @@
         const answer = await fetch(location.href, { cache: "no-store" });
         if (!answer.ok) return;
         const page = parse(await answer.text());
+        pulse = page.body.dataset.pulse;
         page.querySelectorAll("main > section").forEach(put);
       } catch { /* the stream tells what is wrong */ }
     }, Math.max(0, 2000 - (Date.now() - last)));
   };
 
-  const pulse = document.body.dataset.pulse;
-  const stream = new EventSource(mode === "push" ? "/stream" : `/stream?pulse=${pulse}`);
-  const on = (name, what) => stream.addEventListener(name, (event) => what(JSON.parse(event.data)));
-  on("section", ({ html }) => {
-    const next = parse(html).querySelector("section");
-    if (next) put(next);
-  });
-  on("changed", reread);
-  on("down", () => say("The database does not answer; this is what was read last.", "down"));
-  on("up", () => { if (mode === "reload") reread(); });
-  on("at", (at) => say(`Live, ${at} UTC`, "live"));
-  stream.onerror = () => {
-    const gone = stream.readyState === EventSource.CLOSED;
-    say(gone ? "Not kept new." : "The sidecar does not answer; trying again.", "down");
+  // A browser has few connections a server: a page that nobody sees gives its own back.
+  let stream = null;
+  const close = () => {
+    if (stream) stream.close();
+    stream = null;
   };
-  addEventListener("pagehide", () => stream.close());
+  const open = () => {
+    if (stream || document.hidden) return;
+    const mine = new EventSource(mode === "push" ? "/stream" : `/stream?pulse=${pulse}`);
+    const on = (name, what) => mine.addEventListener(name, (event) => what(JSON.parse(event.data)));
+    on("section", ({ html }) => {
+      const next = parse(html).querySelector("section");
+      if (next) put(next);
+    });
+    on("changed", reread);
+    on("down", () => say("The database does not answer; this is what was read last.", "down"));
+    on("up", () => { if (mode === "reload") reread(); });
+    on("at", (at) => say(`Live, ${at} UTC`, "live"));
+    mine.onerror = () => {
+      const gone = mine.readyState === EventSource.CLOSED;
+      say(gone ? "Not kept new." : "The sidecar does not answer; trying again.", "down");
+    };
+    stream = mine;
+  };
+  open();
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  addEventListener("pagehide", close);
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 })();

@@ -98,7 +98,7 @@ fn timeline(job: &Value, lines: &[Line]) -> Block {
     add(at("cancel_requested_at"), "cancel asked", "warn", field(job, "cancel_reason").to_owned());
     add(at("finished_at"), field(job, "status"), "", "it is over".to_owned());
     add(at("archived_at"), "archived", "off", String::new());
-    moments.sort_by_key(|(at, ..)| *at);
+    moments.sort_by_key(|(at, ..)| at.as_millisecond()); // the end of a lease stands before that of its job
     let begin = moments.first().map(|(at, ..)| *at);
     let row = |(at, word, tone, text): (Timestamp, String, &'static str, String)| {
         let after = begin.map(|begin| format!("+{}", duration(at.duration_since(begin)))).unwrap_or_default();

@@ -31,6 +31,9 @@ pub(in super::super) struct Reading {
     reasons: Result<Vec<Count>>,
 }
 
+/// Where jobs are shown that have no domain.
+const NO_DOMAIN: &str = "without a domain";
+
 /// What happened in one domain, by minutes ago.
 struct Domain {
     events: [i64; 60],
@@ -192,7 +195,7 @@ fn domains(
 ) -> BTreeMap<String, Domain> {
     fn of<'a>(all: &'a mut BTreeMap<String, Domain>, name: Option<&str>) -> &'a mut Domain {
         let empty = || Domain { events: [0; 60], jobs: [0; 60], done: [0; 60], failed: [0; 60], running: 0 };
-        all.entry(name.unwrap_or("without a domain").to_owned()).or_insert_with(empty)
+        all.entry(name.unwrap_or(NO_DOMAIN).to_owned()).or_insert_with(empty)
     }
     let minute = |ago: i32| usize::try_from(ago).ok().filter(|ago| *ago < 60);
     let mut all = BTreeMap::new();
@@ -215,13 +218,14 @@ fn domains(
 }
 
 fn drawn(name: &str, domain: &Domain) -> [Block; 2] {
-    let facts = vec![
-        ("Domain", Cell::link(super::query("/jobs", &[("domain", Some(name))]), name)),
-        ("Running now", Cell::number(domain.running)),
-    ];
+    let of_domain = match name {
+        NO_DOMAIN => Cell::text(name),
+        name => Cell::link(super::query("/jobs", &[("domain", Some(name))]), name),
+    };
+    let facts = vec![("Domain", of_domain), ("Running now", Cell::number(domain.running))];
     let charts = vec![
-        Bars::new("Events in", "calm", &domain.events),
-        Bars::new("Jobs made", "calm", &domain.jobs),
+        Bars::new("Events in", "plain", &domain.events),
+        Bars::new("Jobs made", "plain", &domain.jobs),
         Bars::new("Done", "good", &domain.done),
         Bars::new("Failed", "bad", &domain.failed),
     ];

@@ -99,7 +99,9 @@ fn closed(gate: &Gate) -> Problem {
 fn link(one: &Component) -> Option<Link> {
     let (to, text) = match one.component.as_str() {
         "executor" | "legacy_cursor" => ("/executors".to_owned(), "Executors"),
-        "cursor" => (super::query("/events", &[("domain", Some(&one.name))]), "Events of the domain"),
+        "cursor" if one.name != "sweep" => {
+            (super::query("/events", &[("domain", Some(&one.name))]), "Events of the domain")
+        }
         "backlog" | "unclaimed" => ("/jobs?status=queued".to_owned(), "Jobs that wait"),
         "lease" => ("/jobs?status=in_progress".to_owned(), "Jobs that run"),
         "dead_letter" => ("/dead-letters".to_owned(), "Dead letters"),
