@@ -71,10 +71,10 @@ pub fn complaint(ill: &Component) -> String {
             } else {
                 "dead letters"
             };
-            format!("{} {what} wait for somebody, the oldest for {age}", ill.value.unwrap_or_default())
+            format!("{what}: {} wait for somebody, the oldest for {age}", ill.value.unwrap_or_default())
         }
         ("lease", _) => {
-            format!("{} leases ended unreported, the oldest {age} ago", ill.value.unwrap_or_default())
+            format!("leases that ended unreported: {}, the oldest {age} ago", ill.value.unwrap_or_default())
         }
         _ if is_watched(ill) => found(ill),
         (_, hint) => format!("{component} {name} is {hint} since {age}"),
