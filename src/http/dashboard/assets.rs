@@ -1,5 +1,6 @@
 //! Style, script and icon: built in, each at an address that names its content, so that it may be kept for ever.
 
+use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use axum::extract::Path;
@@ -21,7 +22,10 @@ static FILES: LazyLock<[(String, &str, &str); 3]> = LazyLock::new(|| {
 
 fn named(stem: &str, ending: &str, content: &str) -> String {
     let digest = Sha256::digest(content);
-    let hash: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let mut hash = String::new();
+    for byte in digest.iter().take(6) {
+        let _ = write!(hash, "{byte:02x}");
+    }
     format!("{stem}.{hash}.{ending}")
 }
 

@@ -7,7 +7,7 @@ pub(super) struct Bars {
     pub(super) total: i64,
     pub(super) words: String,
     pub(super) tone: &'static str,
-    pub(super) bars: Vec<Bar>,
+    pub(super) drawn: Vec<Bar>,
     /// Minutes with something, newest first: how long ago, and how many.
     pub(super) minutes: Vec<(String, i64)>,
 }
@@ -47,7 +47,7 @@ impl Bars {
             total,
             words,
             tone,
-            bars: minutes.iter().enumerate().filter_map(bar).collect(),
+            drawn: minutes.iter().enumerate().filter_map(bar).collect(),
             minutes: minutes.iter().enumerate().filter_map(ago).collect(),
         }
     }
@@ -121,7 +121,7 @@ mod tests {
         let mut minutes = [0; 60];
         (minutes[0], minutes[59]) = (1, 1000);
         let bars = Bars::new("events", "good", &minutes);
-        let drawn: Vec<_> = bars.bars.iter().map(|bar| (bar.x, bar.y, bar.height)).collect();
+        let drawn: Vec<_> = bars.drawn.iter().map(|bar| (bar.x, bar.y, bar.height)).collect();
         assert_eq!(drawn, [(236, 38, 2), (0, 0, 40)]);
         assert_eq!(bars.words, "1001 in the last hour, at most 1000 a minute, 1 in this minute");
     }

@@ -60,7 +60,7 @@ impl Graph {
         let height = tallest * (HEIGHT + GAP_Y) + GAP_Y;
         let mut places = vec![(0, 0); steps.len()];
         for (column, layer) in layers.iter().enumerate() {
-            let top = (height - layer.len() * (HEIGHT + GAP_Y) + GAP_Y) / 2;
+            let top = usize::midpoint(height - layer.len() * (HEIGHT + GAP_Y), GAP_Y);
             for (row, &at) in layer.iter().enumerate() {
                 places[at] = (GAP_Y + column * (WIDTH + GAP_X), top + row * (HEIGHT + GAP_Y));
             }

@@ -205,7 +205,8 @@ impl Cell {
         }
     }
 
-    pub(super) fn number(number: impl ToString) -> Self {
+    #[allow(clippy::needless_pass_by_value, reason = "numbers and texts, as they come")]
+    pub(super) fn number(number: impl std::fmt::Display) -> Self {
         Self::Number(number.to_string())
     }
 

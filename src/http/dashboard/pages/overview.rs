@@ -1,6 +1,7 @@
 //! `/`: problems now, then flow, wake-ups, what waits, and who is there.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -103,13 +104,14 @@ impl Reading {
         if passed.iter().any(|one| one.looked >= MOST_PASSES) {
             let since = passed.iter().filter(|one| one.looked >= MOST_PASSES).map(|one| one.oldest).max();
             let since = since.map(|at| at.strftime("%H:%M:%S").to_string()).unwrap_or_default();
-            note.push_str(&format!(
+            let _ = write!(
+                note,
                 " Events and jobs made: only since {since}, the newest {MOST_PASSES} passes of a domain."
-            ));
+            );
         }
         if let Some(one) = ended.iter().find(|one| one.looked >= MOST_JOBS) {
             let since = one.oldest.strftime("%H:%M:%S");
-            note.push_str(&format!(" Done and failed: of the newest {MOST_JOBS} jobs, made since {since}."));
+            let _ = write!(note, " Done and failed: of the newest {MOST_JOBS} jobs, made since {since}.");
         }
         Section::new("flow", "Flow of the last hour", blocks).note(note)
     }
