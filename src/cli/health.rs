@@ -3,15 +3,12 @@
 use std::fmt::Write as _;
 
 use super::context::{Context, Outcome};
-use super::output::{printable, seconds, table};
-use super::pause::subject;
+use super::output::{seconds, table};
 use super::watch::{Watch, watch};
 use crate::error::Result;
-use crate::store::backlog::{self, PATIENCE, Unclaimed};
 use crate::store::gates::{self, Gate};
-use crate::store::health::{self, Component};
-use crate::store::recipients::{self, Standing};
-use crate::store::watch as watched;
+use crate::store::health::Component;
+use crate::store::standing::{self, complaint, found, is_watched, paused};
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
@@ -27,41 +24,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
 
 async fn look(context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    let mut components = health::list(&client).await?;
-    let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
-    // a kind of which nobody is alive is a backlog of the view
-    components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
-    components.extend(recipients::standing(&client).await?.and_then(|standing| told(&standing)));
-    components.extend(watched::check(&client).await?);
+    let components = standing::read(&client).await?;
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
     Ok(if ill { Outcome::Failed } else { Outcome::Done })
-}
-
-/// Backlog outside of everybody's subscriptions, as a component that is ill.
-fn component(unclaimed: &Unclaimed) -> Component {
-    Component {
-        component: "unclaimed".to_owned(),
-        name: unclaimed.to_string(),
-        status_hint: "stale".to_owned(),
-        age_seconds: Some(unclaimed.age_seconds),
-        value: Some(f64::from(i32::try_from(unclaimed.due).unwrap_or(i32::MAX))),
-        detail: serde_json::to_value(unclaimed).ok(),
-    }
-}
-
-/// Pairs of domain and stream without a recipient, and subscriptions that nobody can read: a warning, as nothing stops.
-fn told(standing: &Standing) -> Option<Component> {
-    let value = standing.nobody + standing.others + standing.malformed;
-    (value > 0).then(|| Component {
-        component: "subscription".to_owned(),
-        name: "recipients".to_owned(),
-        status_hint: "warning".to_owned(),
-        age_seconds: None,
-        value: Some(f64::from(value)),
-        detail: serde_json::to_value(standing).ok(),
-    })
 }
 
 fn as_text(components: &[Component], gates: &[Gate]) -> String {
@@ -82,15 +49,7 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
         let _ = writeln!(text, "{}", paused(pause));
     }
     for gaps in components.iter().filter(|component| component.component == "subscription") {
-        let count = |name: &str| gaps.detail.as_ref().map_or(0, |detail| detail[name].as_i64().unwrap_or(0));
-        let _ = writeln!(
-            text,
-            "recipients: {} pairs of domain and stream are for nobody, {} only in part or by broadcast; {} malformed rows: \
-             `reveille subscriptions gaps`",
-            count("nobody"),
-            count("others"),
-            count("malformed")
-        );
+        let _ = writeln!(text, "{}", standing::gaps(gaps));
     }
     let row = |component: &Component| {
         [
@@ -104,53 +63,4 @@ fn as_text(components: &[Component], gates: &[Gate]) -> String {
     text.push('\n');
     text.push_str(&table(&["status", "component", "name", "age", "value"], components.iter().map(row)));
     text
-}
-
-/// What is paused, since when, by whom and why.
-fn paused(pause: &Component) -> String {
-    let field =
-        |name: &str| pause.detail.as_ref().and_then(|detail| detail[name].as_str()).unwrap_or_default();
-    let (what, age) =
-        (subject(field("scope"), field("name")), seconds(pause.age_seconds.unwrap_or_default()));
-    let line = format!("paused: {what}, for {age}, by {}: {}", field("actor"), field("reason"));
-    printable(&line).replace('\n', " ")
-}
-
-/// One sentence about a component that somebody must look at.
-fn complaint(ill: &Component) -> String {
-    let Component { component, name, .. } = ill;
-    let age = ill.age_seconds.map_or_else(|| "an unknown time".to_owned(), seconds);
-    match (component.as_str(), ill.status_hint.as_str()) {
-        ("executor", "never") => format!("executor {name} is registered and has never beaten"),
-        ("executor", _) => format!("executor {name} has been silent for {age}"),
-        ("cursor", "never") => {
-            format!(
-                "domain {name} was never dispatched, and an event has waited for {age}: is `reveille run` up?"
-            )
-        }
-        ("cursor", _) => format!("domain {name} is behind: its oldest unread event has waited for {age}"),
-        ("backlog", _) => {
-            format!("jobs for {name} have waited for {age}, and no executor of that kind is alive")
-        }
-        ("unclaimed", _) => format!(
-            "{} have waited for {age}, and no live executor is subscribed to them: `reveille executors list`",
-            printable(name)
-        ),
-        _ if is_watched(ill) => found(ill),
-        (_, hint) => format!("{component} {name} is {hint} since {age}"),
-    }
-}
-
-/// Whether what is wrong with it is told as a finding.
-fn is_watched(one: &Component) -> bool {
-    ["workflow", "route", "schedule", "audit"].contains(&one.component.as_str())
-}
-
-/// What is wrong, since when, why it matters, and what to do; in one line.
-fn found(one: &Component) -> String {
-    let told = |key: &str| one.detail.as_ref().and_then(|detail| detail[key].as_str()).unwrap_or_default();
-    let age = one.age_seconds.map(|age| format!(", for {}", seconds(age))).unwrap_or_default();
-    let Component { component, name, .. } = one;
-    let line = format!("{component} {name}: {}{age}; {}: {}", told("what"), told("why"), told("mend"));
-    printable(&line).replace('\n', " ")
 }

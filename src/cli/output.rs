@@ -6,13 +6,15 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use comfy_table::{LineStyle, Table, TableStyle};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::Problems;
 use crate::error::{Error, Result};
 use crate::model::refusal::Refusal;
+
+pub use crate::model::moment::{duration, printable, seconds};
 
 use super::Outcome;
 
@@ -91,11 +93,6 @@ fn cell(text: &str) -> String {
     shown
 }
 
-/// Text without control characters other than the end of a line.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
 /// Names and values, one pair a line, aligned; pairs without a value are left out.
 pub fn pairs<N: AsRef<str>>(pairs: impl IntoIterator<Item = (N, Option<String>)>) -> String {
     let pairs: Vec<(N, String)> =
@@ -122,27 +119,6 @@ pub fn fields(object: &Value, first: &[&str]) -> String {
         other => Some(other.to_string()),
     };
     pairs(first.iter().copied().chain(others).map(|name| (name, object.get(name).and_then(shown))))
-}
-
-/// A length of time in seconds, as the database gives it.
-pub fn seconds(seconds: f64) -> String {
-    duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or(SignedDuration::ZERO))
-}
-
-/// A length of time, with at most two units: `4d 3h`, `2m 5s`, `350ms`.
-pub fn duration(duration: SignedDuration) -> String {
-    let length = duration.unsigned_abs();
-    let steps: [(u64, &str); 4] = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
-    let seconds = length.as_secs();
-    let Some(first) = steps.iter().position(|(size, _)| seconds >= *size) else {
-        return format!("{}ms", length.subsec_millis());
-    };
-    let (size, unit) = steps[first];
-    let rest = steps.get(first + 1).map(|(next, unit)| ((seconds % size) / next, unit));
-    match rest {
-        Some((count, unit_of_rest)) if count > 0 => format!("{}{unit} {count}{unit_of_rest}", seconds / size),
-        _ => format!("{}{unit}", seconds / size),
-    }
 }
 
 /// A moment and its distance from `now`: `2026-11-20 10:00:00Z (3m 5s ago)`.
@@ -274,23 +250,6 @@ fn problems_as_json(problems: &Problems) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_have_at_most_two_units() {
-        for (millis, shown) in [
-            (0, "0ms"),
-            (350, "350ms"),
-            (1000, "1s"),
-            (59_999, "59s"),
-            (125_000, "2m 5s"),
-            (3_600_000, "1h"),
-            (3_661_000, "1h 1m"),
-            (356_400_000, "4d 3h"),
-            (-5000, "5s"),
-        ] {
-            assert_eq!(duration(SignedDuration::from_millis(millis)), shown);
-        }
-    }
 
     #[test]
     fn tables_cut_long_cells_and_let_no_control_character_through() {

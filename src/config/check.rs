@@ -117,6 +117,7 @@ fn faces(read: &mut Reader, settings: &mut Settings) {
             ))
         })
     });
+    read.read("http.hosts", &mut it.hosts, list(host_name));
     read.read("shutdown.deadline", &mut settings.shutdown.deadline, duration(Duration::ZERO..=hours(1)));
     let it = &mut settings.log;
     read.read("log.format", &mut it.format, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
@@ -202,6 +203,15 @@ fn executor_kind(value: &Value) -> Checked<ExecutorKind> {
 
 fn job_kind(word: &str) -> Checked<()> {
     if word.trim().is_empty() { Err(Fault::rule("a job kind is a name such as `cut.cut`")) } else { Ok(()) }
+}
+
+/// A name as a browser sends it, without scheme and port.
+fn host_name(word: &str) -> Checked<()> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    if !word.is_empty() && word.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(Fault::rule(format!("`{word}` is not a name such as \"reveille.example\", without scheme and port")))
 }
 
 /// Zero leaves the lease to the database's own key.

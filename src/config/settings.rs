@@ -93,18 +93,20 @@ impl fmt::Debug for Database {
     }
 }
 
-/// `[http]`: liveness, readiness, metrics.
+/// `[http]`: dashboard, liveness, readiness, metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Http {
     /// Whether to serve at all.
     pub enabled: bool,
     /// The address to serve on.
     pub listen: SocketAddr,
+    /// Names beside addresses and `localhost` under which the dashboard and `/api/v1` may be asked.
+    pub hosts: Vec<String>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { enabled: true, listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7045)) }
+        Self { enabled: true, listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7045)), hosts: Vec::new() }
     }
 }
 

@@ -1,9 +1,10 @@
-//! The HTTP face: `/live`, `/ready`, `/metrics`, and the views as JSON beneath `/api/v1`.
+//! The HTTP face: `/live`, `/ready`, `/metrics`, the views as JSON beneath `/api/v1`, and the dashboard at `/`.
 //!
 //! Settings: `[http]`. It answers also while the database does not. Nothing here writes; there is no password.
 
 mod api;
 mod connections;
+mod dashboard;
 mod metrics;
 mod readiness;
 mod routes;
@@ -17,6 +18,8 @@ use axum::Router;
 use tokio::net::TcpListener;
 
 use self::api::Api;
+use self::dashboard::guard::Hosts;
+use self::dashboard::{Board, Dashboard};
 use self::metrics::{Database, Metrics};
 use self::readiness::Ready;
 use self::routes::Answers;
@@ -54,6 +57,7 @@ pub struct Face {
     address: SocketAddr,
     router: Router,
     database: Arc<Database>,
+    board: Arc<Board>,
 }
 
 impl Face {
@@ -72,11 +76,15 @@ impl Face {
             TcpListener::bind(settings.listen).await.map_err(|error| not_bound(settings.listen, error))?;
         let address = socket.local_addr().map_err(|error| not_bound(settings.listen, error))?;
         let api = Api::new(server.clone())?;
+        let board = Arc::new(Board::new(server.clone())?);
+        let dashboard = Dashboard::new(server.clone(), Arc::clone(&board))?;
         let database = Arc::new(Database::new(server, keep)?);
         let ready = Ready { readiness, listener };
         let metrics = Metrics::new(registry, &ready, Arc::clone(&database));
-        let router = routes::router(Answers { live, ready, metrics }, api.router());
-        Ok(Self { socket, address, router, database })
+        let hosts = Hosts::new(&settings.hosts);
+        let router =
+            routes::router(Answers { live, ready, metrics }, api.router(), dashboard.router(), hosts);
+        Ok(Self { socket, address, router, database, board })
     }
 
     /// The address taken; its port differs from the setting when that was 0.
@@ -88,9 +96,9 @@ impl Face {
     ///
     /// To be seen alive while other parts stop, it needs a `shutdown` that is requested after theirs.
     pub async fn run(self, shutdown: Shutdown) {
-        tracing::info!(http.listen = %self.address, "http://{}: /live, /ready, /metrics, /api/v1", self.address);
+        tracing::info!(http.listen = %self.address, "http://{}: the dashboard, /live, /ready, /metrics, /api/v1", self.address);
         tokio::select! {
-            () = connections::serve(self.socket, self.router, shutdown) => {}
+            ((), ()) = async { tokio::join!(connections::serve(self.socket, self.router, shutdown.clone()), self.board.run(shutdown)) } => {}
             never = self.database.run() => match never {},
         }
     }

@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use tokio::time::timeout;
 
+use super::dashboard::guard::{self, Hosts};
 use super::metrics::Metrics;
 use super::readiness::Ready;
 use crate::latch::Latch;
@@ -29,16 +30,18 @@ pub(super) struct Answers {
 }
 
 /// All routes; GET and HEAD only.
-pub(super) fn router(answers: Answers, api: Router) -> Router {
+pub(super) fn router(answers: Answers, api: Router, dashboard: Router, hosts: Hosts) -> Router {
+    let shown = Router::new().nest("/api/v1", api).merge(dashboard);
     Router::new()
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .fallback(async || {
-            (StatusCode::NOT_FOUND, "not found: there are /live, /ready, /metrics and /api/v1\n")
+            (StatusCode::NOT_FOUND, "not found: there are /, /live, /ready, /metrics and /api/v1\n")
         })
         .with_state(Arc::new(answers))
-        .nest("/api/v1", api)
+        // probes and scrapers come by any name; what tells of the work does not
+        .merge(shown.layer(middleware::from_fn_with_state(hosts, guard::known_host)))
         .layer(middleware::from_fn(in_time))
 }
 
@@ -81,6 +84,7 @@ async fn in_time(request: Request, next: Next) -> Response {
     let late = || (StatusCode::GATEWAY_TIMEOUT, format!("no answer within {ANSWER_WITHIN:?}\n"));
     let answered = timeout(ANSWER_WITHIN, next.run(request)).await;
     let mut response = answered.unwrap_or_else(|_| late().into_response());
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(no_store);
     response
 }

@@ -5,6 +5,7 @@ pub mod consumer_file;
 pub mod executor;
 pub mod finding;
 pub mod job;
+pub mod moment;
 pub mod pass;
 pub mod refusal;
 pub mod schedule;

@@ -64,7 +64,8 @@ impl Step {
         }
     }
 
-    fn mark(&self) -> char {
+    /// A sign for the standing.
+    pub fn mark(&self) -> char {
         match self.standing() {
             "succeeded" | "cleaned" => '✓',
             "failed" | "dead_letter" => '✗',
@@ -77,7 +78,7 @@ impl Step {
 }
 
 /// For each step how many others it comes after, at least: the length of the longest way to it.
-fn levels(steps: &[Step]) -> Vec<usize> {
+pub fn levels(steps: &[Step]) -> Vec<usize> {
     let places: HashMap<Uuid, usize> = steps.iter().enumerate().map(|(at, step)| (step.job_id, at)).collect();
     let mut levels = vec![0; steps.len()];
     // a step that was made anew stands behind those that need it: once around is not always enough
@@ -174,7 +175,8 @@ pub fn mermaid(steps: &[Step]) -> String {
     text
 }
 
-fn class(standing: &str) -> &'static str {
+/// The colour of a standing: good, bad, moving or waiting.
+pub fn class(standing: &str) -> &'static str {
     match standing {
         "succeeded" | "cleaned" => "good",
         "failed" | "dead_letter" => "bad",

@@ -64,6 +64,38 @@ pub async fn list(client: &impl GenericClient, filter: &Filter<'_>, limit: i64) 
     rows(client, "listing dead letters", sql, parameters).await?.iter().map(dead_letter).collect()
 }
 
+/// One page: those that are open, the oldest first, or those that were decided about, the newest first; at most `limit`,
+/// behind the moment and id of another when given.
+pub async fn page(
+    client: &impl GenericClient,
+    decided: bool,
+    behind: Option<(Timestamp, Uuid)>,
+    limit: i64,
+) -> Result<Vec<DeadLetter>> {
+    const OPEN: &str = "
+        select d.dead_letter_id, d.job_id, d.job_kind::text, d.event_domain, d.reason_class, d.error, d.triage_status,
+               d.triage_actor, d.created_at
+        from v_job_queue_dead_letter_open d
+        where $1::timestamptz is null or (d.created_at, d.dead_letter_id) > ($1, $2::uuid)
+        order by d.created_at, d.dead_letter_id
+        limit $3";
+    // ids are time-ordered; the look ends after 20,000
+    const DECIDED: &str = "
+        select d.dead_letter_id, d.job_id, d.job_kind::text, d.event_domain, d.reason_class, d.error, d.triage_status,
+               d.triage_actor, d.created_at
+        from (
+          select l.* from job_dead_letter l
+          where $1::timestamptz is null or l.dead_letter_id < $2::uuid
+          order by l.dead_letter_id desc
+          limit 20000) d
+        where d.triage_status in ('discarded', 'superseded', 'closed')
+        order by d.dead_letter_id desc
+        limit $3";
+    let (at, id) = behind.unzip();
+    let sql = if decided { DECIDED } else { OPEN };
+    rows(client, "listing dead letters", sql, &[&at, &id, &limit]).await?.iter().map(dead_letter).collect()
+}
+
 fn dead_letter(row: &Row) -> Result<DeadLetter> {
     Ok(DeadLetter {
         dead_letter_id: get(row, "dead_letter_id")?,

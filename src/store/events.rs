@@ -2,6 +2,7 @@
 
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -63,6 +64,71 @@ pub async fn active_types(client: &impl GenericClient) -> Result<Vec<String>> {
         order by 1";
     let found = rows(client, "listing event types", SQL, &[]).await?;
     found.iter().map(|row| get(row, "name")).collect()
+}
+
+/// A fact in one line.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the names are the columns")]
+pub struct Fact {
+    pub id: Uuid,
+    pub event_domain: String,
+    pub event_type: String,
+    pub event_severity: Option<String>,
+    pub event_subject_ref: Option<String>,
+    pub actor_ref: Option<String>,
+    pub created_at: Timestamp,
+}
+
+/// Most facts that one page looks at.
+pub const WINDOW: i64 = 20_000;
+
+/// The newest facts of a domain, or of all, at most `limit`, behind the moment and id of another when given.
+pub async fn page(
+    client: &impl GenericClient,
+    event_domain: Option<&str>,
+    before: Option<(Timestamp, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Fact>> {
+    const SQL: &str = "
+        select e.id, e.event_domain, e.event_type, e.event_severity, e.event_subject_ref, e.actor_ref, e.created_at
+        from (
+          select o.id, o.event_domain::text, o.event_type::text, o.event_severity::text, o.event_subject_ref::text,
+                 o.actor_ref::text, o.created_at
+          from event_outbox o
+          where o.created_at <= coalesce($2, 'infinity'::timestamptz)
+            and ($2::timestamptz is null or (o.created_at, o.id) < ($2, $3::uuid))
+          order by o.created_at desc, o.id desc
+          limit $4) e
+        where $1::text is null or e.event_domain = $1
+        order by e.created_at desc, e.id desc
+        limit $5";
+    let (at, id) = before.unzip();
+    let fact = |row: &tokio_postgres::Row| {
+        Ok(Fact {
+            id: get(row, "id")?,
+            event_domain: get(row, "event_domain")?,
+            event_type: get(row, "event_type")?,
+            event_severity: get(row, "event_severity")?,
+            event_subject_ref: get(row, "event_subject_ref")?,
+            actor_ref: get(row, "actor_ref")?,
+            created_at: get(row, "created_at")?,
+        })
+    };
+    let found = rows(client, "listing events", SQL, &[&event_domain, &at, &id, &WINDOW, &limit]).await?;
+    found.iter().map(fact).collect()
+}
+
+/// What an id belongs to: `events`, `jobs`, `dead-letters` or `workflows`; none when nothing has it.
+pub async fn whose(client: &impl GenericClient, id: Uuid) -> Result<Option<String>> {
+    const SQL: &str = "
+        select case
+          when exists (select from job_queue q where q.job_id = $1) then 'jobs'
+          when exists (select from event_outbox e where e.id = $1) then 'events'
+          when exists (select from job_workflow w where w.workflow_id = $1) then 'workflows'
+          when exists (select from job_dead_letter d where d.dead_letter_id = $1) then 'dead-letters'
+          when exists (select from job_archive a where a.job_id = $1) then 'jobs'
+        end as whose";
+    get(&row(client, "looking for an id", SQL, &[&id]).await?, "whose")
 }
 
 /// A fact and what became of it: `{"event": {…}, "jobs": […], "errors": […]}`; none when there is no such fact.

@@ -50,6 +50,38 @@ fn gate(row: &tokio_postgres::Row) -> Result<Gate> {
     })
 }
 
+/// A change of a key.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the names are the columns of dot_config_audit")]
+pub struct Change {
+    pub key: String,
+    pub old_value: Option<String>,
+    pub new_value: Option<String>,
+    pub actor: String,
+    pub reason: String,
+    pub changed_at: Timestamp,
+}
+
+/// The newest changes of keys, gates and others, at most `limit`.
+pub async fn history(client: &impl GenericClient, limit: i64) -> Result<Vec<Change>> {
+    const SQL: &str = "
+        select a.key, a.old_value, a.new_value, a.actor, a.reason, a.changed_at
+        from dot_config_audit a
+        order by a.audit_id desc
+        limit $1";
+    let change = |row: &tokio_postgres::Row| {
+        Ok(Change {
+            key: get(row, "key")?,
+            old_value: get(row, "old_value")?,
+            new_value: get(row, "new_value")?,
+            actor: get(row, "actor")?,
+            reason: get(row, "reason")?,
+            changed_at: get(row, "changed_at")?,
+        })
+    };
+    rows(client, "reading the history of gates", SQL, &[&limit]).await?.iter().map(change).collect()
+}
+
 /// Opens or closes a gate; the answer holds the old and the new value.
 pub async fn set(
     client: &impl GenericClient,

@@ -73,6 +73,61 @@ fn summary(row: &Row) -> Result<Summary> {
     })
 }
 
+/// Where a page of a long list begins, and what it shows; what is none does not narrow.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs, reason = "the names are the columns")]
+pub struct Page<'a> {
+    pub status: Option<&'a str>,
+    pub job_kind: Option<&'a str>,
+    pub event_domain: Option<&'a str>,
+    /// Only jobs made before this one.
+    pub before: Option<Uuid>,
+}
+
+/// Most jobs that one page looks at; where few fit, the page ends there, and the next goes on.
+pub const WINDOW: i64 = 20_000;
+
+/// The newest jobs that fit, at most `limit`; and behind which job the next page begins, when there may be more.
+pub async fn page(
+    client: &impl GenericClient,
+    page: &Page<'_>,
+    limit: i64,
+) -> Result<(Vec<Summary>, Option<Uuid>)> {
+    // the inner limit bounds the look also when nothing fits
+    const SQL: &str = "
+        select j.job_id, j.job_kind, j.status, j.executor, j.source_ref, j.consumer_key, j.priority, j.attempts,
+               j.max_attempts, j.lease_owner, j.scheduled_at, j.finished_at, j.created_at, j.last_error
+        from (
+          select q.* from job_queue q
+          where q.job_id < coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+          order by q.job_id desc
+          limit $5) j
+        where ($1::text is null or j.status = $1)
+          and ($2::text is null or j.job_kind = $2)
+          and ($3::text is null or j.event_domain = $3)
+        order by j.job_id desc
+        limit $6";
+    const END: &str = "
+        select q.job_id from job_queue q
+        where q.job_id < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        order by q.job_id desc
+        offset $2::bigint - 1
+        limit 1";
+    let more = limit + 1;
+    let parameters: super::Parameters<'_> =
+        &[&page.status, &page.job_kind, &page.event_domain, &page.before, &WINDOW, &more];
+    let found = rows(client, "listing jobs", SQL, parameters).await?;
+    let mut jobs: Vec<Summary> = found.iter().map(summary).collect::<Result<_>>()?;
+    if i64::try_from(jobs.len()).unwrap_or(i64::MAX) == more {
+        jobs.pop();
+        let next = jobs.last().map(|job| job.job_id);
+        return Ok((jobs, next));
+    }
+    let end = rows(client, "looking for more jobs", END, &[&page.before, &WINDOW]).await?;
+    let next = end.first().map(|row| get(row, "job_id")).transpose()?;
+    Ok((jobs, next))
+}
+
 /// One job with every column, also an archived one, which has `archived_at` and its `history`; none when there is none.
 pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>> {
     const SQL: &str = "

@@ -55,6 +55,8 @@ pub struct Filter<'a> {
     pub status: Option<&'a str>,
     pub template_key: Option<&'a str>,
     pub workflow_id: Option<Uuid>,
+    /// Only those made before this one.
+    pub before: Option<Uuid>,
 }
 
 /// Workflows, the newest first.
@@ -66,7 +68,8 @@ pub async fn list(client: &impl GenericClient, filter: &Filter<'_>, limit: i64) 
         where ($1::text is null or h.status = $1)
           and ($2::text is null or split_part(h.template, '@', 1) = $2)
           and ($3::uuid is null or h.workflow_id = $3)
-        order by h.created_at desc, h.workflow_id desc
+          and ($5::uuid is null or h.workflow_id < $5)
+        order by h.workflow_id desc
         limit $4";
     let workflow = |row: &Row| {
         Ok(Workflow {
@@ -90,7 +93,7 @@ pub async fn list(client: &impl GenericClient, filter: &Filter<'_>, limit: i64) 
         })
     };
     let parameters: super::Parameters<'_> =
-        &[&filter.status, &filter.template_key, &filter.workflow_id, &limit];
+        &[&filter.status, &filter.template_key, &filter.workflow_id, &limit, &filter.before];
     rows(client, "listing workflows", SQL, parameters).await?.iter().map(workflow).collect()
 }
 

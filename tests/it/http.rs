@@ -62,6 +62,10 @@ impl Served {
         Self::start(server_at(NOWHERE), None, Duration::ZERO).await
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) async fn scrape(&self) -> Scrape {
         let answer = get(self.address, "/metrics").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
@@ -78,7 +82,7 @@ impl Served {
 }
 
 fn any_port() -> config::Http {
-    config::Http { enabled: true, listen: "127.0.0.1:0".parse().unwrap() }
+    config::Http { enabled: true, listen: "127.0.0.1:0".parse().unwrap(), ..config::Http::default() }
 }
 
 #[tokio::test]
@@ -184,14 +188,15 @@ async fn only_get_is_answered_and_nothing_is_cached() {
 async fn a_taken_port_is_told_with_its_setting_and_what_to_do() {
     let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = other.local_addr().unwrap();
-    let settings = config::Http { enabled: true, listen: address };
+    let settings = config::Http { enabled: true, listen: address, ..config::Http::default() };
     let error = Face::bind(&settings, state()).await.unwrap_err();
     assert_eq!((error.kind(), error.exit_code()), (Kind::Io, 1));
     let text = error.to_string();
     assert!(text.starts_with(&format!("[http] listen: {address} is taken by another program")), "{text}");
     assert!(error.hint_text().unwrap().contains("[http] enabled = false"));
 
-    let elsewhere = config::Http { enabled: true, listen: "192.0.2.1:7045".parse().unwrap() };
+    let elsewhere =
+        config::Http { enabled: true, listen: "192.0.2.1:7045".parse().unwrap(), ..config::Http::default() };
     let text = Face::bind(&elsewhere, state()).await.unwrap_err().to_string();
     assert!(text.contains("192.0.2.1:7045 is not an address of this machine"), "{text}");
 }

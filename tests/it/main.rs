@@ -13,6 +13,7 @@ mod config;
 mod connect;
 mod consumer_files;
 mod consumers;
+mod dashboard;
 mod demo;
 mod doctor;
 mod embedded;

@@ -6,7 +6,6 @@ mod write;
 
 use clap::builder::PossibleValuesParser;
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use super::context::{Context, Outcome};
 use super::output::{moment, table};
@@ -102,7 +101,7 @@ async fn list(args: &List, context: &Context) -> Result<Outcome> {
     let filter = Filter {
         status: args.status.as_deref(),
         template_key: args.template.as_deref(),
-        workflow_id: None::<Uuid>,
+        ..Filter::default()
     };
     let found = workflows::list(&context.client().await?, &filter, args.limit).await?;
     context.out.answer(&found, || as_table(&found))?;

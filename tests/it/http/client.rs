@@ -31,7 +31,7 @@ pub(crate) async fn request(
 ) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let headers: String = headers.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
     let read = timeout(SOON, stream.read_to_string(&mut answer)).await;
@@ -41,7 +41,7 @@ pub(crate) async fn request(
 
 /// One answer on a connection that stays open.
 pub(crate) async fn keep(stream: &mut TcpStream, path: &str) -> Answer {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
     let (mut answer, mut piece) = (String::new(), [0; 4096]);
     loop {
         let read = timeout(SOON, stream.read(&mut piece)).await.expect("an answer in time").unwrap();

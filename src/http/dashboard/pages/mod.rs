@@ -1,0 +1,126 @@
+//! The pages, one file a subject. Each reads what its command reads, and answers sections.
+
+pub(super) mod consumers;
+pub(super) mod dead_letters;
+pub(super) mod events;
+pub(super) mod executors;
+pub(super) mod gates;
+pub(super) mod job;
+pub(super) mod jobs;
+pub(super) mod overview;
+pub(super) mod problems;
+pub(super) mod search;
+pub(super) mod workflows;
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::view::{Block, Cell, Link, Table};
+use crate::error::{Error, Result};
+use crate::store::explain::Line;
+
+/// Rows of a page.
+const ROWS: i64 = 50;
+
+/// What was typed, without what is empty.
+fn given(text: Option<&String>) -> Option<&str> {
+    text.map(|text| text.trim()).filter(|text| !text.is_empty())
+}
+
+/// The end of the page before, `MOMENT_ID`.
+fn place(text: Option<&str>) -> Result<Option<(Timestamp, Uuid)>> {
+    let read = |text: &str| {
+        let (at, id) = text.split_once('_')?;
+        Some((at.parse().ok()?, id.parse().ok()?))
+    };
+    let wrong = || Error::usage("the place in the list cannot be read").hint("begin at its first page");
+    text.map(|text| read(text).ok_or_else(wrong)).transpose()
+}
+
+/// A query, with what is empty left out.
+fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
+    let mut to = path.to_owned();
+    let mut sign = '?';
+    for (name, value) in pairs.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+        let _ = write!(to, "{sign}{name}={}", encoded(value));
+        sign = '&';
+    }
+    to
+}
+
+/// Text as a part of an address.
+fn encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// Links between the pages of a list.
+fn pager(first: Option<String>, next: Option<String>) -> Vec<Block> {
+    let link = |to: String, text: &str| Link { to, text: text.to_owned() };
+    let first = first.map(|to| link(to, "← First page"));
+    let links: Vec<Link> = first.into_iter().chain(next.map(|to| link(to, "Next page →"))).collect();
+    if links.is_empty() { Vec::new() } else { vec![Block::Links(links)] }
+}
+
+/// An explanation in a table, without the attempts, which have their own.
+fn explained(lines: &[Line]) -> Block {
+    let row = |line: &Line| {
+        let who = [line.consumer_key.as_deref(), line.recipient.as_deref()];
+        vec![
+            Cell::status(&line.verdict),
+            Cell::text(line.reason.replace('_', " ")),
+            Cell::text(who.into_iter().flatten().collect::<Vec<_>>().join(" for ")),
+            Cell::text(&line.what),
+            Cell::code(line.hint.as_deref().unwrap_or_default()),
+            line.job_id.map_or(Cell::Nothing, |id| Cell::link(format!("/jobs/{id}"), id.to_string())),
+            Cell::time(line.until),
+        ]
+    };
+    Block::Table(Table {
+        caption: "Explanation, the most important first",
+        headings: &["Verdict", "Reason", "Consumer", "In words", "What to do", "Job", "Until"],
+        rows: lines.iter().filter(|line| line.verdict != "attempt").map(row).collect(),
+        empty: "There is nothing to explain.",
+    })
+}
+
+/// A field of a JSON object as text.
+fn field<'a>(object: &'a Value, name: &str) -> &'a str {
+    object[name].as_str().unwrap_or_default()
+}
+
+/// The fields of a JSON object that are there, without some.
+fn fields(object: &Value, names: &[(&'static str, &str)]) -> Block {
+    let fact = |(label, name): &(&'static str, &str)| match &object[*name] {
+        Value::Null => None,
+        value => Some((*label, Cell::json(value))),
+    };
+    Block::Facts(names.iter().filter_map(fact).collect())
+}
+
+/// JSON as people read it.
+fn pretty(value: &Value) -> Block {
+    let text = serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string());
+    Block::Code(crate::model::moment::printable(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_holds_any_text_and_leaves_out_what_is_not_given() {
+        let to = query("/jobs", &[("kind", Some("a&b=\"<é")), ("status", None), ("domain", Some("x"))]);
+        assert_eq!(to, "/jobs?kind=a%26b%3D%22%3C%C3%A9&domain=x");
+    }
+}
