@@ -7,11 +7,9 @@ use super::output::{printable, seconds, table};
 use super::pause::subject;
 use super::watch::{Watch, watch};
 use crate::error::Result;
-use crate::store::backlog::{self, PATIENCE, Unclaimed};
+use crate::look::health;
 use crate::store::gates::{self, Gate};
-use crate::store::health::{self, Component};
-use crate::store::recipients::{self, Standing};
-use crate::store::watch as watched;
+use crate::store::health::Component;
 
 /// Show what is silent, late, closed or paused; exit code 1 if somebody must look
 #[derive(Debug, clap::Args)]
@@ -27,41 +25,11 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
 
 async fn look(context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    let mut components = health::list(&client).await?;
-    let unclaimed = backlog::unclaimed(&client, PATIENCE).await?;
-    // a kind of which nobody is alive is a backlog of the view
-    components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
-    components.extend(recipients::standing(&client).await?.and_then(|standing| told(&standing)));
-    components.extend(watched::check(&client).await?);
+    let components = health::components(&client).await?;
     let gates = gates::list(&client).await?;
     context.out.answer(&components, || as_text(&components, &gates))?;
     let ill = components.iter().any(Component::is_ill);
     Ok(if ill { Outcome::Failed } else { Outcome::Done })
-}
-
-/// Backlog outside of everybody's subscriptions, as a component that is ill.
-fn component(unclaimed: &Unclaimed) -> Component {
-    Component {
-        component: "unclaimed".to_owned(),
-        name: unclaimed.to_string(),
-        status_hint: "stale".to_owned(),
-        age_seconds: Some(unclaimed.age_seconds),
-        value: Some(f64::from(i32::try_from(unclaimed.due).unwrap_or(i32::MAX))),
-        detail: serde_json::to_value(unclaimed).ok(),
-    }
-}
-
-/// Pairs of domain and stream without a recipient, and subscriptions that nobody can read: a warning, as nothing stops.
-fn told(standing: &Standing) -> Option<Component> {
-    let value = standing.nobody + standing.others + standing.malformed;
-    (value > 0).then(|| Component {
-        component: "subscription".to_owned(),
-        name: "recipients".to_owned(),
-        status_hint: "warning".to_owned(),
-        age_seconds: None,
-        value: Some(f64::from(value)),
-        detail: serde_json::to_value(standing).ok(),
-    })
 }
 
 fn as_text(components: &[Component], gates: &[Gate]) -> String {

@@ -25,6 +25,7 @@ mod http;
 mod invariants;
 mod listener;
 mod lives;
+mod mcp;
 mod migrate;
 mod missed_notify;
 mod order;
