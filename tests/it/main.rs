@@ -42,6 +42,7 @@ mod schedules;
 mod sidecar_life;
 mod support;
 mod systemd;
+mod tracing;
 mod two_sidecars;
 mod watch;
 mod work;
