@@ -25,10 +25,12 @@ pub mod postgres;
 pub mod store;
 // 6 services: `run` is a loop, `run_once` one pass that returns what it did
 pub mod dispatch;
+pub mod look;
 pub mod maintain;
 pub mod work;
 // 7 faces
 pub mod http;
+pub mod mcp;
 // 8 assembly: start order, stop order
 pub mod app;
 // 9 shows: the whole thing on a throw-away server

@@ -12,6 +12,9 @@ end
 $$;
 
 drop function fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz);
+drop function fn_traceparent_of(jsonb);
+drop function fn_traceparent(text);
+drop function fn_traceparent_ignore();
 drop function fn_gate_list();
 drop function fn_gate_set(text, text, text, text);
 drop function fn_gate_is_open(text);
@@ -24,6 +27,7 @@ drop function fn_epoch_ms(timestamptz);
 drop function fn_uuid_v7_nth(uuid, int);
 drop function fn_uuid_v7();
 drop table dot_config_audit;
+drop sequence traceparent_ignored;
 
 do $$
 declare

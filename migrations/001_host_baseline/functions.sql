@@ -217,7 +217,43 @@ revoke all on function fn_gate_list() from public;
 call pr_grant(format('execute on function %s', 'fn_gate_list()'::regprocedure),
   array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
 
--- Emits one fact of a registered type, in the caller's transaction. Stream, lane and severity come from the
+-- Counts one trace context that cannot be read. A sequence: no lock, no row, and it stands also when the transaction fails.
+create or replace function fn_traceparent_ignore() returns text
+language sql volatile security definer
+return case when nextval('traceparent_ignored'::regclass) is null then '' end;
+comment on function fn_traceparent_ignore() is 'Counts a traceparent that cannot be read, and answers null. Internal.';
+
+-- A trace context as W3C writes it, version 00, or null. What cannot be read is counted and otherwise as if it were not
+-- there: no work ever waits for it. Inlined where jobs are made; where there is none it costs one look at null.
+create or replace function fn_traceparent(p_value text) returns text
+language sql volatile
+return case
+  when p_value is null then null
+  when p_value ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' and p_value !~ '^00-(0{32}|[0-9a-f]{32}-0{16})-' then p_value
+  else fn_traceparent_ignore()
+end;
+comment on function fn_traceparent(text) is 'A W3C traceparent (00-<trace id>-<parent id>-<flags>), or null when it is none; what cannot be read is counted.';
+
+-- What a producer says: the key of the payload, else the setting of his transaction.
+create or replace function fn_traceparent_of(p_safe_payload jsonb) returns text
+language sql volatile
+return fn_traceparent(coalesce(p_safe_payload ->> 'traceparent', nullif(current_setting('reveille.traceparent', true), '')));
+comment on function fn_traceparent_of(jsonb) is 'The trace context of a payload, else of this transaction (set local reveille.traceparent), or null.';
+
+do $$
+declare
+  v_function text;
+begin
+  foreach v_function in array array['fn_traceparent_ignore()', 'fn_traceparent(text)', 'fn_traceparent_of(jsonb)'] loop
+    execute format('revoke all on function %s from public', v_function::regprocedure);
+    call pr_grant(format('execute on function %s', v_function::regprocedure),
+      array['reveille_dispatcher', 'reveille_executor', 'reveille_operator']);
+  end loop;
+end
+$$;
+
+-- Emits one fact of a registered type, in the caller's transaction. The trace context of the transaction goes with it, as
+-- the payload's key traceparent, where it fits. Stream, lane and severity come from the
 -- registry. The row is built from jsonb so that an adopted outbox may type its columns differently.
 create or replace function fn_event_emit(
   p_event_domain text,
@@ -235,7 +271,14 @@ as $$
 declare
   v_type event_type_registry;
   v_id uuid := fn_uuid_v7();
+  v_payload jsonb := coalesce(p_safe_payload, '{}');
+  v_trace text := fn_traceparent(nullif(current_setting('reveille.traceparent', true), ''));
 begin
+  if v_trace is not null and jsonb_typeof(v_payload) = 'object' and not v_payload ? 'traceparent'
+    and fn_is_signal(v_payload || jsonb_build_object('traceparent', v_trace))
+  then
+    v_payload := v_payload || jsonb_build_object('traceparent', v_trace);
+  end if;
   select r.* into v_type
   from event_type_registry r
   where r.event_domain = p_event_domain and r.event_type = p_event_type and r.active;
@@ -263,7 +306,7 @@ begin
     'source_system', 'reveille',
     'correlation_id', p_correlation_id,
     'payload_classification', 'safe_metadata',
-    'safe_payload', coalesce(p_safe_payload, '{}'),
+    'safe_payload', v_payload,
     'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
     'created_at', now())) e;
   return v_id;

@@ -110,3 +110,7 @@ begin
   end loop;
 end
 $$;
+
+-- Trace contexts that could not be read; see fn_traceparent.
+create sequence traceparent_ignored minvalue 1;
+comment on sequence traceparent_ignored is 'Counts trace contexts (traceparent) that could not be read.';

@@ -384,11 +384,11 @@ begin
   end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-    scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+    scheduled_at, run_id, ordering_key, max_attempts, correlation_id, traceparent)
   values (
     v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
     coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), v_due, p_run_id, p_ordering_key,
-    coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
+    coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id, fn_traceparent_of(p_safe_payload))
   on conflict (job_kind, idempotency_key) do nothing;
   if found and (
     p_idempotency_key is null or not fn_job_may_be_archived(p_job_kind, v_key) or fn_job_repeated(v_job_id, v_job_id) = 0)
@@ -402,6 +402,7 @@ begin
     update job_queue j
     set safe_payload = coalesce(p_safe_payload, '{}'), source_ref = p_source_ref, target_ref = p_target_ref, payload_ref = p_payload_ref,
         priority = coalesce(p_priority, 100), run_id = p_run_id, correlation_id = p_correlation_id, actor = p_actor,
+        traceparent = fn_traceparent_of(p_safe_payload),
         max_attempts = coalesce(p_max_attempts, j.max_attempts),
         scheduled_at = case p_on_duplicate when 'debounce' then v_due else j.scheduled_at end, updated_at = clock_timestamp()
     where j.job_kind = p_job_kind and j.idempotency_key = v_key and j.status in ('queued', 'retry_waiting')
@@ -495,10 +496,11 @@ begin
   begin
     insert into job_queue (
       job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-      scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+      scheduled_at, run_id, ordering_key, max_attempts, correlation_id, traceparent)
     select
       g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
-      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id,
+      fn_traceparent_of(g.safe_payload)
     from fn_job_rows(p_jobs, v_first, v_now) g;
     v_created := v_count;
     v_executors := array(select distinct coalesce(e.job ->> 'executor', 'PG_worker') from jsonb_array_elements(p_jobs) e (job));
@@ -506,10 +508,11 @@ begin
     with made as (
       insert into job_queue (
         job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-        scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+        scheduled_at, run_id, ordering_key, max_attempts, correlation_id, traceparent)
       select
         g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
-        g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+        g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id,
+      fn_traceparent_of(g.safe_payload)
       from fn_job_rows(p_jobs, v_first, v_now) g
       order by g.n
       on conflict (job_kind, idempotency_key) do nothing
@@ -1508,7 +1511,8 @@ begin
       else
         perform fn_event_emit('dot', p_event_type, v_job.job_id::text, jsonb_strip_nulls(jsonb_build_object(
             'job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'status', v_job.status, 'source_ref', v_job.source_ref,
-            'result_ref', v_job.result_ref, 'attempts', v_job.attempts, 'causation_event_id', v_job.causation_event_id, 'chain', v_chain)),
+            'result_ref', v_job.result_ref, 'attempts', v_job.attempts, 'causation_event_id', v_job.causation_event_id, 'chain', v_chain,
+            'traceparent', v_job.traceparent)),
           p_event_subject_table => 'job_queue', p_actor_ref => v_job.lease_owner,
           p_correlation_id => coalesce(v_job.correlation_id, v_job.job_id::text));
       end if;
@@ -1995,6 +1999,7 @@ begin
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
       using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
   end if;
+  perform set_config('reveille.traceparent', coalesce(v_run.job ->> 'traceparent', ''), true); -- for what the handler emits
   -- the handler finds its own schema first, then ours; afterwards the path is as it was
   perform set_config('search_path', format('%I, %s', (
     select n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace

@@ -322,12 +322,12 @@ begin
   end if;
   insert into job_queue (
     job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-    max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id, traceparent)
   select
     fn_uuid_v7_nth(v_first, r.n), r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref,
     r.safe_payload, r.priority, clock_timestamp() + r.delay, r.max_attempts,
     case when (not r.is_ordered or r.ordering_key is not null) and r.created_at > v_bound then r.idempotency_key end,
-    r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
+    r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id, fn_traceparent(r.safe_payload ->> 'traceparent')
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
   get diagnostics v_jobs = row_count;
@@ -371,12 +371,12 @@ begin
   made as (
     insert into job_queue (
       job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
       w.safe_payload, w.priority, clock_timestamp() + w.delay, w.max_attempts,
       case when length(w.idempotency_key) <= 512 then w.idempotency_key else fn_job_key(w.idempotency_key) end,
-      w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id
+      w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id, fn_traceparent(w.safe_payload ->> 'traceparent')
     from wanted w
     where not w.dry_run and w.is_sound
     order by w.n

@@ -651,6 +651,7 @@ declare
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
   -- what its steps and gates are about: the event's, when an event began it; those that follow the event carry the same
   v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
+  v_trace text := fn_traceparent_of((select e.safe_payload from event_outbox e where e.id = p_causation_event_id)); -- of all its steps
   v_now timestamptz := clock_timestamp();
   v_errors text[];
   v_unused text[]; -- names of which some version was never used
@@ -722,7 +723,7 @@ begin
     end if;
     insert into job_queue (
       job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-      scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+      scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_workflow_id, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
       coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
@@ -733,7 +734,7 @@ begin
       v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
       coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
       fn_mot_policy(s.step), v_workflow_id,
-      coalesce(b.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
+      coalesce(b.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread, v_trace
     from unnest(v_parts.steps) with ordinality s (step, n)
     join unnest(v_parts.scopes) with ordinality g (params, n) on g.n = (s.step ->> 'scope')::int
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) b on b.step = s.n;
@@ -1561,10 +1562,10 @@ begin
       v_new := fn_uuid_v7_nth(p_workflow_id, v_last);
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-        max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+        max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id, traceparent)
       select v_new, j.job_kind, p_actor, j.executor, j.event_domain, j.safe_payload, j.source_ref, j.target_ref, j.payload_ref,
         fn_job_key(regexp_replace(j.idempotency_key, '~\d+$', '') || '~' || (coalesce(substring(j.idempotency_key from '~(\d+)$')::int, 1) + 1)),
-        j.ordering_key, j.priority, j.max_attempts, j.policy, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
+        j.ordering_key, j.priority, j.max_attempts, j.policy, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id, j.traceparent
       from job_queue j where j.job_id = v_old;
       update job_queue j set workflow_id = null where j.job_id = v_old; -- its place is taken; parent_job_id leads back to it
       update job_dependency d set job_id = v_new, state = case when d.state = 'met' then d.state end where d.job_id = v_old;

@@ -228,11 +228,11 @@ begin
   made as (
     insert into job_queue (
       job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
       w.safe_payload, w.priority, clock_timestamp() + w.delay, w.attempts, fn_job_key(w.idempotency_key), w.ordering_key, w.actor,
-      w.event_id, w.consumer_key, w.correlation_id
+      w.event_id, w.consumer_key, w.correlation_id, fn_traceparent(w.safe_payload ->> 'traceparent')
     from wanted w
     where not w.dry_run and w.is_sound
     order by w.n

@@ -541,7 +541,8 @@ begin
   other_job_id := null;
   until := (p_job).lease_until;
   detail := jsonb_build_object('lease_owner', (p_job).lease_owner, 'lease_token', (p_job).lease_token, 'picked_at', (p_job).picked_at,
-    'started_at', (p_job).started_at, 'last_beat_at', (select h.last_beat_at from queue_heartbeat h where h.executor_name = (p_job).lease_owner));
+    'started_at', (p_job).started_at, 'last_beat_at', (select h.last_beat_at from queue_heartbeat h where h.executor_name = (p_job).lease_owner))
+    || case when (p_job).traceparent is null then '{}' else jsonb_build_object('traceparent', (p_job).traceparent) end;
   if (p_job).lease_until <= p_now then
     verdict := 'waits';
     reason := 'lease_lost';
@@ -595,6 +596,9 @@ begin
     what := what || format(' (%s; triage: %s)', v_letter.reason_class, v_letter.triage_status);
     hint := case v_letter.triage_status when 'manual_replay' then '' else format('reveille dlq triage %s manual_replay --note TEXT, then ', v_letter.dead_letter_id) end
       || format('reveille dlq replay %s --authorization TEXT --apply', v_letter.dead_letter_id);
+  end if;
+  if (p_job).traceparent is not null then
+    detail := coalesce(detail, '{}') || jsonb_build_object('traceparent', (p_job).traceparent);
   end if;
   return next;
 end

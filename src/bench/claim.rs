@@ -167,7 +167,7 @@ impl Claims<'_> {
             instance: None,
             limit: usize::try_from(batch).unwrap_or(usize::MAX),
             lease: None,
-            job_kinds: &[KIND.to_owned(), sql::paused_kind(KIND)],
+            job_kinds: Some(&[KIND.to_owned(), sql::paused_kind(KIND)]),
             canary: None,
         };
         let jobs = claims::claim(&self.client, &claim).await?.jobs;

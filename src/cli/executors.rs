@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
-use self::subscriptions::{Executor, Found};
 use super::context::{Context, Outcome};
 use super::output::{printable, seconds, table};
 use crate::error::{Error, Kind, Result};
+use crate::look::executors::{self, Executor, Found};
 use crate::model::executor::ExecutorKind;
 use crate::model::refusal::Answer;
 use crate::store::heartbeats;
@@ -132,7 +132,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
 }
 
 async fn list(context: &Context) -> Result<Outcome> {
-    let found = subscriptions::found(&context.client().await?).await?;
+    let found = executors::found(&context.client().await?).await?;
     context.out.answer(&found.executors, || as_table(&found))?;
     Ok(Outcome::Done)
 }

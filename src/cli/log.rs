@@ -51,13 +51,13 @@ fn filter(level: LogLevel) -> Result<EnvFilter> {
         }
     }
     // the driver reports each NOTICE of the server at info, the pool each connection that a restart closed as a
-    // warning: neither is a change of state
+    // warning, the SDK of `mcp` each message: none is a change of state
     Ok(EnvFilter::new(match level {
         LogLevel::Off => "off",
         LogLevel::Error => "error",
         LogLevel::Warn => "warn,deadpool=error",
-        LogLevel::Info => "info,tokio_postgres=warn,deadpool=error",
-        LogLevel::Debug => "debug,tokio_postgres=warn,deadpool=error",
+        LogLevel::Info => "info,tokio_postgres=warn,deadpool=error,rmcp=warn",
+        LogLevel::Debug => "debug,tokio_postgres=warn,deadpool=error,rmcp=warn",
         LogLevel::Trace => "trace",
     }))
 }

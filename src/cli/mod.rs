@@ -21,6 +21,7 @@ mod health;
 mod jobs;
 pub mod log;
 mod man;
+mod mcp;
 mod migrate;
 pub mod output;
 mod pause;
@@ -78,6 +79,7 @@ enum Command {
     Run(run::Args),
     Tick(tick::Args),
     Work(work::Args),
+    Mcp(mcp::Args),
     Migrate(migrate::Args),
     Events(events::Args),
     Routes(routes::Args),
@@ -105,6 +107,7 @@ impl Command {
             Self::Demo(_) => demo::Args::flags(),
             Self::Run(args) => args.flags(),
             Self::Work(args) => args.flags(),
+            Self::Mcp(args) => args.flags(),
             Self::Tick(_)
             | Self::Migrate(_)
             | Self::Events(_)
@@ -133,6 +136,7 @@ impl Command {
             Self::Run(args) => run::run(args, context).await,
             Self::Tick(args) => tick::run(args, context).await,
             Self::Work(args) => work::run(args, context).await,
+            Self::Mcp(args) => mcp::run(args, context).await,
             Self::Migrate(args) => migrate::run(args, context).await,
             Self::Events(args) => events::run(args, context).await,
             Self::Routes(args) => routes::run(args, context).await,
@@ -174,7 +178,7 @@ impl Cli {
 
     /// Whether it runs until told to stop, and is read through its log.
     pub fn is_service(&self) -> bool {
-        matches!(self.command, Command::Run(_) | Command::Work(_))
+        matches!(self.command, Command::Run(_) | Command::Work(_) | Command::Mcp(_))
     }
 
     /// Gathers and checks the settings.

@@ -56,7 +56,23 @@ pub struct Job {
     pub policy: Option<Value>,
 }
 
+/// Where a job comes from, as the log names it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The event that it was made of.
+    pub event_id: Option<Uuid>,
+    /// The trace that it belongs to.
+    pub trace_id: Option<String>,
+}
+
 impl Job {
+    /// The event and the trace that it belongs to.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        let trace_id = self.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1));
+        Origin { event_id: self.causation_event_id, trace_id: trace_id.map(str::to_owned) }
+    }
+
     /// The payload as a type of the handler's.
     ///
     /// # Errors

@@ -23,8 +23,8 @@ pub struct Claim<'a> {
     pub limit: usize,
     /// Length of the lease; none leaves it to the database's own key.
     pub lease: Option<Duration>,
-    /// Kinds to claim.
-    pub job_kinds: &'a [String],
+    /// Kinds to claim; none is all that the name may have.
+    pub job_kinds: Option<&'a [String]>,
     /// Channel and token of the listener's canary, when one is due.
     pub canary: Option<(&'a str, &'a str)>,
 }

@@ -245,11 +245,19 @@ pub async fn limit_statements(client: &impl GenericClient, limit: Option<Duratio
 }
 
 /// Limits each statement of this transaction, and each pause between two: a handler may use its whole time limit for either.
-pub async fn limit_transaction(client: &impl GenericClient, limit: Duration) -> Result<()> {
+/// What it emits belongs to the trace of its job.
+pub async fn limit_transaction(
+    client: &impl GenericClient,
+    limit: Duration,
+    traceparent: Option<&str>,
+) -> Result<()> {
     let limit = limit.as_millis().max(1);
+    let plain = |text: &&str| text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let trace = traceparent.filter(plain).unwrap_or_default();
     let sql = format!(
         "set local statement_timeout = {limit};
-         set local idle_in_transaction_session_timeout = {limit}"
+         set local idle_in_transaction_session_timeout = {limit};
+         set local reveille.traceparent = '{trace}'"
     );
     client.batch_execute(&sql).await.map_err(|error| Error::postgres("limiting a transaction", error))
 }

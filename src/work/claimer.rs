@@ -178,7 +178,7 @@ impl Claimer {
             instance: Some(&shared.beater.instance),
             limit: room,
             lease: shared.lease(),
-            job_kinds: &kinds,
+            job_kinds: Some(&kinds),
             canary: canary.as_ref().map(Canary::channel).zip(token.as_deref()),
         };
         let begun = Instant::now();

@@ -110,7 +110,7 @@ fn give_up_late(shared: &Shared, reports: &mut Vec<Report>) {
     let late: Vec<Report> = reports.extract_if(.., |report| report.until <= now).collect();
     for report in &late {
         stats::add(&shared.stats.unreported, 1);
-        tracing::warn!(job.id = %report.id, "{}: its lease ended before its outcome could be reported", report.job_kind);
+        tracing::warn!(job.id = %report.id, event.id = report.origin.event_id.map(tracing::field::display), trace_id = report.origin.trace_id.as_deref(), "{}: its lease ended before its outcome could be reported", report.job_kind);
     }
     shared.board.settled(late.iter().map(|report| report.id));
 }
@@ -143,7 +143,7 @@ async fn successful(
         if lost.contains(&report.id) {
             tell_lost(shared, report);
         } else {
-            tell_success(report.id, &report.job_kind, report.took);
+            tell_success(report.id, &report.job_kind, &report.origin, report.took);
         }
     }
     shared.board.settled(reports.iter().map(|report| report.id));
@@ -210,22 +210,22 @@ fn tell_other(shared: &Shared, report: &Report, answer: &serde_json::Value) {
         Ending::Transient(words) => (&shared.stats.failed_transient, words),
         Ending::Snoozed(delay) => {
             stats::add(&shared.stats.snoozed, 1);
-            tracing::info!(job.id = %report.id, job.status = status, "{kind} is due again in {delay:?}");
+            tracing::info!(job.id = %report.id, event.id = report.origin.event_id.map(tracing::field::display), trace_id = report.origin.trace_id.as_deref(), job.status = status, "{kind} is due again in {delay:?}");
             return;
         }
         Ending::Cancelled | Ending::Succeeded { .. } | Ending::Released => {
             stats::add(&shared.stats.cancelled, 1);
-            tracing::info!(job.id = %report.id, job.status = status, "{kind} ended after {took} ms: it was cancelled");
+            tracing::info!(job.id = %report.id, event.id = report.origin.event_id.map(tracing::field::display), trace_id = report.origin.trace_id.as_deref(), job.status = status, "{kind} ended after {took} ms: it was cancelled");
             return;
         }
     };
     stats::add(counter, 1);
-    tracing::warn!(job.id = %report.id, job.status = status, "{kind} failed after {took} ms: {words}");
+    tracing::warn!(job.id = %report.id, event.id = report.origin.event_id.map(tracing::field::display), trace_id = report.origin.trace_id.as_deref(), job.status = status, "{kind} failed after {took} ms: {words}");
 }
 
 fn tell_lost(shared: &Shared, report: &Report) {
     stats::add(&shared.stats.lease_lost, 1);
-    tracing::warn!(job.id = %report.id, "{}: the lease was lost; its outcome is dropped", report.job_kind);
+    tracing::warn!(job.id = %report.id, event.id = report.origin.event_id.map(tracing::field::display), trace_id = report.origin.trace_id.as_deref(), "{}: the lease was lost; its outcome is dropped", report.job_kind);
 }
 
 /// Reports on jobs whose rows somebody else has locked are tried again.

@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::stats;
 use super::stop::{Stop, StopReason};
 use super::transaction;
-use crate::model::job::Job;
+use crate::model::job::{Job, Origin};
 
 /// Runs jobs until no more will come.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -63,7 +63,7 @@ fn complete(shared: &Shared, job: &Job, begun: Instant, ran: Ran) -> Option<Endi
         // also when the keeper was told "lost" meanwhile: a job that has just ended is no lease any more
         Ran::Succeeded => {
             stats::add(&shared.stats.succeeded, 1);
-            tell_success(job.job_id, &job.job_kind, begun.elapsed());
+            tell_success(job.job_id, &job.job_kind, &job.origin(), begun.elapsed());
             None
         }
         Ran::LeaseLost => {
@@ -76,10 +76,11 @@ fn complete(shared: &Shared, job: &Job, begun: Instant, ran: Ran) -> Option<Endi
 
 fn tell_lost(shared: &Shared, job: &Job) {
     stats::add(&shared.stats.lease_lost, 1);
-    tracing::warn!(job.id = %job.job_id, "{}: the lease was lost while it ran; its result is dropped", job.job_kind);
+    let origin = job.origin();
+    tracing::warn!(job.id = %job.job_id, event.id = origin.event_id.map(tracing::field::display), trace_id = origin.trace_id.as_deref(), "{}: the lease was lost while it ran; its result is dropped", job.job_kind);
 }
 
 /// The line of a job that ended well.
-pub(super) fn tell_success(id: uuid::Uuid, job_kind: &str, took: Duration) {
-    tracing::info!(job.id = %id, "{job_kind} succeeded in {} ms", took.as_millis());
+pub(super) fn tell_success(id: uuid::Uuid, job_kind: &str, origin: &Origin, took: Duration) {
+    tracing::info!(job.id = %id, event.id = origin.event_id.map(tracing::field::display), trace_id = origin.trace_id.as_deref(), "{job_kind} succeeded in {} ms", took.as_millis());
 }

@@ -67,7 +67,7 @@ async fn try_in(
     let begin = async {
         let begun = client.transaction().await;
         let transaction = begun.map_err(|error| Error::postgres("beginning a transaction", error))?;
-        store::work::limit_transaction(&transaction, limit).await?;
+        store::work::limit_transaction(&transaction, limit, job.traceparent.as_deref()).await?;
         Ok(transaction)
     };
     let transaction = shared.server.in_time(2, "beginning a transaction", begin).await?;

@@ -953,6 +953,8 @@ sequence job_approval_approval_id_seq as bigint start 1
 
 sequence queue_pause_pause_id_seq as bigint start 1
 
+sequence traceparent_ignored as bigint start 1
+
 view v_consumer_backfill
   -- Backfills and replays: bounds, how far each has come, counts, who began it and why.
  SELECT b.backfill_id, b.consumer_key, b.event_domain, b.mode, b.generation, b.status, b.note,
@@ -2919,12 +2921,12 @@ begin
   made as (
     insert into job_queue (
       job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
       w.safe_payload, w.priority, clock_timestamp() + w.delay, w.max_attempts,
       case when length(w.idempotency_key) <= 512 then w.idempotency_key else fn_job_key(w.idempotency_key) end,
-      w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id
+      w.ordering_key, w.actor, w.event_id, w.consumer_key, w.correlation_id, fn_traceparent(w.safe_payload ->> 'traceparent')
     from wanted w
     where not w.dry_run and w.is_sound
     order by w.n
@@ -2996,12 +2998,12 @@ begin
   end if;
   insert into job_queue (
     job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-    max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+    max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id, traceparent)
   select
     fn_uuid_v7_nth(v_first, r.n), r.job_kind, r.executor, r.event_domain, r.source_ref, r.target_ref, r.payload_ref,
     r.safe_payload, r.priority, clock_timestamp() + r.delay, r.max_attempts,
     case when (not r.is_ordered or r.ordering_key is not null) and r.created_at > v_bound then r.idempotency_key end,
-    r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id
+    r.ordering_key, r.actor, r.event_id, r.consumer_key, r.correlation_id, fn_traceparent(r.safe_payload ->> 'traceparent')
   from fn_dispatch_rows(p_event_ids, p_event_domain => p_event_domain) r
   where not coalesce(r.dry_run, true); -- coalesce: a strict condition would turn the join, and the order, around
   get diagnostics v_jobs = row_count;
@@ -3117,11 +3119,11 @@ begin
   made as (
     insert into job_queue (
       job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id)
+      max_attempts, idempotency_key, ordering_key, actor, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_first, w.n), w.job_kind, w.executor, w.event_domain, w.source_ref, w.target_ref, w.payload_ref,
       w.safe_payload, w.priority, clock_timestamp() + w.delay, w.attempts, fn_job_key(w.idempotency_key), w.ordering_key, w.actor,
-      w.event_id, w.consumer_key, w.correlation_id
+      w.event_id, w.consumer_key, w.correlation_id, fn_traceparent(w.safe_payload ->> 'traceparent')
     from wanted w
     where not w.dry_run and w.is_sound
     order by w.n
@@ -3501,7 +3503,14 @@ AS $function$
 declare
   v_type event_type_registry;
   v_id uuid := fn_uuid_v7();
+  v_payload jsonb := coalesce(p_safe_payload, '{}');
+  v_trace text := fn_traceparent(nullif(current_setting('reveille.traceparent', true), ''));
 begin
+  if v_trace is not null and jsonb_typeof(v_payload) = 'object' and not v_payload ? 'traceparent'
+    and fn_is_signal(v_payload || jsonb_build_object('traceparent', v_trace))
+  then
+    v_payload := v_payload || jsonb_build_object('traceparent', v_trace);
+  end if;
   select r.* into v_type
   from event_type_registry r
   where r.event_domain = p_event_domain and r.event_type = p_event_type and r.active;
@@ -3529,7 +3538,7 @@ begin
     'source_system', 'reveille',
     'correlation_id', p_correlation_id,
     'payload_classification', 'safe_metadata',
-    'safe_payload', coalesce(p_safe_payload, '{}'),
+    'safe_payload', v_payload,
     'occurred_at', coalesce(p_occurred_at, clock_timestamp()),
     'created_at', now())) e;
   return v_id;
@@ -5511,11 +5520,11 @@ begin
   end if;
   insert into job_queue (
     job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-    scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+    scheduled_at, run_id, ordering_key, max_attempts, correlation_id, traceparent)
   values (
     v_job_id, p_job_kind, p_actor, coalesce(p_safe_payload, '{}'), p_source_ref, v_key, p_target_ref, p_payload_ref,
     coalesce(p_executor, 'PG_worker'), coalesce(p_priority, 100), v_due, p_run_id, p_ordering_key,
-    coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id)
+    coalesce(p_max_attempts, fn_job_max_attempts(p_job_kind)), p_correlation_id, fn_traceparent_of(p_safe_payload))
   on conflict (job_kind, idempotency_key) do nothing;
   if found and (
     p_idempotency_key is null or not fn_job_may_be_archived(p_job_kind, v_key) or fn_job_repeated(v_job_id, v_job_id) = 0)
@@ -5529,6 +5538,7 @@ begin
     update job_queue j
     set safe_payload = coalesce(p_safe_payload, '{}'), source_ref = p_source_ref, target_ref = p_target_ref, payload_ref = p_payload_ref,
         priority = coalesce(p_priority, 100), run_id = p_run_id, correlation_id = p_correlation_id, actor = p_actor,
+        traceparent = fn_traceparent_of(p_safe_payload),
         max_attempts = coalesce(p_max_attempts, j.max_attempts),
         scheduled_at = case p_on_duplicate when 'debounce' then v_due else j.scheduled_at end, updated_at = clock_timestamp()
     where j.job_kind = p_job_kind and j.idempotency_key = v_key and j.status in ('queued', 'retry_waiting')
@@ -5590,10 +5600,11 @@ begin
   begin
     insert into job_queue (
       job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-      scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+      scheduled_at, run_id, ordering_key, max_attempts, correlation_id, traceparent)
     select
       g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
-      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+      g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id,
+      fn_traceparent_of(g.safe_payload)
     from fn_job_rows(p_jobs, v_first, v_now) g;
     v_created := v_count;
     v_executors := array(select distinct coalesce(e.job ->> 'executor', 'PG_worker') from jsonb_array_elements(p_jobs) e (job));
@@ -5601,10 +5612,11 @@ begin
     with made as (
       insert into job_queue (
         job_id, job_kind, actor, safe_payload, source_ref, idempotency_key, target_ref, payload_ref, executor, priority,
-        scheduled_at, run_id, ordering_key, max_attempts, correlation_id)
+        scheduled_at, run_id, ordering_key, max_attempts, correlation_id, traceparent)
       select
         g.job_id, g.job_kind, g.actor, g.safe_payload, g.source_ref, g.idempotency_key, g.target_ref, g.payload_ref, g.executor, g.priority,
-        g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id
+        g.scheduled_at, g.run_id, g.ordering_key, coalesce(g.max_attempts, v_limits[array_position(v_kinds, g.job_kind)]), g.correlation_id,
+      fn_traceparent_of(g.safe_payload)
       from fn_job_rows(p_jobs, v_first, v_now) g
       order by g.n
       on conflict (job_kind, idempotency_key) do nothing
@@ -5786,6 +5798,9 @@ begin
     hint := case v_letter.triage_status when 'manual_replay' then '' else format('reveille dlq triage %s manual_replay --note TEXT, then ', v_letter.dead_letter_id) end
       || format('reveille dlq replay %s --authorization TEXT --apply', v_letter.dead_letter_id);
   end if;
+  if (p_job).traceparent is not null then
+    detail := coalesce(detail, '{}') || jsonb_build_object('traceparent', (p_job).traceparent);
+  end if;
   return next;
 end
 $function$
@@ -5897,7 +5912,8 @@ begin
   other_job_id := null;
   until := (p_job).lease_until;
   detail := jsonb_build_object('lease_owner', (p_job).lease_owner, 'lease_token', (p_job).lease_token, 'picked_at', (p_job).picked_at,
-    'started_at', (p_job).started_at, 'last_beat_at', (select h.last_beat_at from queue_heartbeat h where h.executor_name = (p_job).lease_owner));
+    'started_at', (p_job).started_at, 'last_beat_at', (select h.last_beat_at from queue_heartbeat h where h.executor_name = (p_job).lease_owner))
+    || case when (p_job).traceparent is null then '{}' else jsonb_build_object('traceparent', (p_job).traceparent) end;
   if (p_job).lease_until <= p_now then
     verdict := 'waits';
     reason := 'lease_lost';
@@ -7425,6 +7441,7 @@ begin
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
       using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
   end if;
+  perform set_config('reveille.traceparent', coalesce(v_run.job ->> 'traceparent', ''), true); -- for what the handler emits
   -- the handler finds its own schema first, then ours; afterwards the path is as it was
   perform set_config('search_path', format('%I, %s', (
     select n.nspname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -7784,7 +7801,8 @@ begin
       else
         perform fn_event_emit('dot', p_event_type, v_job.job_id::text, jsonb_strip_nulls(jsonb_build_object(
             'job_id', v_job.job_id, 'job_kind', v_job.job_kind, 'status', v_job.status, 'source_ref', v_job.source_ref,
-            'result_ref', v_job.result_ref, 'attempts', v_job.attempts, 'causation_event_id', v_job.causation_event_id, 'chain', v_chain)),
+            'result_ref', v_job.result_ref, 'attempts', v_job.attempts, 'causation_event_id', v_job.causation_event_id, 'chain', v_chain,
+            'traceparent', v_job.traceparent)),
           p_event_subject_table => 'job_queue', p_actor_ref => v_job.lease_owner,
           p_correlation_id => coalesce(v_job.correlation_id, v_job.job_id::text));
       end if;
@@ -8286,10 +8304,10 @@ begin
       v_new := fn_uuid_v7_nth(p_workflow_id, v_last);
       insert into job_queue (
         job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-        max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+        max_attempts, policy, workflow_id, parent_job_id, blocked_by, causation_event_id, consumer_key, correlation_id, traceparent)
       select v_new, j.job_kind, p_actor, j.executor, j.event_domain, j.safe_payload, j.source_ref, j.target_ref, j.payload_ref,
         fn_job_key(regexp_replace(j.idempotency_key, '~\d+$', '') || '~' || (coalesce(substring(j.idempotency_key from '~(\d+)$')::int, 1) + 1)),
-        j.ordering_key, j.priority, j.max_attempts, j.policy, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id
+        j.ordering_key, j.priority, j.max_attempts, j.policy, j.workflow_id, v_old, 1, j.causation_event_id, j.consumer_key, j.correlation_id, j.traceparent
       from job_queue j where j.job_id = v_old;
       update job_queue j set workflow_id = null where j.job_id = v_old; -- its place is taken; parent_job_id leads back to it
       update job_dependency d set job_id = v_new, state = case when d.state = 'met' then d.state end where d.job_id = v_old;
@@ -8980,6 +8998,7 @@ declare
   v_correlation text := coalesce(p_correlation_id, v_workflow_id::text);
   -- what its steps and gates are about: the event's, when an event began it; those that follow the event carry the same
   v_thread text := coalesce((select e.correlation_id::text from event_outbox e where e.id = p_causation_event_id), v_correlation);
+  v_trace text := fn_traceparent_of((select e.safe_payload from event_outbox e where e.id = p_causation_event_id)); -- of all its steps
   v_now timestamptz := clock_timestamp();
   v_errors text[];
   v_unused text[]; -- names of which some version was never used
@@ -9051,7 +9070,7 @@ begin
     end if;
     insert into job_queue (
       job_id, job_kind, actor, executor, event_domain, safe_payload, source_ref, target_ref, payload_ref, idempotency_key, ordering_key, priority,
-      scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id)
+      scheduled_at, max_attempts, policy, workflow_id, blocked_by, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_workflow_id, s.n::int), coalesce(s.step ->> 'job_kind', 'workflow.' || (s.step ->> 'type')), p_actor,
       coalesce(s.step ->> 'executor', case when coalesce(s.step ->> 'type', 'job') = 'job' then 'PG_worker' else 'external_worker' end),
@@ -9062,7 +9081,7 @@ begin
       v_now + make_interval(secs => coalesce((s.step ->> 'delay_seconds')::double precision, 0)),
       coalesce((s.step ->> 'max_attempts')::int, fn_job_max_attempts(coalesce(s.step ->> 'job_kind', 'workflow'), s.step ->> 'event_domain')),
       fn_mot_policy(s.step), v_workflow_id,
-      coalesce(b.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread
+      coalesce(b.needs, 0) + (coalesce(s.step ->> 'type', 'job') <> 'job')::int, p_causation_event_id, p_consumer_key, v_thread, v_trace
     from unnest(v_parts.steps) with ordinality s (step, n)
     join unnest(v_parts.scopes) with ordinality g (params, n) on g.n = (s.step ->> 'scope')::int
     left join (select (d ->> 'to')::int as step, count(*)::int as needs from unnest(v_parts.needs) d group by 1) b on b.step = s.n;
@@ -12261,6 +12280,25 @@ CREATE OR REPLACE FUNCTION fn_template_render(p_template text, p_consumer_key te
  STABLE
 RETURN CASE WHEN (p_template IS NULL) THEN NULL::text WHEN (p_template = '{event_subject_ref}'::text) THEN (p_event).event_subject_ref WHEN (p_template = '{consumer_key}:{event_id}'::text) THEN ((p_consumer_key || ':'::text) || ((p_event).id)::text) WHEN (p_template = '{event_id}'::text) THEN ((p_event).id)::text WHEN (p_template = '{canonical_address}'::text) THEN (p_event).canonical_address WHEN (strpos(p_template, '{'::text) = 0) THEN p_template ELSE fn_template_expand(p_template, p_consumer_key, fn_event_document(p_event)) END
 
+-- A W3C traceparent (00-<trace id>-<parent id>-<flags>), or null when it is none; what cannot be read is counted.
+CREATE OR REPLACE FUNCTION fn_traceparent(p_value text)
+ RETURNS text
+ LANGUAGE sql
+RETURN CASE WHEN (p_value IS NULL) THEN NULL::text WHEN ((p_value ~ '^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'::text) AND (p_value !~ '^00-(0{32}|[0-9a-f]{32}-0{16})-'::text)) THEN p_value ELSE fn_traceparent_ignore() END
+
+-- Counts a traceparent that cannot be read, and answers null. Internal.
+CREATE OR REPLACE FUNCTION fn_traceparent_ignore()
+ RETURNS text
+ LANGUAGE sql
+ SECURITY DEFINER
+RETURN CASE WHEN (nextval('traceparent_ignored'::regclass) IS NULL) THEN ''::text ELSE NULL::text END
+
+-- The trace context of a payload, else of this transaction (set local reveille.traceparent), or null.
+CREATE OR REPLACE FUNCTION fn_traceparent_of(p_safe_payload jsonb)
+ RETURNS text
+ LANGUAGE sql
+RETURN fn_traceparent(COALESCE((p_safe_payload ->> 'traceparent'::text), NULLIF(current_setting('reveille.traceparent'::text, true), ''::text)))
+
 -- A time-ordered uuid, version 7, milliseconds first.
 CREATE OR REPLACE FUNCTION fn_uuid_v7()
  RETURNS uuid
@@ -12990,6 +13028,24 @@ grant EXECUTE on function fn_subscription_standing() to reveille_reader
 grant EXECUTE on function fn_template_expand(text,text,jsonb) to public
 
 grant EXECUTE on function fn_template_render(text,text,event_outbox) to public
+
+grant EXECUTE on function fn_traceparent(text) to reveille_dispatcher
+
+grant EXECUTE on function fn_traceparent(text) to reveille_executor
+
+grant EXECUTE on function fn_traceparent(text) to reveille_operator
+
+grant EXECUTE on function fn_traceparent_ignore() to reveille_dispatcher
+
+grant EXECUTE on function fn_traceparent_ignore() to reveille_executor
+
+grant EXECUTE on function fn_traceparent_ignore() to reveille_operator
+
+grant EXECUTE on function fn_traceparent_of(jsonb) to reveille_dispatcher
+
+grant EXECUTE on function fn_traceparent_of(jsonb) to reveille_executor
+
+grant EXECUTE on function fn_traceparent_of(jsonb) to reveille_operator
 
 grant EXECUTE on function fn_uuid_v7() to public
 

@@ -124,6 +124,14 @@ async fn every_command_of_the_runbook_about_pauses_and_limits_is_accepted() {
 }
 
 #[tokio::test]
+async fn a_stranger_follows_the_page_on_traces_to_two_facts_of_one_trace() {
+    let db = TestDb::new().await;
+    follow(&db, include_str!("../../docs/tracing.md")).await;
+    let facts = "select count(*) from event_outbox where safe_payload ->> 'traceparent' like '00-4bf92f%'";
+    assert_eq!(db.client().await.query_one(facts, &[]).await.unwrap().get::<_, i64>(0), 2);
+}
+
+#[tokio::test]
 async fn every_command_of_the_page_about_routes_leads_to_one_event() {
     let db = TestDb::new().await;
     let client = db.client().await;

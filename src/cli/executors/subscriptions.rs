@@ -1,86 +1,14 @@
 //! `reveille executors show`, `subscribe` and `unsubscribe`: what an executor may claim.
 
-use std::fmt::Write as _;
-
-use deadpool_postgres::GenericClient;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Subscribe, Unsubscribe};
 use crate::cli::context::{Context, Outcome, actor, or_did_you_mean};
 use crate::cli::output::{fields, table};
 use crate::error::{Error, Kind, Result};
+use crate::look::executors::found;
 use crate::model::refusal::Answer;
-use crate::store::health::{self, Component};
 use crate::store::subscriptions::{self, NewSubscription, Subscription};
-
-/// An executor, and what it may claim.
-#[derive(Debug, Serialize)]
-pub(super) struct Executor {
-    #[serde(flatten)]
-    pub(super) component: Component,
-    /// None where this login may not read them.
-    subscriptions: Option<Vec<Subscription>>,
-}
-
-/// Who is registered.
-pub(super) struct Found {
-    pub(super) executors: Vec<Executor>,
-    /// Names and patterns with subscriptions that nobody has.
-    pub(super) idle_patterns: Vec<String>,
-}
-
-impl Executor {
-    /// A text of its row in the view.
-    pub(super) fn detail(&self, key: &str) -> String {
-        let detail = self.component.detail.as_ref();
-        detail.and_then(|detail| detail.get(key)).and_then(Value::as_str).unwrap_or_default().to_owned()
-    }
-
-    /// What it may claim, in one line.
-    pub(super) fn may_claim(&self) -> String {
-        let role = self.component.detail.as_ref().map(|detail| &detail["metadata"]["role"]);
-        match &self.subscriptions {
-            _ if role.is_some_and(|role| role == "dispatcher") => "nothing: it dispatches".to_owned(),
-            None => "not shown to this login".to_owned(),
-            Some(rows) if rows.is_empty() => "all of its kind".to_owned(),
-            Some(rows) => rows.iter().map(words).collect::<Vec<_>>().join("; "),
-        }
-    }
-}
-
-fn words(row: &Subscription) -> String {
-    let mut words = if row.job_kind == "*" { "all".to_owned() } else { row.job_kind.clone() };
-    if row.event_domain != "*" {
-        let _ = write!(words, " of {}", row.event_domain);
-    }
-    if let Some(floor) = row.priority_floor {
-        let _ = write!(words, " up to priority {floor}");
-    }
-    words
-}
-
-/// Everybody who is registered, with what each may claim.
-pub(super) async fn found(client: &impl GenericClient) -> Result<Found> {
-    let mut components = health::list(client).await?;
-    components.retain(|component| component.component == "executor");
-    let names: Vec<&str> = components.iter().map(|component| component.name.as_str()).collect();
-    let rows = match subscriptions::list(client, &names).await {
-        Ok(rows) => Some(rows),
-        Err(error) if error.kind() == Kind::Denied => None, // who beats is seen by more roles
-        Err(error) => return Err(error),
-    };
-    let of = |name: &String| {
-        rows.as_ref().map(|rows| rows.iter().filter(|row| row.applies_to.contains(name)).cloned().collect())
-    };
-    let executors =
-        components.into_iter().map(|component| Executor { subscriptions: of(&component.name), component });
-    let executors = executors.collect();
-    let idle = rows.iter().flatten().filter(|row| row.applies_to.is_empty());
-    let mut idle_patterns: Vec<String> = idle.map(|row| row.executor_name.clone()).collect();
-    idle_patterns.dedup();
-    Ok(Found { executors, idle_patterns })
-}
 
 pub(super) async fn show(name: &str, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;

@@ -4,8 +4,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::super::context::{Context, Outcome, actor};
-use super::show::find;
+
 use crate::error::{Error, Result};
+use crate::look::workflow::find;
 use crate::model::refusal::Refusal;
 use crate::model::workflow::Step;
 use crate::store::workflows;

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Board, Ending, Held, Limits, Phase, Report, Taken};
+use crate::model::job::Origin;
 use crate::store::claims::{Claimed, Unreadable};
 use crate::work::stats;
 use crate::work::stop::Stop;
@@ -53,6 +54,7 @@ impl Board {
                 id,
                 token,
                 job_kind,
+                origin: Origin::default(),
                 took: Duration::ZERO,
                 ending,
                 until,

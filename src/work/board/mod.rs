@@ -19,7 +19,7 @@ pub(super) use self::leases::Due;
 use super::pace::Pace;
 use super::stats::{self, WorkerStats};
 use super::stop::Stop;
-use crate::model::job::Job;
+use crate::model::job::{Job, Origin};
 use crate::store::work::Leases;
 
 /// How many jobs a worker may hold.
@@ -109,6 +109,7 @@ pub(super) struct Report {
     pub(super) id: Uuid,
     pub(super) token: i64,
     pub(super) job_kind: String,
+    pub(super) origin: Origin,
     pub(super) took: Duration,
     pub(super) ending: Ending,
     /// When the lease ends.
@@ -214,6 +215,7 @@ impl Board {
         state.reports.push_back(Report {
             id: job.job_id,
             token,
+            origin: job.origin(),
             job_kind: job.job_kind,
             took,
             ending,

@@ -29,8 +29,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A program that runs jobs, one process for each.
 ///
-/// It gets the job as JSON on its standard input and `REVEILLE_JOB_ID`, `REVEILLE_JOB_KIND`, `REVEILLE_LEASE_TOKEN` in
-/// its environment. Its exit code, and the last line that it says, decide how the job ends.
+/// It gets the job as JSON on its standard input and `REVEILLE_JOB_ID`, `REVEILLE_JOB_KIND`, `REVEILLE_LEASE_TOKEN` and,
+/// of a job that belongs to a trace, `TRACEPARENT` in its environment. Its exit code, and the last line that it says, decide how the job ends.
 #[derive(Debug, Clone)]
 pub struct Exec {
     words: Arc<[String]>,
@@ -57,6 +57,10 @@ impl Exec {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        match &job.traceparent {
+            Some(traceparent) => command.env("TRACEPARENT", traceparent),
+            None => command.env_remove("TRACEPARENT"), // the worker's own is another story
+        };
         command
     }
 }
@@ -75,7 +79,8 @@ impl Handler for Exec {
         };
         let (stdin, stdout, stderr) = group.pipes();
         let (mut out, mut err) = (Tail::default(), Tail::default());
-        let log = |line: &str| tracing::debug!(job.id = %job.job_id, "{} says: {line}", job.job_kind);
+        let origin = job.origin();
+        let log = |line: &str| tracing::debug!(job.id = %job.job_id, event.id = origin.event_id.map(tracing::field::display), trace_id = origin.trace_id.as_deref(), "{} says: {line}", job.job_kind);
         let ended = {
             let talk = pin!(async {
                 tokio::join!(feed(stdin, &input), out.read(stdout, |_| ()), err.read(stderr, log));

@@ -220,3 +220,31 @@ async fn a_stop_ends_the_statement_undoes_the_effect_and_gives_the_job_back() {
     assert_eq!(shop.job(id).await["status"], "queued");
     assert_eq!(shop.effects().await, 0);
 }
+
+/// Emits a fact in the job's transaction.
+struct Emitter;
+
+impl TransactionHandler for Emitter {
+    async fn run(&self, _: &Job, transaction: &Transaction<'_>, _: &JobContext) -> TransactionResult {
+        transaction.execute("select fn_event_emit('staging', 'read', 'page:7')", &[]).await?;
+        Ok(Outcome::done())
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_emits_belongs_to_the_trace_of_its_job() {
+    let shop = Shop::open().await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let begin = format!(
+        "insert into event_type_registry (event_domain, event_type, event_stream, delivery_lane, description)
+           values ('staging', 'read', 'update', 'immediate', 'a page is read');
+         select fn_job_enqueue('page.read', 'test', '{{\"traceparent\": \"{parent}\"}}'), fn_job_enqueue('page.read', 'test')"
+    );
+    shop.client.batch_execute(&begin).await.unwrap();
+    let handlers = Handlers::new().in_transaction("page.read", Emitter);
+    let worker = shop.start(&shop.settings(), handlers).await;
+    wait_until("both have run", SOON, async || shop.count("succeeded").await == 2).await;
+    worker.stop().await;
+    let traces = "select jsonb_agg(safe_payload -> 'traceparent' order by safe_payload ->> 'traceparent') from event_outbox";
+    assert_eq!(shop.value(traces, &[]).await, serde_json::json!([parent, null]));
+}

@@ -1,0 +1,116 @@
+//! Ends and outages: what is leased comes back, and the server outlives its database.
+
+use std::sync::Arc;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use super::client::{Agent, enqueue, job, of, stage};
+use crate::support::{Mode, Proxy, SOON, TestDb, wait_until};
+
+const AGENT: [&str; 2] = ["--executor", "agent-1"];
+
+#[tokio::test]
+async fn at_the_end_of_standard_input_what_is_leased_is_given_back_at_once() {
+    let (db, client) = stage().await;
+    let first = enqueue(&client, "page.write").await;
+    let second = enqueue(&client, "page.write").await;
+    let mut agent = Agent::start(&db.url(), &AGENT).await;
+    agent.done("claim_job", json!({"limit": 2})).await;
+    agent.hang_up();
+    let (status, said) = agent.ends().await;
+    assert_eq!(status.code(), Some(0), "{said}");
+    for id in [first, second] {
+        let stored = job(&client, id).await;
+        assert_eq!((&stored["status"], &stored["attempts"]), (&json!("queued"), &json!(0)));
+    }
+    let mut next = Agent::start(&db.url(), &AGENT).await; // the name is free, too
+    next.claim().await;
+}
+
+#[tokio::test]
+async fn at_sigterm_what_is_leased_is_given_back_at_once() {
+    let (db, client) = stage().await;
+    let id = enqueue(&client, "page.write").await;
+    let mut agent = Agent::start(&db.url(), &AGENT).await;
+    agent.claim().await;
+    let pid = Pid::from_raw(i32::try_from(agent.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let (status, said) = agent.ends().await;
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert_eq!(job(&client, id).await["status"], "queued");
+}
+
+#[tokio::test]
+async fn the_job_of_a_killed_server_comes_back_by_the_reaper() {
+    let (db, client) = stage().await;
+    let id = enqueue(&client, "page.write").await;
+    let mut agent = Agent::start(&db.url(), &["--executor", "agent-1", "--lease", "1s"]).await;
+    agent.claim().await;
+    agent.kill().await;
+    let open = "select fn_gate_set('queue.lease_reaper.enabled', 'true', 'test', 'test'),
+        fn_gate_set('queue.lease_reaper.dry_run_only', 'false', 'test', 'test')";
+    client.query(open, &[]).await.unwrap();
+    wait_until("the reaper has it", SOON, async || {
+        client.query("select fn_job_lease_reaper(p_dry_run => false)", &[]).await.unwrap();
+        job(&client, id).await["status"] != "in_progress"
+    })
+    .await;
+    let due = "update job_queue set scheduled_at = now() where job_id = $1";
+    client.execute(due, &[&id]).await.unwrap();
+    let mut next = Agent::start(&db.url(), &["--executor", "agent-2"]).await;
+    assert_eq!(next.claim().await["job_id"], json!(id));
+}
+
+#[tokio::test]
+async fn without_its_database_it_answers_so_and_works_again_when_that_is_back() {
+    let (db, client) = stage().await;
+    let id = enqueue(&client, "page.write").await;
+    let proxy = Proxy::to(db.server().port()).await;
+    let mut agent = Agent::start(&db.url_through(proxy.port()), &AGENT).await;
+    let claimed = agent.claim().await;
+    proxy.set(Mode::Refuse).await;
+    for (tool, arguments) in [("health", json!({})), ("renew_job", of(&claimed, &json!({})))] {
+        let answer = agent.fails(tool, arguments).await;
+        assert_eq!(answer["error"]["try_again"], true, "{answer}");
+        assert_eq!(answer["error"]["kind"], "unreachable", "{answer}");
+    }
+    proxy.set(Mode::Pass).await;
+    agent.done("succeed_job", of(&claimed, &json!({}))).await;
+    assert_eq!(job(&client, id).await["status"], "succeeded");
+    agent.done("health", json!({})).await;
+}
+
+#[tokio::test]
+async fn a_silent_database_costs_a_deadline_and_a_claim_whose_answer_is_lost_comes_back() {
+    let (db, client) = stage().await;
+    let id = enqueue(&client, "page.write").await;
+    let proxy = Proxy::to(db.server().port()).await;
+    let short =
+        [("REVEILLE__DATABASE__CONNECT_TIMEOUT", "1s"), ("REVEILLE__DATABASE__STATEMENT_TIMEOUT", "1s")];
+    let mut agent = Agent::start_with(&db.url_through(proxy.port()), &AGENT, &short).await;
+    assert_eq!(agent.done("claim_job", json!({"job_kinds": ["none"]})).await["jobs"], json!([]));
+    proxy.set(Mode::Mute).await;
+    let answer = agent.fails("claim_job", json!({})).await;
+    assert_eq!(answer["error"]["try_again"], true, "{answer}");
+    proxy.set(Mode::Pass).await;
+    wait_until("it is claimed again", SOON, async || {
+        let answer = agent.call("claim_job", json!({})).await;
+        answer["structuredContent"]["jobs"][0]["job_id"] == json!(id)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_is_there_before_its_database_and_registers_when_that_comes() {
+    let server = Arc::new(crate::support::own_server(crate::support::quiet_options()).await);
+    let db = TestDb::on(Arc::clone(&server)).await;
+    db.open_gates().await;
+    enqueue(&db.client().await, "page.write").await;
+    let proxy = Proxy::to(server.port()).await;
+    proxy.set(Mode::Refuse).await;
+    let mut agent = Agent::start(&db.url_through(proxy.port()), &AGENT).await;
+    assert_eq!(agent.fails("claim_job", json!({})).await["error"]["kind"], "unreachable");
+    proxy.set(Mode::Pass).await;
+    agent.claim().await;
+}
