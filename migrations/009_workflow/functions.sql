@@ -1123,10 +1123,9 @@ begin
     or exists (select from consumer_registry c where c.job_kind = p_job_kind)
     or exists (select from queue_heartbeat h where p_job_kind = any (h.wakes_for))
     or exists (select from job_archive_bound b where b.job_kind = p_job_kind)
-    or exists ( -- somebody has claimed one, of the first thousand
-      select from (
-        select j.lease_token from job_queue j where j.job_kind = p_job_kind order by j.job_kind, j.idempotency_key limit 1000) q
-      where q.lease_token is not null)
+    or exists ( -- somebody has claimed one, of the newest jobs
+      select from (select j.job_kind, j.lease_token from job_queue j order by j.job_id desc limit 10000) q
+      where q.job_kind = p_job_kind and q.lease_token is not null)
   then
     return null;
   end if;

@@ -337,6 +337,11 @@ comment on view v_job_schedule is 'Schedules: state (disabled, trouble, ended, n
 create or replace function fn_job_kind_check() returns table (subject text, job_kind text, what text)
 language sql stable security definer set search_path from current
 begin atomic
+  with claimed as materialized (
+    select distinct q.job_kind
+    from (select j.job_kind, j.lease_token from job_queue j order by j.job_id desc limit 10000) q
+    where q.lease_token is not null
+  )
   select w.subject, w.job_kind, w.what
   from (
     select 'consumer ' || c.consumer_key as subject, c.job_kind::text as job_kind, fn_job_kind_warning(c.job_kind) as what
@@ -351,10 +356,7 @@ begin atomic
       and not exists (select from job_subscription s where c.job_kind like s.job_kind_like and s.job_kind <> '*')
       and not exists (select from queue_heartbeat h where c.job_kind = any (h.wakes_for))
       and not exists (select from job_archive_bound b where b.job_kind = c.job_kind)
-      and not exists ( -- somebody has claimed one, of the first thousand
-        select from (
-          select j.lease_token from job_queue j where j.job_kind = c.job_kind order by j.job_kind, j.idempotency_key limit 1000) q
-        where q.lease_token is not null)
+      and c.job_kind not in (select k.job_kind from claimed k) -- of the newest jobs
     union all
     select 'schedule ' || s.schedule_key, s.job_kind::text, fn_job_kind_warning(s.job_kind)
     from job_schedule s

@@ -662,7 +662,7 @@ table job_queue with (fillfactor=70, autovacuum_vacuum_scale_factor=0.02, autova
   claimable boolean generated always as ((((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])) AND ((blocked_by)::integer = 0) AND ((ordering_key IS NULL) OR (COALESCE((ordering_slot)::integer, 0) > 0)))) stored
   lane bigint generated always as (hashtextextended((((((job_kind)::text || ''::text) || COALESCE(event_domain, ''::text)) || ''::text) || COALESCE(consumer_key, ''::text)), (0)::bigint)) stored
   job_queue_finished_check CHECK ((((status)::text = ANY (ARRAY['succeeded'::text, 'failed'::text, 'dead_letter'::text, 'cancelled'::text, 'cleaned'::text])) = (finished_at IS NOT NULL)))
-  job_queue_idempotency_unique UNIQUE (job_kind, idempotency_key)
+  job_queue_idempotency_unique UNIQUE (idempotency_key, job_kind)
   job_queue_lease_check CHECK ((((status)::text = ANY (ARRAY['leased'::text, 'in_progress'::text])) = (lease_until IS NOT NULL)))
   job_queue_pkey PRIMARY KEY (job_id)
   CREATE INDEX job_queue_behind_idx ON job_queue USING btree (ordering_key, COALESCE(freed_at, created_at), job_id) WHERE ((ordering_key IS NOT NULL) AND (COALESCE((ordering_slot)::integer, 0) = 0) AND ((status)::text = ANY (ARRAY['queued'::text, 'retry_waiting'::text])))
@@ -6357,7 +6357,16 @@ CREATE OR REPLACE FUNCTION fn_job_kind_check()
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
 BEGIN ATOMIC
- SELECT w.subject,
+ WITH claimed AS MATERIALIZED (
+          SELECT DISTINCT q.job_kind
+            FROM ( SELECT j.job_kind,
+                     j.lease_token
+                    FROM job_queue j
+                   ORDER BY j.job_id DESC
+                  LIMIT 10000) q
+           WHERE (q.lease_token IS NOT NULL)
+         )
+  SELECT w.subject,
      w.job_kind,
      w.what
     FROM ( SELECT ('consumer '::text || c.consumer_key) AS subject,
@@ -6378,13 +6387,8 @@ BEGIN ATOMIC
                     FROM queue_heartbeat h
                    WHERE ((c.job_kind)::text = ANY (h.wakes_for))))) AND (NOT (EXISTS ( SELECT
                     FROM job_archive_bound b
-                   WHERE (b.job_kind = (c.job_kind)::text)))) AND (NOT (EXISTS ( SELECT
-                    FROM ( SELECT j.lease_token
-                            FROM job_queue j
-                           WHERE ((j.job_kind)::text = (c.job_kind)::text)
-                           ORDER BY j.job_kind, j.idempotency_key
-                          LIMIT 1000) q
-                   WHERE (q.lease_token IS NOT NULL)))))
+                   WHERE (b.job_kind = (c.job_kind)::text)))) AND (NOT ((c.job_kind)::text IN ( SELECT k.job_kind
+                    FROM claimed k))))
          UNION ALL
           SELECT ('schedule '::text || s.schedule_key),
              (s.job_kind)::text AS job_kind,
@@ -6413,10 +6417,9 @@ begin
     or exists (select from consumer_registry c where c.job_kind = p_job_kind)
     or exists (select from queue_heartbeat h where p_job_kind = any (h.wakes_for))
     or exists (select from job_archive_bound b where b.job_kind = p_job_kind)
-    or exists ( -- somebody has claimed one, of the first thousand
-      select from (
-        select j.lease_token from job_queue j where j.job_kind = p_job_kind order by j.job_kind, j.idempotency_key limit 1000) q
-      where q.lease_token is not null)
+    or exists ( -- somebody has claimed one, of the newest jobs
+      select from (select j.job_kind, j.lease_token from job_queue j order by j.job_id desc limit 10000) q
+      where q.job_kind = p_job_kind and q.lease_token is not null)
   then
     return null;
   end if;

@@ -74,3 +74,15 @@ async fn the_runbook_about_failover_and_upgrade_ends_with_nothing_to_do() {
     follow(&db, include_str!("../../docs/runbooks/failover-and-upgrade.md")).await;
     assert_eq!(text(&client, "select sum(events)::text from dispatch_pass").await, "1");
 }
+
+#[tokio::test]
+async fn the_runbook_about_cadence_gives_the_clock_an_owner_and_takes_it_back() {
+    let (db, client) = stage("select 1").await;
+    let page = include_str!("../../docs/runbooks/cadence.md");
+    let (before, _) = page.split_once("## Who looks at health").unwrap();
+    follow(&db, before).await;
+    let beats = "select string_agg(executor_name || ' ' || last_beat_status, ', ' order by executor_name) from queue_heartbeat";
+    assert_eq!(text(&client, beats).await, "cron-tick ok, desk ok");
+    follow(&db, page).await;
+    assert_eq!(text(&client, beats).await, "desk ok");
+}
