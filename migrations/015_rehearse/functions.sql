@@ -509,6 +509,9 @@ begin
     end if;
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'backfill_id', p_backfill_id);
   end if;
+  if v_run.updated_at > v_now + interval '1 minute' then -- the clock was set back: what it said before is long
+    v_run.next_at := '-infinity';
+  end if;
   if v_run.status = 'running' and v_run.next_at > v_now then
     v_extra := jsonb_build_object('wait_seconds', round(extract(epoch from v_run.next_at - v_now)::numeric, 3));
   elsif v_run.status = 'running' then
