@@ -863,26 +863,30 @@ declare
       where not exists ( -- free and not begun: it will end later, and settle then
         select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_left uuid[] := array(select unnest(p_workflow_ids) except select unnest(v_still) order by 1);
+  v_late uuid[] := '{}'; -- of those, what was free has been taken meanwhile
   v_locked uuid[];
   v_ended int := 0;
 begin
   if cardinality(v_left) > 0 then
     -- what is free may be claimed and ended before we have committed, by somebody who does not see our end: he waits for this lock.
-    -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them look free to another
-    -- one of that kind: the two must not pass each other
-    if exists (select from job_queue j where j.job_id = any (p_ended) and j.picked_at >= transaction_timestamp()) then
+    -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them, or are cancelled without
+    -- a claim, look free to another one of that kind: the two must not pass each other
+    if exists (
+      select from job_queue j
+      where j.job_id = any (p_ended) and (j.status = 'cancelled' or j.picked_at is null or j.picked_at >= transaction_timestamp()))
+    then
       perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for update;
     else
       perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
     end if;
-    v_still := v_still || array(
+    v_late := array(
       select w.workflow_id from unnest(v_left) w (workflow_id)
       where not exists (
         select from job_queue j
         where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id
           and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
   end if;
-  if cardinality(v_still) = 0 then
+  if cardinality(v_still) + cardinality(v_late) = 0 then
     return 0;
   end if;
   v_locked := array(
@@ -890,6 +894,23 @@ begin
     where w.workflow_id = any (v_still) and w.status = 'active'
     order by w.workflow_id
     for update);
+  -- several that came this way hold the weak lock already, and would wait for each other: this one stands beside it, and only one has it
+  v_locked := v_locked || array(
+    select w.workflow_id from job_workflow w
+    where w.workflow_id = any (v_late) and w.status = 'active'
+    order by w.workflow_id
+    for no key update);
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    -- whoever left the workflow to us has only locked its row, which leaves no trace. What seems to move is looked at: if it
+    -- has changed behind our snapshot, this is 40001. What is locked now ends behind us, and waits for the workflow
+    perform from unnest(v_locked) l (workflow_id)
+    cross join lateral (
+      select from job_queue j
+      where j.job_id between l.workflow_id and fn_uuid_v7_nth(l.workflow_id, -1) and j.workflow_id = l.workflow_id
+        and (j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and j.blocked_by = 0)
+      limit 1
+      for share skip locked) m;
+  end if;
   -- a statement of its own: it sees what others have ended before they let go of the workflow
   update job_workflow w
   set outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp(), status = case

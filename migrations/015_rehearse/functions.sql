@@ -301,11 +301,11 @@ begin
   inserted as (
     insert into job_queue (
       job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      max_attempts, idempotency_key, ordering_key, actor, run_id, causation_event_id, consumer_key, correlation_id)
+      max_attempts, idempotency_key, ordering_key, actor, run_id, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_first, c.i), v_kind, (p_consumer).executor, (p_consumer).event_domain, c.source_ref, c.target_ref, c.payload_ref,
       c.safe_payload, (p_consumer).priority, clock_timestamp() + (p_consumer).delay, v_attempts, c.stored, c.ordering_key,
-      (p_consumer).actor, p_run_id, c.event_id, (p_consumer).consumer_key, c.correlation_id
+      (p_consumer).actor, p_run_id, c.event_id, (p_consumer).consumer_key, c.correlation_id, fn_traceparent(c.safe_payload ->> 'traceparent')
     from chosen c
     where not p_dry_run
     order by c.i
@@ -324,6 +324,17 @@ begin
     order by r.event_id
     on conflict (event_id, consumer_key) do update
     set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp()
+    returning 1
+  ),
+  mended as ( -- as fn_consumer_dispatch: what did not fail again, or is not wanted any more
+    delete from dispatch_error d
+    using (
+      select r.event_id
+      from ranked r cross join bound b
+      where not p_dry_run and p_generation is null and (b.last_n is null or r.n <= b.last_n)
+      group by r.event_id
+      having bool_and(r.fate <> 'error' and (r.fate <> 'wanted' or r.rank <= p_limit))) m
+    where d.event_id = m.event_id and d.consumer_key = (p_consumer).consumer_key
     returning 1
   )
   select coalesce((select b.last_n from bound b), cardinality(p_event_ids)),
@@ -497,6 +508,9 @@ begin
       return jsonb_build_object('refused', false, 'backfill_id', p_backfill_id, 'status', 'running', 'busy', true);
     end if;
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'backfill_id', p_backfill_id);
+  end if;
+  if v_run.updated_at > v_now + interval '1 minute' then -- the clock was set back: what it said before is long
+    v_run.next_at := '-infinity';
   end if;
   if v_run.status = 'running' and v_run.next_at > v_now then
     v_extra := jsonb_build_object('wait_seconds', round(extract(epoch from v_run.next_at - v_now)::numeric, 3));

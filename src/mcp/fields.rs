@@ -77,7 +77,7 @@ impl Field {
             Takes::Texts => "a list of 1 to 100 strings".to_owned(),
             Takes::Flag if value.is_boolean() => return None,
             Takes::Flag => "true or false".to_owned(),
-            Takes::Number(least, most) => match value.as_i64() {
+            Takes::Number(least, most) => match whole(value) {
                 Some(number) if (least..=most).contains(&number) => return None,
                 _ => format!("a whole number from {least} to {most}"),
             },
@@ -96,6 +96,12 @@ impl Field {
         }
         Some(format!("`{}` is {shown}; it must be {wants}", self.name))
     }
+}
+
+/// A whole number, also one that was written as 5.0: JSON Schema calls that an integer, and some programs write it so.
+fn whole(value: &Value) -> Option<i64> {
+    let float = || value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15);
+    value.as_i64().or_else(|| format!("{:.0}", float()?).parse().ok())
 }
 
 fn texts(value: &Value) -> Option<Vec<String>> {
@@ -170,7 +176,7 @@ impl Given {
 
     /// A number, when it was given.
     pub(super) fn number<T: TryFrom<i64>>(&self, name: &str) -> Option<T> {
-        T::try_from(self.0.get(name)?.as_i64()?).ok()
+        T::try_from(whole(self.0.get(name)?)?).ok()
     }
 
     /// Whether it was given as true.
@@ -209,6 +215,17 @@ mod tests {
         assert_eq!(lines[4], "`job_kinds` is []; it must be a list of 1 to 100 strings");
         assert_eq!(wrong(&json!({})), "`job_id` is missing: the job");
         assert!(wrong(&json!({"job_id": "x".repeat(500)})).len() < 250);
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_float_and_no_other() {
+        let given = |limit: Value| json!({"job_id": Uuid::nil(), "limit": limit}).as_object().cloned();
+        for (limit, number) in [(json!(5.0), 5), (json!(1e1), 10), (json!(7), 7)] {
+            assert_eq!(Given::check(&FIELDS, given(limit)).unwrap().number::<i64>("limit"), Some(number));
+        }
+        for limit in [json!(5.5), json!(0.0), json!(1e300), json!(-1), json!("5"), json!(true)] {
+            assert!(Given::check(&FIELDS, given(limit.clone())).is_err(), "{limit}");
+        }
     }
 
     #[test]

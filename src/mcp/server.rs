@@ -43,14 +43,19 @@ impl Agents {
         spec.looks || self.executor.is_some()
     }
 
-    async fn call(&self, spec: &Spec, request: CallToolRequestParams) -> Told {
+    async fn call(
+        &self,
+        spec: &Spec,
+        request: CallToolRequestParams,
+        is_cancelled: impl Fn() -> bool,
+    ) -> Told {
         let given = match Given::check(spec.fields, request.arguments) {
             Ok(given) => given,
             Err(wrong) => return Told::Wrong(format!("{}: {wrong}", spec.name)),
         };
         match &self.executor {
             _ if spec.looks => self.looks.at(spec.name, &given).await,
-            Some(executor) => working::run(executor, spec.name, &given).await,
+            Some(executor) => working::run(executor, spec.name, &given, is_cancelled).await,
             None => Told::Wrong(format!(
                 "{}: this server only looks; started as `reveille mcp --executor NAME` it has tools to work",
                 spec.name
@@ -84,7 +89,7 @@ impl ServerHandler for Agents {
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> std::result::Result<CallToolResponse, ErrorData> {
         let Some(spec) = ALL.iter().find(|spec| spec.name == request.name) else {
             let known = ALL.iter().filter(|spec| self.has(spec)).map(|spec| spec.name);
@@ -95,6 +100,6 @@ impl ServerHandler for Agents {
                 None,
             ));
         };
-        Ok(self.call(spec, request).await.into_result().into())
+        Ok(self.call(spec, request, || context.ct.is_cancelled()).await.into_result().into())
     }
 }

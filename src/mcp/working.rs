@@ -28,14 +28,20 @@ const OWN: [&str; 9] = [
     "causation_event_id",
 ];
 
-/// Runs one tool under the executor's name.
-pub(super) async fn run(executor: &Executor, tool: &str, given: &Given) -> Told {
+/// Runs one tool under the executor's name. Nobody reads the answer of a call that is cancelled, so a claim then keeps nothing.
+pub(super) async fn run(
+    executor: &Executor,
+    tool: &str,
+    given: &Given,
+    is_cancelled: impl Fn() -> bool,
+) -> Told {
     let Some(_turn) = executor.turn().await else {
         return Error::new(Kind::Unreachable, format!("{tool}: this server is stopping")).into();
     };
     let job = (given.id("job_id"), given.token("lease_token"));
     let told = match tool {
-        "claim_job" => claim(executor, given).await,
+        "claim_job" if is_cancelled() => Err(cancelled()),
+        "claim_job" => claim(executor, given, is_cancelled).await,
         "renew_job" => renew(executor, given, job).await,
         _ => end(executor, tool, given, job).await,
     };
@@ -46,7 +52,20 @@ fn lease(executor: &Executor, given: &Given) -> Option<Duration> {
     given.number("lease_seconds").map(Duration::from_secs).or(executor.lease)
 }
 
-async fn claim(executor: &Executor, given: &Given) -> Result<Told> {
+fn cancelled() -> Error {
+    Error::new(Kind::Transient, "claim_job: the call was cancelled; nothing is leased by it")
+}
+
+/// Gives jobs back that nobody will hear of.
+async fn give_back(executor: &Executor, jobs: &[Job]) -> Result<()> {
+    let leases: Leases = jobs.iter().map(|job| (job.job_id, job.lease_token)).collect();
+    executor.ask("giving jobs back", async |client| store::work::release(client, &leases).await).await?;
+    jobs.iter().for_each(|job| executor.lets_go((job.job_id, job.lease_token)));
+    tracing::info!(executor = %executor.name(), "gave {} jobs back: their claim was cancelled", jobs.len());
+    Ok(())
+}
+
+async fn claim(executor: &Executor, given: &Given, is_cancelled: impl Fn() -> bool) -> Result<Told> {
     executor.release_unknown().await?;
     let kinds = given.texts("job_kinds");
     let mut claimed = once(executor, given, kinds.as_deref()).await?;
@@ -68,10 +87,14 @@ async fn claim(executor: &Executor, given: &Given) -> Result<Told> {
             .await?;
         executor.lets_go(job);
     }
-    let cancelled = start(executor, &claimed.jobs).await;
+    let unwanted = start(executor, &claimed.jobs).await;
+    if is_cancelled() && !claimed.jobs.is_empty() {
+        give_back(executor, &claimed.jobs).await?;
+        return Err(cancelled());
+    }
     let seconds = claimed.lease.as_secs();
     let jobs: Vec<Value> =
-        claimed.jobs.iter().map(|job| document(job, seconds, cancelled.contains(&job.job_id))).collect();
+        claimed.jobs.iter().map(|job| document(job, seconds, unwanted.contains(&job.job_id))).collect();
     let words = match jobs.as_slice() {
         [] => "nothing is due for this executor".to_owned(),
         jobs => format!("{} leased for {seconds} seconds; renew_job before that is over", jobs.len()),

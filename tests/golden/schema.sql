@@ -1785,6 +1785,9 @@ begin
     end if;
     return jsonb_build_object('refused', true, 'reason', 'not_found', 'backfill_id', p_backfill_id);
   end if;
+  if v_run.updated_at > v_now + interval '1 minute' then -- the clock was set back: what it said before is long
+    v_run.next_at := '-infinity';
+  end if;
   if v_run.status = 'running' and v_run.next_at > v_now then
     v_extra := jsonb_build_object('wait_seconds', round(extract(epoch from v_run.next_at - v_now)::numeric, 3));
   elsif v_run.status = 'running' then
@@ -8346,26 +8349,30 @@ declare
       where not exists ( -- free and not begun: it will end later, and settle then
         select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_left uuid[] := array(select unnest(p_workflow_ids) except select unnest(v_still) order by 1);
+  v_late uuid[] := '{}'; -- of those, what was free has been taken meanwhile
   v_locked uuid[];
   v_ended int := 0;
 begin
   if cardinality(v_left) > 0 then
     -- what is free may be claimed and ended before we have committed, by somebody who does not see our end: he waits for this lock.
-    -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them look free to another
-    -- one of that kind: the two must not pass each other
-    if exists (select from job_queue j where j.job_id = any (p_ended) and j.picked_at >= transaction_timestamp()) then
+    -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them, or are cancelled without
+    -- a claim, look free to another one of that kind: the two must not pass each other
+    if exists (
+      select from job_queue j
+      where j.job_id = any (p_ended) and (j.status = 'cancelled' or j.picked_at is null or j.picked_at >= transaction_timestamp()))
+    then
       perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for update;
     else
       perform from job_workflow w where w.workflow_id = any (v_left) and w.status = 'active' order by w.workflow_id for key share;
     end if;
-    v_still := v_still || array(
+    v_late := array(
       select w.workflow_id from unnest(v_left) w (workflow_id)
       where not exists (
         select from job_queue j
         where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id
           and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
   end if;
-  if cardinality(v_still) = 0 then
+  if cardinality(v_still) + cardinality(v_late) = 0 then
     return 0;
   end if;
   v_locked := array(
@@ -8373,6 +8380,23 @@ begin
     where w.workflow_id = any (v_still) and w.status = 'active'
     order by w.workflow_id
     for update);
+  -- several that came this way hold the weak lock already, and would wait for each other: this one stands beside it, and only one has it
+  v_locked := v_locked || array(
+    select w.workflow_id from job_workflow w
+    where w.workflow_id = any (v_late) and w.status = 'active'
+    order by w.workflow_id
+    for no key update);
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    -- whoever left the workflow to us has only locked its row, which leaves no trace. What seems to move is looked at: if it
+    -- has changed behind our snapshot, this is 40001. What is locked now ends behind us, and waits for the workflow
+    perform from unnest(v_locked) l (workflow_id)
+    cross join lateral (
+      select from job_queue j
+      where j.job_id between l.workflow_id and fn_uuid_v7_nth(l.workflow_id, -1) and j.workflow_id = l.workflow_id
+        and (j.status in ('leased', 'in_progress', 'retry_waiting') or j.status = 'queued' and j.blocked_by = 0)
+      limit 1
+      for share skip locked) m;
+  end if;
   -- a statement of its own: it sees what others have ended before they let go of the workflow
   update job_workflow w
   set outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp(), status = case
@@ -9985,11 +10009,11 @@ begin
   inserted as (
     insert into job_queue (
       job_id, job_kind, executor, event_domain, source_ref, target_ref, payload_ref, safe_payload, priority, scheduled_at,
-      max_attempts, idempotency_key, ordering_key, actor, run_id, causation_event_id, consumer_key, correlation_id)
+      max_attempts, idempotency_key, ordering_key, actor, run_id, causation_event_id, consumer_key, correlation_id, traceparent)
     select
       fn_uuid_v7_nth(v_first, c.i), v_kind, (p_consumer).executor, (p_consumer).event_domain, c.source_ref, c.target_ref, c.payload_ref,
       c.safe_payload, (p_consumer).priority, clock_timestamp() + (p_consumer).delay, v_attempts, c.stored, c.ordering_key,
-      (p_consumer).actor, p_run_id, c.event_id, (p_consumer).consumer_key, c.correlation_id
+      (p_consumer).actor, p_run_id, c.event_id, (p_consumer).consumer_key, c.correlation_id, fn_traceparent(c.safe_payload ->> 'traceparent')
     from chosen c
     where not p_dry_run
     order by c.i
@@ -10008,6 +10032,17 @@ begin
     order by r.event_id
     on conflict (event_id, consumer_key) do update
     set sqlstate = excluded.sqlstate, message = excluded.message, tries = d.tries + 1, last_at = clock_timestamp()
+    returning 1
+  ),
+  mended as ( -- as fn_consumer_dispatch: what did not fail again, or is not wanted any more
+    delete from dispatch_error d
+    using (
+      select r.event_id
+      from ranked r cross join bound b
+      where not p_dry_run and p_generation is null and (b.last_n is null or r.n <= b.last_n)
+      group by r.event_id
+      having bool_and(r.fate <> 'error' and (r.fate <> 'wanted' or r.rank <= p_limit))) m
+    where d.event_id = m.event_id and d.consumer_key = (p_consumer).consumer_key
     returning 1
   )
   select coalesce((select b.last_n from bound b), cardinality(p_event_ids)),

@@ -1,5 +1,6 @@
 //! Rehearsals: what a changed row would do; jobs of past events, counted first, made once, stopped and resumed.
 
+mod alike;
 mod bounds;
 mod diff;
 mod garbage;

@@ -114,3 +114,28 @@ async fn it_is_there_before_its_database_and_registers_when_that_comes() {
     proxy.set(Mode::Pass).await;
     agent.claim().await;
 }
+
+#[tokio::test]
+async fn a_claim_that_is_cancelled_while_it_runs_leaves_nothing_leased() {
+    let (db, client) = stage().await;
+    let id = enqueue(&client, "page.write").await;
+    let mut agent = Agent::start(&db.url(), &AGENT).await;
+    client.batch_execute("begin; lock table job_queue").await.unwrap();
+    let call = |id: u32| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": "claim_job", "arguments": {}}});
+    for id in [801, 802] {
+        agent.say(&call(id).to_string()).await; // the second one waits for its turn
+    }
+    let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    wait_until("it waits", SOON, async || client.query_one(waits, &[]).await.unwrap().get(0)).await;
+    for id in [801, 802] {
+        let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id, "reason": "too slow"}});
+        agent.say(&cancel.to_string()).await;
+    }
+    agent.ask("tools/list", json!({})).await; // behind the cancellations
+    client.batch_execute("commit").await.unwrap();
+    let given_back = "select count(*) = 1 from job_attempt where job_id = $1 and outcome = 'released'";
+    wait_until("it is given back", SOON, async || client.query_one(given_back, &[&id]).await.unwrap().get(0))
+        .await;
+    assert_eq!(job(&client, id).await["status"], "queued");
+    assert_eq!(agent.claim().await["job_id"], json!(id));
+}

@@ -40,6 +40,19 @@ async fn a_slow_rate_makes_one_job_and_waits_for_as_long_as_it_says() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_set_back_does_not_hold_up_a_rate() {
+    let stage = Stage::new(5, json!({})).await;
+    let first = stage.begin("backfill", ", p_rate => 1").await;
+    stage
+        .run("update consumer_backfill set updated_at = updated_at + interval '1 hour', next_at = next_at + interval '1 hour'")
+        .await;
+    let run = stage.step(&first, "").await;
+    assert_eq!((&run["made"], run.get("wait_seconds")), (&json!(2), None), "{run}");
+    let run = stage.step(&run, "").await;
+    assert!(run["made"] == 2 && run["wait_seconds"].as_f64().unwrap() <= 1.0, "{run}");
+}
+
+#[tokio::test]
 async fn only_events_of_the_window_are_made() {
     let stage = Stage::new(10, json!({})).await;
     let window = "select min(created_at) + interval '0.2 seconds', min(created_at) + interval '0.5 seconds' from event_outbox";

@@ -139,3 +139,24 @@ async fn a_step_that_a_retry_has_just_made_anew_is_not_claimed_while_its_workflo
     assert_eq!(cancelled.await.unwrap()["cancelled"], 1);
     assert_eq!(stage.status(id).await, "cancelled");
 }
+
+#[tokio::test]
+async fn two_that_cancel_the_last_free_steps_at_once_do_not_pass_each_other() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([])).await;
+    let id = stage.emit("t", json!({})).await;
+    let (first, second) = (stage.db.client().await, stage.db.client().await);
+    let cancel = "select fn_job_cancel($1, 'test', 'not wanted')";
+    let (a, b) = (stage.job(id, "a").await, stage.job(id, "b").await);
+    first.batch_execute("begin").await.unwrap();
+    second.batch_execute("begin").await.unwrap();
+    first.query_one(cancel, &[&a]).await.unwrap();
+    let arguments: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&b];
+    let (ended, ()) = futures::join!(second.query_one(cancel, &arguments), async {
+        stage.waiting_for_locks(1).await;
+        first.batch_execute("commit").await.unwrap();
+    });
+    ended.unwrap();
+    second.batch_execute("commit").await.unwrap();
+    assert_ne!(stage.status(id).await, "active", "without any refresh");
+}

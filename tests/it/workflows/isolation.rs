@@ -188,3 +188,24 @@ async fn a_step_that_was_free_and_ended_before_the_other_end_was_committed_ends_
     tokio::join!(stage.succeed(&b), commit);
     assert_eq!(stage.status(id).await, "succeeded");
 }
+
+/// The first one leaves the workflow to a step that looks free, and only locks its row: a lock leaves no trace.
+#[tokio::test]
+async fn an_older_snapshot_that_waited_for_an_end_which_left_the_workflow_to_it_is_refused() {
+    let stage = Stage::open().await;
+    stage.put("t", json!([node("a"), node("b")]), json!([])).await;
+    for level in &LEVELS[1..] {
+        let id = stage.emit("t", json!({})).await;
+        let a = stage.claim("one", 1).await.remove(0);
+        let slow = begun(&stage, LEVELS[0]).await;
+        slow.query_one(END, &[&a.id, &a.token]).await.unwrap();
+        let b = stage.claim("two", 1).await.remove(0);
+        let late = begun(&stage, level).await;
+        let job = b.clone();
+        let later = tokio::spawn(async move { end(&late, level, &job).await });
+        somebody_waits_for_a_lock(&stage).await;
+        slow.batch_execute("commit").await.unwrap();
+        assert_eq!(later.await.unwrap(), 2, "{level}");
+        assert_eq!(stage.status(id).await, "succeeded", "{level}, without any refresh");
+    }
+}
