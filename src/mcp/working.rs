@@ -60,7 +60,9 @@ fn cancelled() -> Error {
 async fn give_back(executor: &Executor, jobs: &[Job]) -> Result<()> {
     let leases: Leases = jobs.iter().map(|job| (job.job_id, job.lease_token)).collect();
     executor.ask("giving jobs back", async |client| store::work::release(client, &leases).await).await?;
-    jobs.iter().for_each(|job| executor.lets_go((job.job_id, job.lease_token)));
+    for job in jobs {
+        executor.lets_go((job.job_id, job.lease_token));
+    }
     tracing::info!(executor = %executor.name(), "gave {} jobs back: their claim was cancelled", jobs.len());
     Ok(())
 }
