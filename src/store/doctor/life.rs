@@ -66,7 +66,7 @@ pub async fn silent(client: &impl GenericClient) -> Result<Vec<Finding>> {
           where h.component = 'lease'
           union all
           select 'dead_letters_open', format('%s, the oldest for %s', h.value, a.age),
-            'reveille dlq list; reveille dlq triage ID discarded --note TEXT, or manual_replay, then reveille dlq replay ID'
+            'reveille dlq list; then for each of them reveille dlq triage ID discarded --note TEXT, or reveille dlq triage ID manual_replay --note TEXT and reveille dlq replay ID --authorization TEXT --apply'
           where h.component = 'dead_letter') x
         where h.status_hint in ('stale', 'never')
         order by h.component, h.name
