@@ -111,7 +111,7 @@ begin
       where a.event_domain = v_domain and a.tx_id >= coalesce(v_oldest_tx, '0'::xid8) and a.event_id = v_id)
     then
       return query select 'waits', 'no_arrival', 'its insert left no arrival, the trigger was off or passed by; the sweep of reveille run finds it',
-        format('reveille tick, or for this one reveille events dispatch %s', v_id), null::jsonb;
+        format('reveille tick; or, for this one: reveille events dispatch %s', v_id), null::jsonb;
     else
       return query select 'dispatched', 'dispatched', 'dispatch has read it', null::text, null::jsonb;
     end if;
@@ -164,7 +164,7 @@ begin
   select p.* into v_pass from dispatch_pass p where p.event_domain = v_domain order by p.pass_id desc limit 1;
   return query select 'waits', 'not_dispatched', format('no pass has read it: %s of %s before it, and the last pass was at %s',
       coalesce(v_place.ahead::text, 'more than 999999'), v_domain, v_pass.finished_at),
-    'reveille tick does it now; reveille health says whether reveille run lives',
+    'reveille tick (it does it now); whether reveille run lives says: reveille health',
     jsonb_build_object('ahead', v_place.ahead, 'last_pass_at', v_pass.finished_at, 'snapshot', v_pass.snapshot_new::text,
       'place_tx', v_pass.place_tx::text, 'place_seq', v_pass.place_seq);
 end
@@ -324,7 +324,7 @@ comment on function fn_event_explain(uuid)
 -- many it has seen, and what the newest 200 of them have where it looks, the most frequent first; where one of its paths leads
 -- nowhere, also the names that the newest payload has. Called by `reveille doctor`.
 create or replace function fn_consumer_filter_check(p_now timestamptz default null)
-returns table (consumer_key text, source text, filter text, seen bigint, found text)
+returns table (consumer_key text, source text, filter text, seen bigint, has text)
 language plpgsql stable security definer set search_path from current set plan_cache_mode = force_generic_plan set jit = off
 as $$
 #variable_conflict use_column
@@ -345,21 +345,21 @@ begin
     source := v_consumer.source;
     filter := v_consumer.filter::text;
     seen := cardinality(v_events);
-    select string_agg(format('%s (%s of them)', f.words, f.n), '; ' order by f.n desc, f.words) into found
+    select string_agg(format('%s (%s of them)', f.words, f.n), '; ' order by f.n desc, f.words) into has
     from (
       select nullif(fn_filter_found(v_consumer.filter, row(e.*)::event_outbox), '') as words, count(*) as n
       from unnest(v_events[:200]) u (id)
       cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
       group by 1 order by 2 desc, 1 limit 3) f
     where f.words is not null;
-    if found like '% is not there%' then
+    if has like '% is not there%' then
       select o.* into v_newest from event_outbox o where o.id = v_events[1];
       if v_newest.payload_classification is distinct from 'restricted' and jsonb_typeof(v_newest.safe_payload) = 'object' then
-        found := found || coalesce((
+        has := has || coalesce((
           select '; the newest payload has ' || string_agg(k, ', ' order by k) from (select k from jsonb_object_keys(v_newest.safe_payload) k order by k limit 20) x), '');
       end if;
     end if;
-    found := coalesce(found, 'it names no path');
+    has := coalesce(has, 'it names no path');
     return next;
   end loop;
 end

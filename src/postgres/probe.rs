@@ -50,7 +50,8 @@ const ITSELF: &str = "
 /// How to get around the pooler.
 fn around(address: &str) -> String {
     if address.is_empty() {
-        return "set [database] listen_url to the server's direct address; the pooler may stay in `url`".to_owned();
+        return "set [database] listen_url to the server's direct address; the pooler may stay in `url`"
+            .to_owned();
     }
     format!(
         "export REVEILLE__DATABASE__LISTEN_URL={address} (or listen_url in [database]: the server's own address as it \
@@ -144,6 +145,9 @@ mod tests {
     fn a_server_that_does_not_tell_its_address_gets_the_general_advice() {
         assert!(around("").starts_with("set [database] listen_url to"));
         let mend = around("postgresql://app@10.0.0.7:5432/shop");
-        assert!(mend.starts_with("export REVEILLE__DATABASE__LISTEN_URL=postgresql://app@10.0.0.7:5432/shop ("), "{mend}");
+        assert!(
+            mend.starts_with("export REVEILLE__DATABASE__LISTEN_URL=postgresql://app@10.0.0.7:5432/shop ("),
+            "{mend}"
+        );
     }
 }

@@ -67,7 +67,7 @@ async fn two_sidecars_of_one_host_beat_under_two_names_and_a_clean_stop_forgets_
     wait_until("the first beats", SOON, async || names(&client).await.len() == 5).await;
     let first = names(&client).await;
     let two = Sidecar::start(woken(&db));
-    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 8).await;
+    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 10).await;
     two.stop().await;
     assert_eq!(names(&client).await, first);
     drop(one);
@@ -100,7 +100,8 @@ async fn a_name_that_was_given_stays() {
     let sidecar = Sidecar::start(settings);
     wait_until("it beats", SOON, async || beats(&client).await > 0).await;
     sidecar.stop().await;
-    let parts = ["", "-auditor", "-reaper", "-scheduler", "-sweeper"].map(|part| format!("the one sidecar{part}"));
+    let parts =
+        ["", "-auditor", "-reaper", "-scheduler", "-sweeper"].map(|part| format!("the one sidecar{part}"));
     assert_eq!(names(&client).await, parts);
 }
 
@@ -144,7 +145,8 @@ async fn the_parts_of_a_sidecar_beat_as_themselves() {
         where component = 'executor' and status_hint = 'fresh' and value >= 3
           and name like '%-' || (detail -> 'metadata' ->> 'role') || '-%'";
     wait_until("all of them beat, again and again", SOON, async || {
-        client.query_one(fresh, &[]).await.unwrap().get::<_, &str>(0) == "auditor dispatcher reaper scheduler sweeper"
+        client.query_one(fresh, &[]).await.unwrap().get::<_, &str>(0)
+            == "auditor dispatcher reaper scheduler sweeper"
     })
     .await;
     sidecar.stop().await;

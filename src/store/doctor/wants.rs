@@ -18,7 +18,7 @@ pub async fn consumers(client: &impl GenericClient) -> Result<Vec<Finding>> {
           and not exists (select from fn_executors_live(c.executor))
         union all
         select 'consumer_never_matches', 'consumer ' || c.consumer_key,
-          format('of the last %s events of its type within 7 days its filter %s has let none through; instead: %s', c.seen, c.filter, c.found),
+          format('of the last %s events of its type within 7 days its filter %s has let none through; instead: %s', c.seen, c.filter, c.has),
           format('reveille consumers preview %s; then ', c.consumer_key)
             || case c.source when 'file' then 'set filter in its file, and reveille consumers sync --apply'
               else format('select fn_consumer_put(%L, %L)', jsonb_build_object('consumer_key', c.consumer_key, 'filter', 'FILTER'), 'user:me') end
