@@ -42,7 +42,7 @@ pub async fn pooler(server: &Server) -> Result<Vec<Finding>> {
 /// The server's address as it knows it itself, behind the pooler; empty for a socket, or where it would need quoting.
 const ITSELF: &str = "
     select coalesce((
-      select format('postgresql://%s@%s:%s/%s', current_user, case family(a.at) when 6 then '[' || host(a.at) || ']' else host(a.at) end,
+      select format('postgresql://%s:PASSWORD@%s:%s/%s', current_user, case family(a.at) when 6 then '[' || host(a.at) || ']' else host(a.at) end,
         inet_server_port(), current_database())
       from (select inet_server_addr() as at) a
       where a.at is not null and current_user || current_database() ~ '^[A-Za-z0-9_.-]+$'), '')";
@@ -55,7 +55,7 @@ fn around(address: &str) -> String {
     }
     format!(
         "export REVEILLE__DATABASE__LISTEN_URL={address} (or listen_url in [database]: the server's own address as it \
-         knows it, with the password and the TLS words of `url`); the pooler may stay in `url`"
+         knows it, with the password and the TLS words of `url`, if it has any); the pooler may stay in `url`"
     )
 }
 
@@ -144,9 +144,11 @@ mod tests {
     #[test]
     fn a_server_that_does_not_tell_its_address_gets_the_general_advice() {
         assert!(around("").starts_with("set [database] listen_url to"));
-        let mend = around("postgresql://app@10.0.0.7:5432/shop");
+        let mend = around("postgresql://app:PASSWORD@10.0.0.7:5432/shop");
         assert!(
-            mend.starts_with("export REVEILLE__DATABASE__LISTEN_URL=postgresql://app@10.0.0.7:5432/shop ("),
+            mend.starts_with(
+                "export REVEILLE__DATABASE__LISTEN_URL=postgresql://app:PASSWORD@10.0.0.7:5432/shop ("
+            ),
             "{mend}"
         );
     }

@@ -147,13 +147,30 @@ impl Newcomer {
         quoted[1..quoted.len() - 1].to_owned()
     }
 
+    /// The password of DATABASE_URL.
+    fn password(&self) -> String {
+        let address: tokio_postgres::Config = with_secret(&self.planted.db.url()).parse().unwrap();
+        String::from_utf8(address.get_password().unwrap().to_vec()).unwrap()
+    }
+
     /// Runs one command; what asks for a reason gets one.
     pub(super) async fn does(&mut self, step: &str) {
         if let Some((name, value)) = step.strip_prefix("export ").and_then(|rest| rest.split_once('=')) {
-            self.exported.push((name.to_owned(), value.to_owned()));
+            self.exported.push((name.to_owned(), value.replace("PASSWORD", &self.password())));
         } else if step.starts_with("reveille ") {
             let line = step.replace("TEXT", "'seen to'");
-            let (code, out, err) = self.asks(&line).await;
+            let (mut code, mut out, mut err) = self.asks(&line).await;
+            if code == Some(3) {
+                // a refusal names the command that makes it possible, and is followed, too
+                let before = err
+                    .split('`')
+                    .nth(1)
+                    .unwrap_or_else(|| panic!("{line}: {err}"))
+                    .replace('…', "'seen to'");
+                let (opened, said, why) = self.asks(&before).await;
+                assert_eq!(opened, Some(0), "{before}: {said}{why}");
+                (code, out, err) = self.asks(&line).await;
+            }
             assert_eq!(code, Some(0), "{line}: {out}{err}");
         } else {
             let statement = step.replace("TEXT", "seen to");
