@@ -139,7 +139,8 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
         .beating_for("dispatcher", dispatcher.alive())
         .beating_for("sweeper", sweeper.alive())
         .beating_for("reaper", reaper.alive())
-        .beating_for("scheduler", scheduler.alive());
+        .beating_for("scheduler", scheduler.alive())
+        .beating_for("auditor", auditor.alive());
     let housekeeper = Arc::new(housekeeper);
     let keeper = Arc::clone(&housekeeper);
     registry.add(|registry| dispatcher.stats().register(registry));

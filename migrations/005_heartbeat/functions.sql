@@ -198,7 +198,7 @@ begin
   return query
   select h.executor_name from queue_heartbeat h
   where h.executor_kind = p_executor_kind and not h.is_passive
-    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler')
+    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler', 'auditor')
     and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
 end
 $$;

@@ -427,6 +427,7 @@ comment on column v_subscription_gaps.recent_events is 'How many of the newest 1
 -- What health asks. Who has no subscription and no consumer that fans out does not use recipients, and is not warned.
 create or replace function fn_subscription_standing(out in_use boolean, out nobody int, out others int, out malformed int)
 language plpgsql stable security definer set search_path from current
+set jit = off
 as $$
 begin
   select count(*) filter (where s.problem is not null), count(*) > 0 into malformed, in_use from fn_event_subscriptions() s;

@@ -1142,6 +1142,7 @@ comment on function fn_route_preview(text, int) is 'What the last rows of a rout
 create or replace function fn_route_check(p_now timestamptz default null)
 returns table (route_code text, severity text, finding text, what text, hint text)
 language plpgsql stable security definer set search_path from current
+set jit = off -- compiling it would take ten times as long as what it does
 as $$
 #variable_conflict use_column
 begin

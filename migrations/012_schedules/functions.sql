@@ -372,6 +372,7 @@ comment on function fn_job_kind_check() is 'Enabled consumers and schedules whos
 create or replace function fn_schedule_check(p_now timestamptz default null)
 returns table (schedule_key text, severity text, finding text, what text, hint text, age_seconds numeric)
 language plpgsql stable security definer set search_path from current
+set jit = off
 as $$
 #variable_conflict use_column
 declare

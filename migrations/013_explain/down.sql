@@ -10,6 +10,7 @@ drop function fn_job_explain_lease(job_queue, timestamptz);
 drop function fn_job_explain_end(job_queue);
 drop function fn_job_attempts(job_queue, jsonb);
 drop function fn_job_lane_ahead(job_queue, int, timestamptz);
+drop function fn_consumer_filter_check(timestamptz);
 drop function fn_event_explain(uuid);
 drop function fn_event_explain_consumer(event_outbox, consumer_registry, jsonb, text);
 drop function fn_event_explain_dispatch(event_outbox);

@@ -458,6 +458,7 @@ comment on function fn_dispatch_audit_pass(int, timestamptz)
 create or replace function fn_dispatch_audit_check(p_now timestamptz default null)
 returns table (event_domain text, severity text, finding text, what text, hint text, age_seconds numeric)
 language plpgsql stable security definer set search_path from current
+set jit = off
 as $$
 #variable_conflict use_column
 declare

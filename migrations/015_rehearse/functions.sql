@@ -784,6 +784,7 @@ comment on function fn_consumer_backfill_move(uuid, text, text, text, boolean, t
 create or replace function fn_consumer_backfill_check(p_now timestamptz default null)
 returns table (consumer_key text, severity text, finding text, what text, hint text, age_seconds numeric)
 language plpgsql stable security definer set search_path from current
+set jit = off
 as $$
 #variable_conflict use_column
 declare

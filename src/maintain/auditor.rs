@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::alive::Alive;
 use crate::backoff::Trouble;
 use crate::config;
 use crate::error::{Kind, Result};
@@ -40,6 +41,7 @@ pub struct Auditor {
     server: Server,
     pool: Pool,
     interval: Duration,
+    alive: Alive,
     passes: Counter,
     gaps: Counter,
 }
@@ -71,7 +73,12 @@ impl Auditor {
     /// An auditor that takes its connection from `pool`.
     pub fn new(server: Server, pool: Pool, settings: &config::Maintenance) -> Self {
         let (passes, gaps) = (Counter::default(), Counter::default());
-        Self { server, pool, interval: settings.audit_interval, passes, gaps }
+        Self { server, pool, interval: settings.audit_interval, alive: Alive::default(), passes, gaps }
+    }
+
+    /// Whether it turns.
+    pub fn alive(&self) -> Alive {
+        self.alive.clone()
     }
 
     /// Adds the series to `registry`.
@@ -108,6 +115,7 @@ impl Auditor {
                     trouble.next_try().saturating_duration_since(Instant::now().into_std())
                 }
             };
+            self.alive.turns(pause);
             if !shutdown.pause(pause).await {
                 return Ok(());
             }
@@ -124,6 +132,7 @@ impl Auditor {
     }
 
     async fn affordable_interval(&self) -> Result<Duration> {
+        self.alive.turns(self.server.limit(1));
         let client = self.server.take(&self.pool).await?;
         let asked = store::dispatch::outbox_is_indexed_by_time(&client);
         let outcome = self.server.in_time(1, "looking at the outbox's indexes", asked).await;
@@ -134,6 +143,7 @@ impl Auditor {
     /// Passes until nothing that is closed is left, or another sidecar audits; counted pass by pass, for who cuts it off.
     pub async fn run_once(&self, audited: &mut Audited) -> Result<()> {
         loop {
+            self.alive.turns(self.server.limit(1));
             let client = self.server.take(&self.pool).await?;
             let pass = store::audit::pass(&client, BATCH);
             let outcome = self.server.in_time(1, "auditing dispatch", pass).await;

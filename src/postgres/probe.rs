@@ -36,8 +36,27 @@ pub async fn pooler(server: &Server) -> Result<Vec<Finding>> {
         "two sessions were served by the same process of the server, or one by several ({}): a pooler in transaction mode stands between",
         [ones, others].concat().join(", ")
     );
-    let mend = "set [database] listen_url to the server's direct address; the pooler may stay in `url`";
-    Ok(vec![sorts::POOLER_IN_THE_WAY.found(server.describe(), what, mend)])
+    Ok(vec![sorts::POOLER_IN_THE_WAY.found(server.describe(), what, around(&word(&one, ITSELF).await?))])
+}
+
+/// The server's address as it knows it itself, behind the pooler; empty for a socket, or where it would need quoting.
+const ITSELF: &str = "
+    select coalesce((
+      select format('postgresql://%s:PASSWORD@%s:%s/%s', current_user, case family(a.at) when 6 then '[' || host(a.at) || ']' else host(a.at) end,
+        inet_server_port(), current_database())
+      from (select inet_server_addr() as at) a
+      where a.at is not null and current_user || current_database() ~ '^[A-Za-z0-9_.-]+$'), '')";
+
+/// How to get around the pooler.
+fn around(address: &str) -> String {
+    if address.is_empty() {
+        return "set [database] listen_url to the server's direct address; the pooler may stay in `url`"
+            .to_owned();
+    }
+    format!(
+        "export REVEILLE__DATABASE__LISTEN_URL={address} (or listen_url in [database]: the server's own address as it \
+         knows it, with the password and the TLS words of `url`, if it has any); the pooler may stay in `url`"
+    )
 }
 
 /// A canary goes round: sent on `sender`, heard on a session of its own at `listens`.
@@ -116,4 +135,21 @@ async fn word(client: &Client, sql: &str) -> Result<String> {
         _ => None,
     });
     row.ok_or_else(|| Error::new(Kind::Database, format!("{sql}: no answer")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::around;
+
+    #[test]
+    fn a_server_that_does_not_tell_its_address_gets_the_general_advice() {
+        assert!(around("").starts_with("set [database] listen_url to"));
+        let mend = around("postgresql://app:PASSWORD@10.0.0.7:5432/shop");
+        assert!(
+            mend.starts_with(
+                "export REVEILLE__DATABASE__LISTEN_URL=postgresql://app:PASSWORD@10.0.0.7:5432/shop ("
+            ),
+            "{mend}"
+        );
+    }
 }

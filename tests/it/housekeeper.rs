@@ -64,10 +64,10 @@ async fn two_sidecars_of_one_host_beat_under_two_names_and_a_clean_stop_forgets_
     let db = TestDb::new().await;
     let client = db.client().await;
     let one = Sidecar::start(woken(&db));
-    wait_until("the first beats", SOON, async || names(&client).await.len() == 4).await;
+    wait_until("the first beats", SOON, async || names(&client).await.len() == 5).await;
     let first = names(&client).await;
     let two = Sidecar::start(woken(&db));
-    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 8).await;
+    wait_until("the second beats, too", SOON, async || names(&client).await.len() == 10).await;
     two.stop().await;
     assert_eq!(names(&client).await, first);
     drop(one);
@@ -85,10 +85,10 @@ async fn a_sidecar_that_fails_will_be_seen_to_be_silent() {
     let db = TestDb::new().await;
     let client = db.client().await;
     let sidecar = Sidecar::start(polling(&db));
-    wait_until("it beats", SOON, async || names(&client).await.len() == 4).await;
+    wait_until("it beats", SOON, async || names(&client).await.len() == 5).await;
     client.batch_execute("drop function fn_dispatch_poll").await.unwrap();
     sidecar.ended().await.unwrap_err();
-    assert_eq!(names(&client).await.len(), 4);
+    assert_eq!(names(&client).await.len(), 5);
 }
 
 #[tokio::test]
@@ -100,7 +100,8 @@ async fn a_name_that_was_given_stays() {
     let sidecar = Sidecar::start(settings);
     wait_until("it beats", SOON, async || beats(&client).await > 0).await;
     sidecar.stop().await;
-    let parts = ["", "-reaper", "-scheduler", "-sweeper"].map(|part| format!("the one sidecar{part}"));
+    let parts =
+        ["", "-auditor", "-reaper", "-scheduler", "-sweeper"].map(|part| format!("the one sidecar{part}"));
     assert_eq!(names(&client).await, parts);
 }
 
@@ -144,7 +145,8 @@ async fn the_parts_of_a_sidecar_beat_as_themselves() {
         where component = 'executor' and status_hint = 'fresh' and value >= 3
           and name like '%-' || (detail -> 'metadata' ->> 'role') || '-%'";
     wait_until("all of them beat, again and again", SOON, async || {
-        client.query_one(fresh, &[]).await.unwrap().get::<_, &str>(0) == "dispatcher reaper scheduler sweeper"
+        client.query_one(fresh, &[]).await.unwrap().get::<_, &str>(0)
+            == "auditor dispatcher reaper scheduler sweeper"
     })
     .await;
     sidecar.stop().await;
@@ -225,7 +227,7 @@ async fn no_part_of_a_sidecar_hides_that_nobody_takes_the_jobs() {
     db.open_gates().await;
     let client = db.client().await;
     let sidecar = Sidecar::start(polling(&db));
-    wait_until("its parts beat", SOON, async || names(&client).await.len() == 4).await;
+    wait_until("its parts beat", SOON, async || names(&client).await.len() == 5).await;
     let wait = "select fn_job_enqueue('any', 'test');
         update job_queue set scheduled_at = clock_timestamp() - interval '2 minutes'";
     client.batch_execute(wait).await.unwrap();

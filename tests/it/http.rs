@@ -3,6 +3,7 @@
 mod api;
 mod catalogue;
 pub(crate) mod client;
+mod labels;
 mod metrics;
 mod monitoring;
 mod openmetrics;

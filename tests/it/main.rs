@@ -29,6 +29,7 @@ mod lives;
 mod mcp;
 mod migrate;
 mod missed_notify;
+mod newcomer;
 mod order;
 mod pilot;
 mod pilot_host;

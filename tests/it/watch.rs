@@ -1,5 +1,6 @@
 //! What `reveille health` and `/metrics` say of workflows, routes and schedules.
 
+mod deep;
 mod health;
 mod metrics;
 mod plans;

@@ -66,7 +66,14 @@ pub async fn silent(client: &impl GenericClient) -> Result<Vec<Finding>> {
           where h.component = 'lease'
           union all
           select 'dead_letters_open', format('%s, the oldest for %s', h.value, a.age),
-            'reveille dlq list; reveille dlq triage ID discarded --note TEXT, or manual_replay, then reveille dlq replay ID'
+            case when h.name <> 'job_queue' then 'see dispatch_errors: mend the consumer, then reveille events dispatch ID'
+              else 'reveille dlq list; ' || coalesce((
+                -- those that kill their workers, or hold an ordering key, are findings of their own
+                select format('then, oldest first, once its cause is gone: reveille dlq triage %1$s manual_replay --note TEXT; reveille dlq replay %1$s --authorization TEXT --apply; or, if it shall not run again: reveille dlq triage %1$s discarded --note TEXT',
+                  d.dead_letter_id)
+                from job_dead_letter d
+                where d.triage_status in ('open', 'investigating', 'manual_replay') and d.reason_class <> 'lease_lost' and d.job ->> 'ordering_key' is null
+                order by d.created_at, d.dead_letter_id limit 1), 'see poison_job and key_blocked') end
           where h.component = 'dead_letter') x
         where h.status_hint in ('stale', 'never')
         order by h.component, h.name

@@ -17,20 +17,20 @@ pub async fn snapshots(client: &impl GenericClient, patience: Patience) -> Resul
         (select 'snapshot_held' as finding, 'process ' || a.pid as subject,
           format('%s has had a transaction open for %s s (%s): %s', coalesce(nullif(a.application_name, ''), a.usename, '?'),
             round(extract(epoch from clock_timestamp() - a.xact_start)), a.state, left(a.query, 200)) as what,
-          format('let it end, or: select pg_terminate_backend(%s)', a.pid) as mend
+          format('let it end; or: select pg_terminate_backend(%s)', a.pid) as mend
         from pg_stat_activity a
         where a.datname = current_database() and a.pid <> pg_backend_pid() and (a.backend_xmin is not null or a.backend_xid is not null)
           and a.xact_start < clock_timestamp() - make_interval(secs => $1)
         order by a.xact_start limit 10)
         union all
         (select 'snapshot_held', 'prepared transaction ' || p.gid, format('prepared by %s, %s s ago', p.owner, round(extract(epoch from clock_timestamp() - p.prepared))),
-          format('finish it from its program, or: rollback prepared %L', p.gid)
+          format('finish it from its program; or: rollback prepared %L', p.gid)
         from pg_prepared_xacts p
         where p.database = current_database() and p.prepared < clock_timestamp() - make_interval(secs => $1)
         order by p.prepared limit 10)
         union all
         (select 'snapshot_held', 'replication slot ' || s.slot_name, 'nobody reads from it, and it holds back what vacuum may remove',
-          format('start its reader, or: select pg_drop_replication_slot(%L)', s.slot_name)
+          format('start its reader; or: select pg_drop_replication_slot(%L)', s.slot_name)
         from pg_replication_slots s
         where not s.active and (s.xmin is not null or (s.catalog_xmin is not null and s.database = current_database())) limit 10)
         union all

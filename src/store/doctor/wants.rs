@@ -18,13 +18,12 @@ pub async fn consumers(client: &impl GenericClient) -> Result<Vec<Finding>> {
           and not exists (select from fn_executors_live(c.executor))
         union all
         select 'consumer_never_matches', 'consumer ' || c.consumer_key,
-          format('of the last %s events of its type within 7 days its filter has let none through', n.seen),
-          format('reveille consumers preview %1$s, then mend its filter; or reveille consumers disable %1$s --reason TEXT', c.consumer_key)
-        from consumer_registry c
-        cross join lateral (
-          select count(*) filter (where d.event_type like c.event_type_like) as seen, count(*) filter (where d.reason in ('match', 'terminal', 'undigestible')) as passed
-          from fn_route_consumer_dry_run(c.consumer_key, now() - interval '7 days', 1000) d) n
-        where c.enabled and c.filter is not null and n.seen >= 10 and n.passed = 0
+          format('of the last %s events of its type within 7 days its filter %s has let none through; instead: %s', c.seen, c.filter, c.has),
+          format('reveille consumers preview %s; then ', c.consumer_key)
+            || case c.source when 'file' then 'set filter in its file, and reveille consumers sync --apply'
+              else format('select fn_consumer_put(%L, %L)', jsonb_build_object('consumer_key', c.consumer_key, 'filter', 'FILTER'), 'user:me') end
+            || format('; or reveille consumers disable %s --reason TEXT', c.consumer_key)
+        from fn_consumer_filter_check() c
         order by 2, 1
         limit 100";
     found(client, "looking at consumers", SQL, &[]).await
@@ -34,10 +33,13 @@ pub async fn consumers(client: &impl GenericClient) -> Result<Vec<Finding>> {
 pub async fn event_types(client: &impl GenericClient) -> Result<Vec<Finding>> {
     const SQL: &str = "
         with wanted as (
-          select c.event_domain, c.event_type, 'consumer ' || c.consumer_key || ' wants it' as by
+          select c.event_domain, c.event_type, 'consumer ' || c.consumer_key || ' wants it' as by, 'update' as stream
           from consumer_registry c where c.enabled and c.event_type not like '%*%'
           union all
-          select o.event_domain, o.event_type, 'events of it have come lately'
+          select 'system', t, 'Reveille announces what it finds by it', 'alert'
+          from unnest(array['queue_dispatch_gap', 'queue_worker_recovered', 'queue_worker_silent']) t
+          union all
+          select o.event_domain, o.event_type, 'events of it have come lately', o.event_stream
           from dispatch_cursor d
           cross join lateral (
             select a.event_id from event_arrival a where a.event_domain = d.event_domain order by a.tx_id desc, a.arrival_seq desc limit 200) n
@@ -45,7 +47,7 @@ pub async fn event_types(client: &impl GenericClient) -> Result<Vec<Finding>> {
         (select 'event_type_unregistered' as finding, format('event type %s.%s', w.event_domain, w.event_type) as subject,
           'it is not registered, or not active: ' || string_agg(distinct w.by, ', ') as what,
           format('insert into event_type_registry (event_domain, event_type, event_stream, delivery_lane, description) values (%L, %L, %L, %L, %L) on conflict (event_domain, event_type) do update set active = true',
-            w.event_domain, w.event_type, 'update', 'delayed', 'TEXT') as mend
+            w.event_domain, w.event_type, max(w.stream), 'delayed', 'TEXT') as mend
         from wanted w
         where not exists (
           select from event_type_registry r where r.event_domain = w.event_domain and r.event_type = w.event_type and r.active)

@@ -18,15 +18,15 @@ pub async fn jobs(client: &impl GenericClient, patience: Patience) -> Result<Vec
           select j.job_id, j.job_kind, j.lease_losses from job_queue j where j.lease_until is not null and j.lease_losses >= 2) p
         limit 20)
         union all
-        (select 'poison_job', 'job ' || d.job_id, format('%s: it is a dead letter, because its workers went away', d.job_kind),
-          format('reveille dlq show %1$s; reveille dlq triage %1$s discarded --note TEXT', d.dead_letter_id)
+        (select 'poison_job', 'job ' || d.job_id, format('%s: it is a dead letter, because its workers went away: %s', d.job_kind, coalesce(d.error, 'no error given')),
+          format('reveille dlq show %1$s; reveille dlq triage %1$s discarded --note TEXT; or, once its cause is gone: reveille dlq triage %1$s manual_replay --note TEXT, then reveille dlq replay %1$s --authorization TEXT --apply', d.dead_letter_id)
         from job_dead_letter d
         where d.triage_status in ('open', 'investigating', 'manual_replay') and d.reason_class = 'lease_lost'
         order by d.created_at limit 20)
         union all
         (select 'key_blocked', 'ordering key ' || b.ordering_key, format('%s jobs wait behind job %s: %s', b.behind, b.blocking_job_id, b.reason),
           case b.blocking_status
-            when 'dead_letter' then format('reveille dlq list; then reveille dlq triage %s discarded --note TEXT, or manual_replay',
+            when 'dead_letter' then format('reveille dlq show %1$s; then reveille dlq triage %1$s discarded --note TEXT; or, to try it again: reveille dlq triage %1$s manual_replay --note TEXT, then reveille dlq replay %1$s --authorization TEXT --apply',
               coalesce((select d.dead_letter_id::text from job_dead_letter d where d.job_id = b.blocking_job_id order by d.created_at desc limit 1), 'ID'))
             else format('reveille jobs explain %1$s; if it shall not run: reveille jobs cancel %1$s --reason TEXT', b.blocking_job_id) end
         from v_ordering_blocked b

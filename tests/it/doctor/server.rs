@@ -76,7 +76,7 @@ async fn whoever_holds_a_snapshot_is_named_by_process_and_statement_as_prepared_
     assert!(process["what"].as_str().unwrap().contains("long story"), "{process}");
     let process = mend(&found, "snapshot_held", "process");
     let prepared = mend(&found, "snapshot_held", "prepared transaction left");
-    assert_eq!(prepared, "finish it from its program, or: rollback prepared 'left'");
+    assert_eq!(prepared, "finish it from its program; or: rollback prepared 'left'");
     for mend in [slot, process, prepared] {
         patient.run(mend.split("or: ").nth(1).unwrap()).await;
     }

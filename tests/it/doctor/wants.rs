@@ -14,6 +14,8 @@ async fn a_filter_that_nothing_passes_is_named_with_how_many_it_has_seen() {
     let mend = patient.sees("consumer_never_matches", "consumer seen");
     let what = patient.findings(&[])[0]["what"].as_str().unwrap().to_owned();
     assert!(what.contains("of the last 11 events"), "{what}");
+    let instead = "its filter ($.\"payload\".\"no\" == 1) has let none through; instead: $.\"payload\".\"no\" is not there (11 of them)";
+    assert!(what.contains(instead), "{what}");
     patient.mends(&mend[mend.find("reveille consumers disable").unwrap()..]).await;
     patient.is_healthy();
 }

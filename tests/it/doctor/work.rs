@@ -28,7 +28,7 @@ async fn a_dead_letter_that_holds_up_its_key_is_named_until_somebody_decides() {
         .await;
     patient.sees("dead_letters_open", "dead_letter job_queue");
     let mend = patient.sees("key_blocked", "ordering key k");
-    assert!(mend.starts_with("reveille dlq list; then reveille dlq triage "), "{mend}");
+    assert!(mend.starts_with("reveille dlq show "), "{mend}");
     let decide = mend.split(" --note TEXT").next().unwrap().split("then ").nth(1).unwrap();
     patient.mends(&format!("{decide} --note TEXT")).await;
     patient.is_healthy();

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::stage::{Stage, says};
 use crate::adoption::HOST;
+use crate::commands::words;
 use crate::support::{TestDb, emit};
 
 #[tokio::test]
@@ -125,4 +126,40 @@ async fn an_event_of_an_adopted_host_is_explained_too() {
     let row = client.query_one(old, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("no_job", "before_start"));
     client.query("select * from v_reason_counts", &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_that_holds_the_cursor_is_named_with_who_and_the_statement_that_ends_it() {
+    let stage = Stage::open().await;
+    let event = stage.event(json!({})).await;
+    let name = format!("left {}", stage.outbox.db.name());
+    let hold = "begin; select from dispatch_cursor where event_domain = 'iu' for update";
+    stage.run(&format!("{hold}; prepare transaction '{name}'")).await;
+    let rows = stage.of_event(event).await;
+    let what = format!("prepared transaction {name} of postgres holds the cursor of iu since 20");
+    let ends = format!("rollback prepared '{name}'");
+    says(&rows[0], "waits", "busy", &[&what], &ends);
+    says(&rows[1], "waits", "not_dispatched", &[], "");
+    stage.run(rows[0]["hint"].as_str().unwrap().split("or, ").nth(1).unwrap()).await;
+    assert_eq!(stage.of_event(event).await[0]["reason"], "not_dispatched", "nobody holds it now");
+}
+
+#[tokio::test]
+async fn an_event_of_a_restored_dump_waits_until_its_position_is_set_right_and_is_not_called_read() {
+    let stage = Stage::open().await;
+    stage.outbox.consumer("one", "iu", json!({})).await;
+    stage.outbox.emit(3).await;
+    stage.outbox.drain(100).await;
+    stage
+        .run("update dispatch_pass set snapshot_old = '900000000:900000000:', snapshot_new = '900000000:900000000:'")
+        .await;
+    let event = stage.event(json!({})).await;
+    let rows = stage.of_event(event).await;
+    let what = ["the position of iu lies in the future of this cluster: a restored dump"];
+    says(&rows[0], "waits", "position_is_ahead", &what, "restart reveille run; or, for once, reveille tick");
+    says(&rows[1], "waits", "position_is_ahead", &["a job test.one once the event is read"], "");
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    assert_eq!(words(&stage.outbox.db, &["tick"]).0, Some(0));
+    says(&stage.of_event(event).await[0], "dispatched", "dispatched", &[], "");
+    says(&stage.of_consumer(event, "one").await, "job", "job", &[], "reveille jobs explain");
 }

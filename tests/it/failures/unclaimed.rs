@@ -39,7 +39,7 @@ async fn backlog_that_nobody_may_claim_is_told_when_it_begins_and_when_it_is_ove
     sidecar.stops().await;
 }
 
-/// Dispatcher, sweeper, reaper and scheduler beat as executors of this very kind.
+/// Dispatcher, sweeper, reaper, scheduler and auditor beat as executors of this very kind.
 #[tokio::test]
 async fn the_parts_of_a_sidecar_are_nobody_who_claims() {
     let db = TestDb::new().await;
@@ -49,7 +49,7 @@ async fn the_parts_of_a_sidecar_are_nobody_who_claims() {
     client.batch_execute(late).await.unwrap();
     let mut sidecar = Program::run(&db.url(), &[("REVEILLE__MAINTENANCE__INTERVAL", "1s")]);
     wait_until("all parts beat", SOON, async || {
-        let parts = "select count(distinct metadata ->> 'role') = 4 from queue_heartbeat";
+        let parts = "select count(distinct metadata ->> 'role') = 5 from queue_heartbeat";
         client.query_one(parts, &[]).await.unwrap().get(0)
     })
     .await;
