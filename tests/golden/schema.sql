@@ -7422,7 +7422,7 @@ BEGIN ATOMIC
 END
 
 -- Runs a leased job by its SQL handler and ends it, in one transaction.
-CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint)
+CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint, p_traceparent text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -7440,6 +7440,9 @@ begin
   if v_run.handler is null then
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
       using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
+  end if;
+  if p_traceparent is distinct from v_run.job ->> 'traceparent' and fn_traceparent(p_traceparent) is not null then
+    v_run.job := v_run.job || jsonb_build_object('traceparent', p_traceparent);
   end if;
   perform set_config('reveille.traceparent', coalesce(v_run.job ->> 'traceparent', ''), true); -- for what the handler emits
   -- the handler finds its own schema first, then ours; afterwards the path is as it was
@@ -12741,7 +12744,7 @@ grant EXECUTE on function fn_job_release_unknown(text,interval,uuid[]) to reveil
 
 grant EXECUTE on function fn_job_renew(uuid,bigint,integer) to reveille_executor
 
-grant EXECUTE on function fn_job_run(uuid,bigint) to reveille_executor
+grant EXECUTE on function fn_job_run(uuid,bigint,text) to reveille_executor
 
 grant EXECUTE on function fn_job_snooze(uuid,bigint,timestamp with time zone) to reveille_executor
 

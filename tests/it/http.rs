@@ -6,6 +6,8 @@ pub(crate) mod client;
 mod metrics;
 mod monitoring;
 mod openmetrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod sidecar;
 
 use std::net::SocketAddr;

@@ -7,12 +7,12 @@ use uuid::Uuid;
 use crate::cli::{output, reveille};
 use crate::support::{Folder, Program, SOON, TestDb, wait_until};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(crate) const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const OTHER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 /// Types `staging.approved` and `staging.read`, ends of jobs as facts, and a consumer of approvals for `page.read`.
-async fn stage() -> (TestDb, Client) {
+pub(crate) async fn stage() -> (TestDb, Client) {
     let db = TestDb::new().await;
     db.open_gates().await;
     let client = db.client().await;
@@ -31,7 +31,7 @@ async fn stage() -> (TestDb, Client) {
 }
 
 /// Emits in a transaction of this trace.
-async fn emit(client: &Client, trace: &str, payload: Value) -> Uuid {
+pub(crate) async fn emit(client: &Client, trace: &str, payload: Value) -> Uuid {
     client.batch_execute(&format!("begin; set local reveille.traceparent = '{trace}'")).await.unwrap();
     let emit = "select fn_event_emit('staging', 'approved', 'page:7', $1)";
     let id = client.query_one(emit, &[&payload]).await.unwrap().get(0);
@@ -39,7 +39,7 @@ async fn emit(client: &Client, trace: &str, payload: Value) -> Uuid {
     id
 }
 
-async fn value(client: &Client, sql: &str) -> Value {
+pub(crate) async fn value(client: &Client, sql: &str) -> Value {
     client
         .query_one(&format!("select to_jsonb(({sql}))"), &[])
         .await
