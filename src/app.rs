@@ -27,6 +27,7 @@ use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
 use crate::systemd;
+use crate::telemetry::{self, Spans};
 
 pub use tick::{Tick, tick};
 
@@ -40,6 +41,8 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
     let dispatcher = readiness.latch("dispatcher", "not started yet");
     let listener = settings.dispatch.listen.then(|| listener(settings)).transpose()?;
     let registry = SharedRegistry::default();
+    let (spans, exporter) = telemetry::start(&settings.telemetry)?;
+    registry.add(|registry| exporter.register(registry));
     let state = FaceState {
         server: server.clone(),
         registry: registry.clone(),
@@ -56,19 +59,24 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
             None => face_stop.requested().await,
         }
     };
-    let parts = async {
+    let parts = exporter.around(&shutdown, async {
         live.set("");
         let ask = || look(settings, &server, &pool);
         let outcome = match try_until(&server, Some(&schema), &shutdown, ask).await {
             Ok(Some(domains)) => {
                 schema.set("");
-                let parts = Parts { settings, server, pool, domains, listener, registry, latch: dispatcher };
+                let parts =
+                    Parts { settings, server, pool, domains, listener, registry, latch: dispatcher, spans };
                 run_parts(parts, &shutdown).await
             }
             Ok(None) => Ok(()), // told to stop before it came up
             Err(error) => Err(error),
         };
         live.clear("stopping");
+        outcome
+    });
+    let parts = async {
+        let outcome = parts.await;
         if shutdown.is_cut() {
             face_stop.cut();
         } else {
@@ -90,6 +98,7 @@ struct Parts<'a> {
     listener: Option<Listener>,
     registry: SharedRegistry,
     latch: Latch,
+    spans: Spans,
 }
 
 fn listener(settings: &Settings) -> Result<Listener> {
@@ -98,7 +107,7 @@ fn listener(settings: &Settings) -> Result<Listener> {
 
 /// Listener, dispatcher, sweeper, reaper, scheduler, archiver, auditor, housekeeper, until told to stop.
 async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
-    let Parts { settings, server, pool, domains, listener, registry, latch } = parts;
+    let Parts { settings, server, pool, domains, listener, registry, latch, spans } = parts;
     let waker = Arc::new(Waker::default());
     let status = listener.as_ref().map(Listener::status);
     tracing::info!(
@@ -130,7 +139,8 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
         Arc::clone(&waker),
         status,
     )?
-    .latched(latch);
+    .latched(latch)
+    .traced(spans);
     let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);

@@ -19,8 +19,9 @@ pub mod systemd;
 pub mod model;
 // 3 settings: file + environment + flags -> checked settings
 pub mod config;
-// 4 the database: connections, listener, migrator, throw-away server
+// 4 outside: the database (connections, listener, migrator, throw-away server), and a collector of spans
 pub mod postgres;
+pub mod telemetry;
 // 5 tables: the only floor with SQL strings
 pub mod store;
 // 6 services: `run` is a loop, `run_once` one pass that returns what it did

@@ -14,6 +14,7 @@ $$;
 drop function fn_event_emit(text, text, text, jsonb, text, text, text, text, timestamptz);
 drop function fn_traceparent_of(jsonb);
 drop function fn_traceparent(text);
+drop function fn_traceparent_ignored();
 drop function fn_traceparent_ignore();
 drop function fn_gate_list();
 drop function fn_gate_set(text, text, text, text);

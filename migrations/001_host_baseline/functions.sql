@@ -223,6 +223,15 @@ language sql volatile security definer
 return case when nextval('traceparent_ignored'::regclass) is null then '' end;
 comment on function fn_traceparent_ignore() is 'Counts a traceparent that cannot be read, and answers null. Internal.';
 
+-- For metrics. With the rights of the owner: who may read the metrics need not have any on the sequence.
+create or replace function fn_traceparent_ignored() returns bigint
+language sql volatile security definer
+return coalesce(pg_sequence_last_value('traceparent_ignored'::regclass), 0);
+comment on function fn_traceparent_ignored() is 'How many trace contexts could not be read so far.';
+revoke all on function fn_traceparent_ignored() from public;
+call pr_grant(format('execute on function %s', 'fn_traceparent_ignored()'::regprocedure),
+  array['reveille_dispatcher', 'reveille_executor', 'reveille_operator', 'reveille_reader']);
+
 -- A trace context as W3C writes it, version 00, or null. What cannot be read is counted and otherwise as if it were not
 -- there: no work ever waits for it. Inlined where jobs are made; where there is none it costs one look at null.
 create or replace function fn_traceparent(p_value text) returns text

@@ -17,7 +17,7 @@ begin
 end
 $$;
 
-drop function fn_job_run(uuid, bigint);
+drop function fn_job_run(uuid, bigint, text);
 drop function fn_job_handler_of(uuid, bigint);
 drop function fn_job_cancel_done(uuid, bigint);
 drop function fn_job_cancellations(uuid[]);

@@ -1981,8 +1981,9 @@ comment on function fn_job_handler_of(uuid, bigint) is 'A leased job as jsonb, a
 
 -- Runs one leased job by the SQL function registered for its kind: effect and completion in the caller's transaction.
 -- The handler runs with the caller's rights. An answer with "refused": true undoes the effect and is a permanent
--- failure (SQLSTATE RV001); a lease that is lost at the end undoes the effect too (RV002).
-create or replace function fn_job_run(p_job_id uuid, p_lease_token bigint) returns jsonb
+-- failure (SQLSTATE RV001); a lease that is lost at the end undoes the effect too (RV002). p_traceparent is the span of
+-- this run, where somebody records one: the handler gets it instead of the job's own.
+create or replace function fn_job_run(p_job_id uuid, p_lease_token bigint, p_traceparent text default null) returns jsonb
 language plpgsql volatile set search_path from current
 as $$
 declare
@@ -1998,6 +1999,9 @@ begin
   if v_run.handler is null then
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
       using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
+  end if;
+  if p_traceparent is distinct from v_run.job ->> 'traceparent' and fn_traceparent(p_traceparent) is not null then
+    v_run.job := v_run.job || jsonb_build_object('traceparent', p_traceparent);
   end if;
   perform set_config('reveille.traceparent', coalesce(v_run.job ->> 'traceparent', ''), true); -- for what the handler emits
   -- the handler finds its own schema first, then ours; afterwards the path is as it was
@@ -2016,7 +2020,7 @@ begin
   return v_done || jsonb_build_object('answer', v_answer);
 end
 $$;
-comment on function fn_job_run(uuid, bigint) is 'Runs a leased job by its SQL handler and ends it, in one transaction.';
+comment on function fn_job_run(uuid, bigint, text) is 'Runs a leased job by its SQL handler and ends it, in one transaction.';
 
 do $$
 declare
@@ -2027,7 +2031,7 @@ begin
     'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
     'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
     'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',
-    'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint)', 'fn_job_kinds(text[])',
+    'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint, text)', 'fn_job_kinds(text[])',
     'fn_job_pass_on(text, text, text[], boolean)', 'fn_executor_rest(text, boolean)', 'fn_executor_rest_key(text)',
     'fn_job_enqueue(text, text, jsonb, text, text, text, text, text, int, timestamptz, uuid, text, int, text, text)'] loop
     execute format('revoke all on function %s from public', v_function::regprocedure);

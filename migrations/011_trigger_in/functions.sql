@@ -422,7 +422,8 @@ comment on function fn_route_key(text, jsonb) is 'The key by which a route remem
 
 -- Emits the events of one batch, or only counts them in a dry run (sample: the first three). unfit: those that are no
 -- signal or have no subject; events: those of the others that were not told before; emitted: what the outbox took. The same
--- columns, in the same way, as fn_event_emit; a set at a time, because that costs a third.
+-- columns, in the same way, as fn_event_emit; a set at a time, because that costs a third. The trace context of the writing
+-- transaction goes with each, where the payload has room for it and no such key of its own.
 create or replace function fn_route_emit(
   p_route jsonb, p_type jsonb, p_events jsonb[], out unfit bigint, out events bigint, out emitted bigint, out sample jsonb)
 language plpgsql volatile security definer set search_path from current set plan_cache_mode = force_generic_plan set jit = off
@@ -433,7 +434,15 @@ declare
   v_tx xid8 := case when v_policy = 'per_transaction' then pg_current_xact_id() end;
   v_suffix text := coalesce(':' || v_tx::text, '');
   v_first uuid := fn_uuid_v7();
+  v_trace text := fn_traceparent(nullif(current_setting('reveille.traceparent', true), ''));
 begin
+  if v_trace is not null then
+    p_events := array(
+      select case when not u.event -> 'safe_payload' ? 'traceparent'
+          and fn_is_signal(u.event -> 'safe_payload' || jsonb_build_object('traceparent', v_trace))
+        then jsonb_set(u.event, '{safe_payload,traceparent}', to_jsonb(v_trace)) else u.event end
+      from unnest(p_events) with ordinality as u (event, place) order by u.place);
+  end if;
   if cardinality(p_events) = 1 and not (p_route ->> 'dry_run')::boolean then -- most statements; a third of the time of the one below
     unfit := (coalesce(octet_length(p_events[1] ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(p_events[1] -> 'safe_payload'), false) is false)::int;
     events := 1 - unfit;

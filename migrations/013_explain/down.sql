@@ -3,6 +3,7 @@ drop view v_reason_counts;
 drop function fn_reason_counts(timestamptz);
 drop function fn_event_reason_counts(int);
 drop function fn_job_explain(uuid, timestamptz);
+drop function fn_job_explain_waiting(job_queue, timestamptz);
 drop function fn_job_explain_lane(job_queue, timestamptz);
 drop function fn_job_explain_order(job_queue);
 drop function fn_job_explain_blocked(job_queue);

@@ -672,6 +672,50 @@ $$;
 comment on function fn_job_explain_end(job_queue) is 'How a job ended, as a row of fn_job_explain. Internal.';
 revoke all on function fn_job_explain_end(job_queue) from public;
 
+-- Every condition that keeps a job waiting, or that it may be claimed.
+create or replace function fn_job_explain_waiting(p_job job_queue, p_now timestamptz)
+returns table (verdict text, reason text, what text, hint text, other_job_id uuid, until timestamptz, detail jsonb)
+language plpgsql stable set search_path from current set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+  v_last job_attempt;
+  v_rate text;
+  v_used bigint;
+begin
+  select a.* into v_last from job_attempt a where a.job_id = (p_job).job_id order by a.lease_token desc limit 1;
+  if (p_job).blocked_by > 0 then
+    return query select x.* from fn_job_explain_blocked((p_job)) x;
+  elsif (p_job).ordering_key is not null and coalesce((p_job).ordering_slot, 0) <= 0 then
+    return query select x.* from fn_job_explain_order((p_job)) x;
+  end if;
+  if (p_job).scheduled_at > p_now and (p_job).status = 'retry_waiting' then
+    return query select 'waits', 'retry_waiting', format('it failed %s of %s times and is tried again at %s; last: %s', (p_job).attempts, (p_job).max_attempts,
+        (p_job).scheduled_at, coalesce((p_job).last_error, 'no error given')),
+      format('reveille jobs policy %s', fn_shell_word((p_job).job_kind)) || coalesce(' --domain ' || fn_shell_word((p_job).event_domain), ''), null::uuid, (p_job).scheduled_at,
+      jsonb_build_object('attempts', (p_job).attempts, 'max_attempts', (p_job).max_attempts, 'last_error', (p_job).last_error);
+  elsif (p_job).scheduled_at > p_now then
+    return query select 'waits', 'scheduled', format('it is due at %s%s', (p_job).scheduled_at, case v_last.outcome
+        when 'snoozed' then format('; %s put it off', v_last.lease_owner)
+        when 'lease_lost' then format('; its lease was lost %s times', (p_job).lease_losses) else '' end),
+      null::text, null::uuid, (p_job).scheduled_at, jsonb_build_object('scheduled_at', (p_job).scheduled_at);
+  end if;
+  v_rate := fn_config('job.' || (p_job).job_kind || '.key_rate_limit', null);
+  if v_rate is not null and (p_job).ordering_key is not null then
+    select coalesce(sum(r.jobs), 0) into v_used from job_rate r
+    where r.rate_key = (p_job).job_kind || ' ' || (p_job).ordering_key and r.claimed_at > p_now - (fn_rate_parts(v_rate)).span;
+    if v_used >= (fn_rate_parts(v_rate)).jobs then
+      return query select 'waits', 'key_rate_limit', format('key_rate_limit: %s begun of %s for ordering key %s', v_used, v_rate, (p_job).ordering_key),
+        format('select fn_gate_set(%L, %L, %L, %L)', 'job.' || (p_job).job_kind || '.key_rate_limit', 'JOBS/SECONDS', 'user:me', 'TEXT'), null::uuid,
+        (p_job).scheduled_at, jsonb_build_object('limit', v_rate);
+    end if;
+  end if;
+  return query select x.* from fn_job_explain_lane((p_job), p_now) x;
+end
+$$;
+comment on function fn_job_explain_waiting(job_queue, timestamptz) is 'Why a job waits, as rows of fn_job_explain. Internal.';
+revoke all on function fn_job_explain_waiting(job_queue, timestamptz) from public;
+
 -- Why a job does not run, every condition that holds it; or who runs it; or how it ended; then its attempts one by one. Also of
 -- archived jobs. An unknown job is one row, refused not_found.
 create or replace function fn_job_explain(p_job_id uuid, p_now timestamptz default null)
@@ -685,9 +729,6 @@ declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_job job_queue;
   v_archived jsonb;
-  v_last job_attempt;
-  v_rate text;
-  v_used bigint;
 begin
   if p_job_id is null then
     raise exception 'fn_job_explain needs the id of a job' using errcode = '22023';
@@ -710,34 +751,9 @@ begin
       x.hint, x.other_job_id, x.until, x.detail
     from fn_job_explain_end(v_job) x;
   else
-    select a.* into v_last from job_attempt a where a.job_id = p_job_id order by a.lease_token desc limit 1;
-    if v_job.blocked_by > 0 then
-      return query select false, x.* from fn_job_explain_blocked(v_job) x;
-    elsif v_job.ordering_key is not null and coalesce(v_job.ordering_slot, 0) <= 0 then
-      return query select false, x.* from fn_job_explain_order(v_job) x;
-    end if;
-    if v_job.scheduled_at > v_now and v_job.status = 'retry_waiting' then
-      return query select false, 'waits', 'retry_waiting', format('it failed %s of %s times and is tried again at %s; last: %s', v_job.attempts, v_job.max_attempts,
-          v_job.scheduled_at, coalesce(v_job.last_error, 'no error given')),
-        format('reveille jobs policy %s', fn_shell_word(v_job.job_kind)) || coalesce(' --domain ' || fn_shell_word(v_job.event_domain), ''), null::uuid, v_job.scheduled_at,
-        jsonb_build_object('attempts', v_job.attempts, 'max_attempts', v_job.max_attempts, 'last_error', v_job.last_error);
-    elsif v_job.scheduled_at > v_now then
-      return query select false, 'waits', 'scheduled', format('it is due at %s%s', v_job.scheduled_at, case v_last.outcome
-          when 'snoozed' then format('; %s put it off', v_last.lease_owner)
-          when 'lease_lost' then format('; its lease was lost %s times', v_job.lease_losses) else '' end),
-        null::text, null::uuid, v_job.scheduled_at, jsonb_build_object('scheduled_at', v_job.scheduled_at);
-    end if;
-    v_rate := fn_config('job.' || v_job.job_kind || '.key_rate_limit', null);
-    if v_rate is not null and v_job.ordering_key is not null then
-      select coalesce(sum(r.jobs), 0) into v_used from job_rate r
-      where r.rate_key = v_job.job_kind || ' ' || v_job.ordering_key and r.claimed_at > v_now - (fn_rate_parts(v_rate)).span;
-      if v_used >= (fn_rate_parts(v_rate)).jobs then
-        return query select false, 'waits', 'key_rate_limit', format('key_rate_limit: %s begun of %s for ordering key %s', v_used, v_rate, v_job.ordering_key),
-          format('select fn_gate_set(%L, %L, %L, %L)', 'job.' || v_job.job_kind || '.key_rate_limit', 'JOBS/SECONDS', 'user:me', 'TEXT'), null::uuid,
-          v_job.scheduled_at, jsonb_build_object('limit', v_rate);
-      end if;
-    end if;
-    return query select false, x.* from fn_job_explain_lane(v_job, v_now) x;
+    return query select false, x.verdict, x.reason, x.what, x.hint, x.other_job_id, x.until,
+      case when v_job.traceparent is null then x.detail else coalesce(x.detail, '{}') || jsonb_build_object('traceparent', v_job.traceparent) end
+    from fn_job_explain_waiting(v_job, v_now) x;
   end if;
   return query select false, x.* from fn_job_attempts(v_job, v_archived -> 'history') x;
 end

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::context::{Context, Outcome};
 use super::output::table;
 use super::payload;
+use super::progress::{self, Progress};
 use crate::error::Result;
 use crate::model::refusal::Answer;
 use crate::store::audit::{self, Window};
@@ -71,6 +72,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     };
     let mut audits = Vec::new();
     let mut refusal = None;
+    let mut progress = Progress::new(context.out, "events", 0);
+    let mut before = 0;
     for domain in domains {
         let window = Window { domain, since: args.since, until: args.until, repair: args.repair };
         let mut audit = Audit::of(&window);
@@ -86,12 +89,16 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
                 }
             };
             after = audit.add(&answer);
+            let done = before + audit.events;
+            progress.at(done, before + audit.about(&answer), &audit.so_far());
             if after.is_none() {
                 break;
             }
         }
+        before += audit.events;
         audits.push(audit);
     }
+    drop(progress);
     let missing = audits.iter().any(|audit| audit.missing > 0);
     context.out.answer(&audits, || as_text(&audits))?;
     Ok(match refusal {
@@ -115,6 +122,21 @@ impl Audit {
             gaps: Vec::new(),
             refused: None,
         }
+    }
+
+    /// How many events it will be, by the part of the window that was looked at.
+    fn about(&self, answer: &Value) -> u64 {
+        let moment = |at: &Value| at.as_str().and_then(|at| at.parse::<Timestamp>().ok());
+        let window = (moment(&answer["since"]), moment(&answer["next"]["at"]), moment(&answer["until"]));
+        match window {
+            (Some(since), Some(at), Some(until)) => progress::about(self.events, since, at, until),
+            _ => self.events,
+        }
+    }
+
+    /// For whoever waits.
+    fn so_far(&self) -> String {
+        format!("{}: {} missing", self.event_domain, self.missing)
     }
 
     /// Adds what a part answered; where the next part begins, if there is one.

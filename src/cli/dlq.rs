@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::context::{Context, Outcome, actor};
 use super::output::{fields, moment, table};
 use super::payload;
+use super::progress::Progress;
 use crate::error::{Error, Kind, Result};
 use crate::store::dead_letters::{self, DeadLetter, Filter, Redrive};
 
@@ -221,7 +222,14 @@ async fn redrive(args: &RedriveArgs, context: &Context) -> Result<Outcome> {
     }
     let bounds = Redrive { limit: args.limit, per_second: args.per_second, dry_run: !args.apply };
     let client = context.client().await?;
-    let answer = dead_letters::redrive(&client, &filter.into(), &args.authorization, bounds).await?;
+    let filter = filter.into();
+    let redrive = dead_letters::redrive(&client, &filter, &args.authorization, bounds);
+    // one transaction, all or nothing: how far it is, nobody can see
+    let words = if args.apply { "replaying" } else { "trying to replay" };
+    let progress = Progress::waiting(context.out, &format!("{words} up to {} dead letters", args.limit));
+    let answer = progress.during(redrive).await;
+    drop(progress);
+    let answer = answer?;
     Outcome::of(answer, |result| {
         context.out.answer(result, || {
             let words =

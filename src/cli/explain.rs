@@ -48,6 +48,10 @@ fn as_text(lines: &[Line]) -> String {
     for line in others {
         let _ = writeln!(text, "{}", paragraph(line));
     }
+    let trace = lines.iter().find_map(|line| line.detail.as_ref()?["traceparent"].as_str());
+    if let Some(trace) = trace {
+        let _ = writeln!(text, "traceparent: {}", printable(trace));
+    }
     if !attempts.is_empty() {
         let headings = ["attempt", "by", "outcome", "picked", "ended", "error"];
         let rows = attempts.iter().enumerate().map(|(number, line)| attempt(number + 1, line));

@@ -3,12 +3,14 @@
 use clap::Subcommand;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::postgres::Server;
-use crate::postgres::migrator::{Action, Direction, Migrator, PhaseStatus, Report, Start, State, Step};
+use crate::postgres::migrator::{Action, At, Direction, Migrator, PhaseStatus, Report, Start, State, Step};
 
 use super::output::{duration, moment, table};
+use super::progress::Progress;
 use super::{Context, Outcome};
 
 /// Bring the database's schema to what this reveille needs, or back
@@ -53,13 +55,41 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Command::Status => status(context).await,
         Command::Up(way) if way.sql => sql(Direction::Up, way.to, context).await,
         Command::Down(way) if way.sql => sql(Direction::Down, way.to, context).await,
-        Command::Up(way) => told(&migrator(context)?.up(way.to, way.dry_run).await?, context),
-        Command::Down(way) => told(&migrator(context)?.down(way.to, way.dry_run).await?, context),
+        Command::Up(way) => go(Direction::Up, &way, context).await,
+        Command::Down(way) => go(Direction::Down, &way, context).await,
     }
 }
 
 fn migrator(context: &Context) -> Result<Migrator> {
     Ok(Migrator::new(Server::direct(&context.settings.database)?))
+}
+
+async fn go(direction: Direction, way: &Way, context: &Context) -> Result<Outcome> {
+    let (teller, at) = watch::channel(At::default());
+    let migrator = migrator(context)?.telling(teller);
+    let work = async {
+        match direction {
+            Direction::Up => migrator.up(way.to, way.dry_run).await,
+            Direction::Down => migrator.down(way.to, way.dry_run).await,
+        }
+    };
+    let report = shown(work, at, context).await?;
+    told(&report, context)
+}
+
+/// Shows how far it is, as long as it lasts.
+async fn shown<T>(work: impl Future<Output = T>, mut at: watch::Receiver<At>, context: &Context) -> T {
+    let mut progress = Progress::new(context.out, "steps", 0);
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            Ok(()) = at.changed() => {
+                let At { done, of, step } = at.borrow_and_update().clone();
+                progress.at(done as u64, of as u64, &step);
+            }
+        }
+    }
 }
 
 async fn sql(direction: Direction, to: Option<u32>, context: &Context) -> Result<Outcome> {

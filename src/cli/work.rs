@@ -8,6 +8,7 @@ use crate::config::{self, Flag};
 use crate::error::{Error, Result};
 use crate::model::executor::ExecutorKind;
 use crate::shutdown::Shutdown;
+use crate::telemetry;
 use crate::work::{Exec, Handlers, Worker, WorkerCounts};
 
 /// Run jobs by SQL functions (those of `job_handler`) or by a program, until told to stop
@@ -70,6 +71,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
     let server = context.server()?;
     let worker = Worker::new(&server, settings, handlers)?;
     let worker = if args.takeover { worker.taking_over() } else { worker };
+    let (spans, exporter) = telemetry::start(&settings.telemetry)?;
+    let worker = worker.traced(spans);
     let shutdown = Shutdown::new();
     let mut signals = Signals::new()?;
     let work = async {
@@ -82,6 +85,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
             Ok(Ok(WorkerCounts::default()))
         }
     };
+    let work = exporter.around(&shutdown, work);
     tokio::pin!(work);
     let counts = tokio::select! {
         counts = &mut work => counts,

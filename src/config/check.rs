@@ -9,6 +9,7 @@ use crate::model::executor::ExecutorKind;
 use super::problem::{Problem, Problems};
 use super::read::{Checked, Fault, Reader, choice, count, duration, list, switch, text};
 use super::settings::{LogFormat, LogLevel, Settings};
+use super::telemetry;
 use super::typed::{Typed, Value};
 
 /// The settings, and the keys in the order of reading; or every problem, those found before included.
@@ -21,6 +22,7 @@ pub(super) fn check(typed: Typed, before: Vec<Problem>) -> Result<(Settings, Vec
     sweep_and_maintenance(&mut read, &mut settings);
     worker(&mut read, &mut settings);
     faces(&mut read, &mut settings);
+    telemetry::check(&mut read, &mut settings.telemetry);
     match read.finish() {
         Ok(keys) => Ok((settings, keys)),
         Err(problems) => Err(Problems(problems)),

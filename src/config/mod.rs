@@ -5,7 +5,8 @@
 //! [`Settings`]: plain values that every other module can trust. All problems are reported at once, each
 //! with its key, its place, the rule it breaks and, for a misspelt word, a guess.
 //!
-//! Order, weakest first: built-in default, file, `DATABASE_URL`, `REVEILLE__SECTION__KEY`, flags.
+//! Order, weakest first: built-in default, file, `DATABASE_URL` and the standard variables of OTLP, `REVEILLE__SECTION__KEY`,
+//! flags.
 
 mod check;
 mod problem;
@@ -13,6 +14,7 @@ mod read;
 mod redact;
 mod services;
 mod settings;
+mod telemetry;
 mod typed;
 
 use std::path::PathBuf;
@@ -21,7 +23,7 @@ pub use crate::model::spelling::guess;
 pub use problem::{Origin, Problem, Problems};
 pub use redact::redact;
 pub use services::{Dispatch, Listener, Maintenance, Sweep, Worker};
-pub use settings::{Database, Http, Log, LogFormat, LogLevel, Settings, Shutdown};
+pub use settings::{Database, Http, Log, LogFormat, LogLevel, Protocol, Settings, Shutdown, Telemetry};
 
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "config.toml";

@@ -25,6 +25,8 @@ pub struct Settings {
     pub maintenance: Maintenance,
     /// The HTTP face.
     pub http: Http,
+    /// The export of spans.
+    pub telemetry: Telemetry,
     /// Stopping.
     pub shutdown: Shutdown,
     /// The log on standard error.
@@ -107,6 +109,51 @@ pub struct Http {
 impl Default for Http {
     fn default() -> Self {
         Self { enabled: true, listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7045)), hosts: Vec::new() }
+    }
+}
+
+/// `[telemetry]`: spans of job runs and dispatch passes, for a collector. `Debug` hides the headers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector's address for OTLP over HTTP; empty means that there is none, and no spans are made.
+    pub endpoint: String,
+    /// What each request says beside, as `name=value,name=value`, values percent-encoded.
+    pub headers: String,
+    /// The only protocol there is.
+    pub protocol: Protocol,
+    /// The name under which the spans are found.
+    pub service_name: String,
+    /// Longest time of one request.
+    pub timeout: Duration,
+}
+
+/// How spans travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// OTLP as protobuf over HTTP.
+    #[default]
+    HttpProtobuf,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            headers: String::new(),
+            protocol: Protocol::default(),
+            service_name: "reveille".to_owned(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry")
+            .field("endpoint", &redact(&self.endpoint))
+            .field("service_name", &self.service_name)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 

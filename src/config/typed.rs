@@ -7,6 +7,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Origin, Problem};
+use super::telemetry;
 use super::{Flag, Sources};
 
 /// Prefix of the environment variables that set a key: `REVEILLE__SECTION__KEY`.
@@ -102,6 +103,9 @@ impl Typed {
             if name == "DATABASE_URL" && !value.is_empty() {
                 add("database.url".to_owned(), name, value);
             }
+        }
+        for (key, name, value) in telemetry::standard(environment) {
+            add(key.to_owned(), name, &value);
         }
         for (name, value) in environment {
             if let Some(path) = name.strip_prefix(PREFIX) {

@@ -45,6 +45,7 @@ pub struct Dispatcher {
     pub(super) stats: Arc<DispatchStats>,
     pub(super) latch: Latch,
     pub(super) alive: Alive,
+    pub(super) spans: crate::telemetry::Spans,
 }
 
 impl Dispatcher {
@@ -74,6 +75,7 @@ impl Dispatcher {
             stats,
             latch,
             alive,
+            spans: crate::telemetry::Spans::default(),
         })
     }
 

@@ -5,7 +5,7 @@
 //! backlog of one domain makes another wait.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use deadpool_postgres::{Object, Pool};
 
@@ -22,6 +22,7 @@ use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
 use crate::store::wakes::Armed;
+use crate::telemetry::Spans;
 
 /// First and longest pause of a chase; they grow with it.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -40,6 +41,7 @@ pub(super) struct Domain {
     pool: Pool,
     settings: config::Dispatch,
     stats: Arc<DispatchStats>,
+    spans: Spans,
     shutdown: Shutdown,
     pub(super) rhythm: Rhythm,
     /// Events of a pass: as the settings say, and fewer after one that took the server too long.
@@ -71,6 +73,14 @@ pub(super) enum Turn {
     Refused(Refusal),
 }
 
+impl Dispatcher {
+    /// Makes a span of each pass that read something or failed.
+    #[must_use]
+    pub fn traced(self, spans: Spans) -> Self {
+        Self { spans, ..self }
+    }
+}
+
 impl Domain {
     /// A domain of this dispatcher, which has not looked yet.
     pub(super) fn new(dispatcher: &Dispatcher, name: &str, shutdown: &Shutdown) -> Self {
@@ -81,6 +91,7 @@ impl Domain {
             pool: dispatcher.pool.clone(),
             settings: settings.clone(),
             stats: Arc::clone(&dispatcher.stats),
+            spans: dispatcher.spans.clone(),
             shutdown: shutdown.clone(),
             rhythm: Rhythm::new(settings),
             batch_size: settings.batch_size,
@@ -179,13 +190,17 @@ impl Domain {
 
     /// One transaction; counts what it did.
     async fn pass(&mut self, client: &Object, found_by: FoundBy) -> Result<Result<Pass, Refusal>> {
-        let begun = Instant::now();
-        let pass = store::dispatch::pass(client, &self.name, self.batch_size, found_by).await?;
+        let (begun, began) = (Instant::now(), SystemTime::now());
+        let pass = store::dispatch::pass(client, &self.name, self.batch_size, found_by).await;
+        let pass = pass.inspect_err(|error| {
+            self.spans.pass(&self.name, found_by, began, Err(error.to_string()));
+        })?;
         self.batch_size = self.batch_size.saturating_mul(2).min(self.settings.batch_size);
         if let Ok(pass) = &pass
             && pass.events > 0
         {
             self.stats.passed(&self.name, found_by, pass, begun.elapsed());
+            self.spans.pass(&self.name, found_by, began, Ok(pass));
             tracing::debug!(
                 domain = %self.name,
                 found_by = found_by.as_str(),

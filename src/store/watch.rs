@@ -120,6 +120,13 @@ pub async fn workflows(client: &impl GenericClient) -> Result<Workflows> {
     })
 }
 
+/// How many trace contexts could not be read so far.
+pub async fn traceparents_ignored(client: &impl GenericClient) -> Result<u64> {
+    const SQL: &str = "select fn_traceparent_ignored() as ignored";
+    let ignored: i64 = get(&row(client, "counting trace contexts", SQL, &[]).await?, "ignored")?;
+    Ok(ignored.unsigned_abs())
+}
+
 /// Routes of ours in numbers, the first thousand by their codes.
 pub async fn routes(client: &impl GenericClient) -> Result<Vec<Route>> {
     const SQL: &str = "select route_code, events, dry_run_events, faults from fn_route_counts()";

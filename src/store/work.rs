@@ -228,10 +228,15 @@ pub const RUNNING: &str = "running its function";
 ///
 /// # Errors
 /// What the function raised; a refusal in its answer is SQLSTATE RV001, a lease that ended meanwhile RV002.
-pub async fn run(client: &impl GenericClient, (id, token): (Uuid, i64)) -> Result<Answer> {
+pub async fn run(
+    client: &impl GenericClient,
+    (id, token): (Uuid, i64),
+    traceparent: Option<&str>,
+) -> Result<Answer> {
     // without the handler's own answer: it may hold what we cannot read, and all is committed by then
-    const SQL: &str = "select fn_job_run(p_job_id => $1, p_lease_token => $2) - 'answer' as answer";
-    let found = row(client, RUNNING, SQL, &[&id, &token]).await?;
+    const SQL: &str =
+        "select fn_job_run(p_job_id => $1, p_lease_token => $2, p_traceparent => $3) - 'answer' as answer";
+    let found = row(client, RUNNING, SQL, &[&id, &token, &traceparent]).await?;
     Ok(Answer::from_json(get(&found, "answer")?))
 }
 

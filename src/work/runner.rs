@@ -12,13 +12,27 @@ use super::shared::Shared;
 use super::stats;
 use super::stop::{Stop, StopReason};
 use super::transaction;
+use super::worker::Worker;
 use crate::model::job::{Job, Origin};
+use crate::telemetry::{JobRun, Spans};
+
+impl Worker {
+    /// Makes a span of each run by `spans`, and hands the run's own `traceparent` to its handler.
+    #[must_use]
+    pub fn traced(mut self, spans: Spans) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.spans = spans;
+        }
+        self
+    }
+}
 
 /// Runs jobs until no more will come.
 pub(super) async fn run(shared: Arc<Shared>) {
-    while let Some(Taken { job, stop }) = shared.board.next().await {
+    while let Some(Taken { mut job, stop }) = shared.board.next().await {
         let begun = Instant::now();
-        let ending = one(&shared, &job, &stop).await;
+        let span = shared.spans.run(&mut job, &shared.beater.name);
+        let ending = one(&shared, &job, &stop, span).await;
         shared.board.ended(job, begun.elapsed(), ending);
         // a handler that never waits must not keep this thread for itself
         tokio::task::consume_budget().await;
@@ -26,7 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Runs one job; nothing to report when it has been, or must not be.
-async fn one(shared: &Shared, job: &Job, stop: &Stop) -> Option<Ending> {
+async fn one(shared: &Shared, job: &Job, stop: &Stop, span: JobRun) -> Option<Ending> {
     let begun = Instant::now();
     let kinds = || shared.kinds.time_limit(&job.job_kind);
     let limit = job.time_limit().or_else(kinds).unwrap_or(shared.settings.time_limit);
@@ -42,7 +56,22 @@ async fn one(shared: &Shared, job: &Job, stop: &Stop) -> Option<Ending> {
     if stop.reason() == Some(StopReason::TimeLimit) {
         stats::add(&shared.stats.time_limits, 1);
     }
+    let (outcome, error) = told(&ran);
+    span.end(outcome, error);
     complete(shared, job, begun, ran)
+}
+
+/// How a run ended, as its span says it, and the error of a failure.
+fn told(ran: &Ran) -> (&'static str, Option<&str>) {
+    match ran {
+        Ran::Succeeded | Ran::Report(Ending::Succeeded { .. }) => ("succeeded", None),
+        Ran::LeaseLost => ("lease_lost", Some("the lease was lost while it ran")),
+        Ran::Report(Ending::Transient(error)) => ("failed_transient", Some(error)),
+        Ran::Report(Ending::Permanent(error)) => ("failed_permanent", Some(error)),
+        Ran::Report(Ending::Snoozed(_)) => ("snoozed", None),
+        Ran::Report(Ending::Cancelled) => ("cancelled", None),
+        Ran::Report(Ending::Released) => ("released", None),
+    }
 }
 
 async fn rust(shared: &Shared, handler: &Rust, job: &Job, limit: Duration, context: &JobContext) -> Ran {

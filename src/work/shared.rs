@@ -21,6 +21,7 @@ use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::store;
 use crate::store::heartbeats::Beater;
+use crate::telemetry::Spans;
 
 /// What the parts of one worker share. Built once, by the worker.
 pub(super) struct Shared {
@@ -55,6 +56,8 @@ pub(super) struct Shared {
     /// Since when a claim may have leased jobs that we have not heard of.
     pub(super) unsure: Mutex<Option<Instant>>,
     pub(super) stats: Arc<WorkerStats>,
+    /// Makes the span of each run.
+    pub(super) spans: Spans,
 }
 
 impl Shared {

@@ -57,12 +57,16 @@ impl SqlRunner {
         let cancel = client.cancel_token();
         let run = async {
             if limit == self.limit {
-                return (store::work::run(client, (job.job_id, job.lease_token)).await, true);
+                return (
+                    store::work::run(client, (job.job_id, job.lease_token), job.traceparent.as_deref()).await,
+                    true,
+                );
             }
             if let Err(error) = store::work::limit_statements(client, Some(limit)).await {
                 return (Err(error), false);
             }
-            let answer = store::work::run(client, (job.job_id, job.lease_token)).await;
+            let answer =
+                store::work::run(client, (job.job_id, job.lease_token), job.traceparent.as_deref()).await;
             (answer, store::work::limit_statements(client, None).await.is_ok())
         };
         let (answer, is_as_it_was) = {

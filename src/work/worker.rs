@@ -43,7 +43,7 @@ const REPORTERS: usize = 2;
 /// `[shutdown] deadline`. Needs up to three connections, one for LISTEN, and one for each SQL function and
 /// each handler in a transaction that runs.
 pub struct Worker {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     waker: Arc<Waker>,
     listener: Option<Listener>,
     /// How long running jobs may go on after the first step of stopping.
@@ -97,6 +97,7 @@ impl Worker {
             outage: Outage::default(),
             unsure: Mutex::default(),
             stats,
+            spans: crate::telemetry::Spans::default(),
             settings: worker,
         };
         let deadline = settings.shutdown.deadline;

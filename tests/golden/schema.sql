@@ -5665,9 +5665,6 @@ declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
   v_job job_queue;
   v_archived jsonb;
-  v_last job_attempt;
-  v_rate text;
-  v_used bigint;
 begin
   if p_job_id is null then
     raise exception 'fn_job_explain needs the id of a job' using errcode = '22023';
@@ -5690,34 +5687,9 @@ begin
       x.hint, x.other_job_id, x.until, x.detail
     from fn_job_explain_end(v_job) x;
   else
-    select a.* into v_last from job_attempt a where a.job_id = p_job_id order by a.lease_token desc limit 1;
-    if v_job.blocked_by > 0 then
-      return query select false, x.* from fn_job_explain_blocked(v_job) x;
-    elsif v_job.ordering_key is not null and coalesce(v_job.ordering_slot, 0) <= 0 then
-      return query select false, x.* from fn_job_explain_order(v_job) x;
-    end if;
-    if v_job.scheduled_at > v_now and v_job.status = 'retry_waiting' then
-      return query select false, 'waits', 'retry_waiting', format('it failed %s of %s times and is tried again at %s; last: %s', v_job.attempts, v_job.max_attempts,
-          v_job.scheduled_at, coalesce(v_job.last_error, 'no error given')),
-        format('reveille jobs policy %s', fn_shell_word(v_job.job_kind)) || coalesce(' --domain ' || fn_shell_word(v_job.event_domain), ''), null::uuid, v_job.scheduled_at,
-        jsonb_build_object('attempts', v_job.attempts, 'max_attempts', v_job.max_attempts, 'last_error', v_job.last_error);
-    elsif v_job.scheduled_at > v_now then
-      return query select false, 'waits', 'scheduled', format('it is due at %s%s', v_job.scheduled_at, case v_last.outcome
-          when 'snoozed' then format('; %s put it off', v_last.lease_owner)
-          when 'lease_lost' then format('; its lease was lost %s times', v_job.lease_losses) else '' end),
-        null::text, null::uuid, v_job.scheduled_at, jsonb_build_object('scheduled_at', v_job.scheduled_at);
-    end if;
-    v_rate := fn_config('job.' || v_job.job_kind || '.key_rate_limit', null);
-    if v_rate is not null and v_job.ordering_key is not null then
-      select coalesce(sum(r.jobs), 0) into v_used from job_rate r
-      where r.rate_key = v_job.job_kind || ' ' || v_job.ordering_key and r.claimed_at > v_now - (fn_rate_parts(v_rate)).span;
-      if v_used >= (fn_rate_parts(v_rate)).jobs then
-        return query select false, 'waits', 'key_rate_limit', format('key_rate_limit: %s begun of %s for ordering key %s', v_used, v_rate, v_job.ordering_key),
-          format('select fn_gate_set(%L, %L, %L, %L)', 'job.' || v_job.job_kind || '.key_rate_limit', 'JOBS/SECONDS', 'user:me', 'TEXT'), null::uuid,
-          v_job.scheduled_at, jsonb_build_object('limit', v_rate);
-      end if;
-    end if;
-    return query select false, x.* from fn_job_explain_lane(v_job, v_now) x;
+    return query select false, x.verdict, x.reason, x.what, x.hint, x.other_job_id, x.until,
+      case when v_job.traceparent is null then x.detail else coalesce(x.detail, '{}') || jsonb_build_object('traceparent', v_job.traceparent) end
+    from fn_job_explain_waiting(v_job, v_now) x;
   end if;
   return query select false, x.* from fn_job_attempts(v_job, v_archived -> 'history') x;
 end
@@ -5972,6 +5944,51 @@ begin
     return query select 'waits', 'ordering_blocked', format('its turn in ordering key %s is not given yet; the next claim or sweep does it (%s wait before it)', (p_job).ordering_key, v_ahead),
       'reveille tick'::text, null::uuid, null::timestamptz, jsonb_build_object('ordering_key', (p_job).ordering_key, 'ahead', v_ahead);
   end if;
+end
+$function$
+
+-- Why a job waits, as rows of fn_job_explain. Internal.
+CREATE OR REPLACE FUNCTION fn_job_explain_waiting(p_job job_queue, p_now timestamp with time zone)
+ RETURNS TABLE(verdict text, reason text, what text, hint text, other_job_id uuid, until timestamp with time zone, detail jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_last job_attempt;
+  v_rate text;
+  v_used bigint;
+begin
+  select a.* into v_last from job_attempt a where a.job_id = (p_job).job_id order by a.lease_token desc limit 1;
+  if (p_job).blocked_by > 0 then
+    return query select x.* from fn_job_explain_blocked((p_job)) x;
+  elsif (p_job).ordering_key is not null and coalesce((p_job).ordering_slot, 0) <= 0 then
+    return query select x.* from fn_job_explain_order((p_job)) x;
+  end if;
+  if (p_job).scheduled_at > p_now and (p_job).status = 'retry_waiting' then
+    return query select 'waits', 'retry_waiting', format('it failed %s of %s times and is tried again at %s; last: %s', (p_job).attempts, (p_job).max_attempts,
+        (p_job).scheduled_at, coalesce((p_job).last_error, 'no error given')),
+      format('reveille jobs policy %s', fn_shell_word((p_job).job_kind)) || coalesce(' --domain ' || fn_shell_word((p_job).event_domain), ''), null::uuid, (p_job).scheduled_at,
+      jsonb_build_object('attempts', (p_job).attempts, 'max_attempts', (p_job).max_attempts, 'last_error', (p_job).last_error);
+  elsif (p_job).scheduled_at > p_now then
+    return query select 'waits', 'scheduled', format('it is due at %s%s', (p_job).scheduled_at, case v_last.outcome
+        when 'snoozed' then format('; %s put it off', v_last.lease_owner)
+        when 'lease_lost' then format('; its lease was lost %s times', (p_job).lease_losses) else '' end),
+      null::text, null::uuid, (p_job).scheduled_at, jsonb_build_object('scheduled_at', (p_job).scheduled_at);
+  end if;
+  v_rate := fn_config('job.' || (p_job).job_kind || '.key_rate_limit', null);
+  if v_rate is not null and (p_job).ordering_key is not null then
+    select coalesce(sum(r.jobs), 0) into v_used from job_rate r
+    where r.rate_key = (p_job).job_kind || ' ' || (p_job).ordering_key and r.claimed_at > p_now - (fn_rate_parts(v_rate)).span;
+    if v_used >= (fn_rate_parts(v_rate)).jobs then
+      return query select 'waits', 'key_rate_limit', format('key_rate_limit: %s begun of %s for ordering key %s', v_used, v_rate, (p_job).ordering_key),
+        format('select fn_gate_set(%L, %L, %L, %L)', 'job.' || (p_job).job_kind || '.key_rate_limit', 'JOBS/SECONDS', 'user:me', 'TEXT'), null::uuid,
+        (p_job).scheduled_at, jsonb_build_object('limit', v_rate);
+    end if;
+  end if;
+  return query select x.* from fn_job_explain_lane((p_job), p_now) x;
 end
 $function$
 
@@ -7428,7 +7445,7 @@ BEGIN ATOMIC
 END
 
 -- Runs a leased job by its SQL handler and ends it, in one transaction.
-CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint)
+CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint, p_traceparent text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
@@ -7446,6 +7463,9 @@ begin
   if v_run.handler is null then
     raise exception 'no handler: job_handler has no row for kind %', v_run.job ->> 'job_kind'
       using errcode = '42883', hint = 'Insert the kind and its function into job_handler.';
+  end if;
+  if p_traceparent is distinct from v_run.job ->> 'traceparent' and fn_traceparent(p_traceparent) is not null then
+    v_run.job := v_run.job || jsonb_build_object('traceparent', p_traceparent);
   end if;
   perform set_config('reveille.traceparent', coalesce(v_run.job ->> 'traceparent', ''), true); -- for what the handler emits
   -- the handler finds its own schema first, then ours; afterwards the path is as it was
@@ -10897,7 +10917,15 @@ declare
   v_tx xid8 := case when v_policy = 'per_transaction' then pg_current_xact_id() end;
   v_suffix text := coalesce(':' || v_tx::text, '');
   v_first uuid := fn_uuid_v7();
+  v_trace text := fn_traceparent(nullif(current_setting('reveille.traceparent', true), ''));
 begin
+  if v_trace is not null then
+    p_events := array(
+      select case when not u.event -> 'safe_payload' ? 'traceparent'
+          and fn_is_signal(u.event -> 'safe_payload' || jsonb_build_object('traceparent', v_trace))
+        then jsonb_set(u.event, '{safe_payload,traceparent}', to_jsonb(v_trace)) else u.event end
+      from unnest(p_events) with ordinality as u (event, place) order by u.place);
+  end if;
   if cardinality(p_events) = 1 and not (p_route ->> 'dry_run')::boolean then -- most statements; a third of the time of the one below
     unfit := (coalesce(octet_length(p_events[1] ->> 'event_subject_ref') between 1 and 2000 and fn_is_signal(p_events[1] -> 'safe_payload'), false) is false)::int;
     events := 1 - unfit;
@@ -12331,6 +12359,13 @@ CREATE OR REPLACE FUNCTION fn_traceparent_ignore()
  SECURITY DEFINER
 RETURN CASE WHEN (nextval('traceparent_ignored'::regclass) IS NULL) THEN ''::text ELSE NULL::text END
 
+-- How many trace contexts could not be read so far.
+CREATE OR REPLACE FUNCTION fn_traceparent_ignored()
+ RETURNS bigint
+ LANGUAGE sql
+ SECURITY DEFINER
+RETURN COALESCE(pg_sequence_last_value('traceparent_ignored'::regclass), (0)::bigint)
+
 -- The trace context of a payload, else of this transaction (set local reveille.traceparent), or null.
 CREATE OR REPLACE FUNCTION fn_traceparent_of(p_safe_payload jsonb)
  RETURNS text
@@ -12779,7 +12814,7 @@ grant EXECUTE on function fn_job_release_unknown(text,interval,uuid[]) to reveil
 
 grant EXECUTE on function fn_job_renew(uuid,bigint,integer) to reveille_executor
 
-grant EXECUTE on function fn_job_run(uuid,bigint) to reveille_executor
+grant EXECUTE on function fn_job_run(uuid,bigint,text) to reveille_executor
 
 grant EXECUTE on function fn_job_snooze(uuid,bigint,timestamp with time zone) to reveille_executor
 
@@ -13078,6 +13113,14 @@ grant EXECUTE on function fn_traceparent_ignore() to reveille_dispatcher
 grant EXECUTE on function fn_traceparent_ignore() to reveille_executor
 
 grant EXECUTE on function fn_traceparent_ignore() to reveille_operator
+
+grant EXECUTE on function fn_traceparent_ignored() to reveille_dispatcher
+
+grant EXECUTE on function fn_traceparent_ignored() to reveille_executor
+
+grant EXECUTE on function fn_traceparent_ignored() to reveille_operator
+
+grant EXECUTE on function fn_traceparent_ignored() to reveille_reader
 
 grant EXECUTE on function fn_traceparent_of(jsonb) to reveille_dispatcher
 

@@ -2,6 +2,7 @@
 
 mod gates;
 mod pauses;
+mod progress;
 mod subscriptions;
 mod waiting;
 mod watching;

@@ -53,6 +53,47 @@ fn config_toml_holds_every_setting_with_its_default_and_a_comment() {
     }
 }
 
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_binary_without_otlp_refuses_an_endpoint_and_leaves_the_variables_of_the_platform_alone() {
+    let found = problems(&environment(&[("REVEILLE__TELEMETRY__ENDPOINT", "http://localhost:4318")]));
+    let problem = problem(&found, "telemetry.endpoint");
+    assert!(problem.rule.starts_with("this binary was built without otlp: build it with"), "{problem:?}");
+    let platform = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_SERVICE_NAME", "shop"),
+    ];
+    assert_eq!(environment(&platform).load().unwrap(), Settings::default());
+}
+
+#[cfg(feature = "otlp")]
+#[test]
+fn the_standard_variables_of_otlp_are_weaker_than_our_own_and_count_only_with_an_endpoint() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+    let given = [
+        endpoint,
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_SERVICE_NAME", "shop"),
+        ("REVEILLE__TELEMETRY__SERVICE_NAME", "own"),
+    ];
+    let settings = environment(&given).load().unwrap();
+    assert_eq!(settings.telemetry.endpoint, endpoint.1);
+    assert_eq!(settings.telemetry.service_name, "own");
+    assert_eq!(settings.telemetry.timeout, Duration::from_millis(2500));
+    assert!(!format!("{settings:?}").contains("secret"));
+    for switched_off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
+        assert_eq!(environment(&[endpoint, switched_off]).load().unwrap(), Settings::default());
+    }
+    assert_eq!(environment(&given[1..4]).load().unwrap(), Settings::default());
+    let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    let found = problems(&environment(&[endpoint, grpc]));
+    let problem = problem(&found, "telemetry.protocol");
+    assert!(problem.rule.contains("http/protobuf"), "{problem:?}");
+    assert_eq!(problem.origin, Some(Origin::Environment(grpc.0.to_owned())));
+}
+
 #[test]
 fn flags_win_over_environment_over_database_url_over_file_over_defaults() {
     let mut sources = file(

@@ -7,6 +7,8 @@ mod labels;
 mod metrics;
 mod monitoring;
 mod openmetrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod sidecar;
 
 use std::net::SocketAddr;

@@ -12,3 +12,4 @@ mod policies;
 mod roles;
 mod shapes;
 mod stage;
+mod traces;

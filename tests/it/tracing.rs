@@ -7,12 +7,12 @@ use uuid::Uuid;
 use crate::cli::{output, reveille};
 use crate::support::{Folder, Program, SOON, TestDb, wait_until};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+pub(crate) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(crate) const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const OTHER: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
 /// Types `staging.approved` and `staging.read`, ends of jobs as facts, and a consumer of approvals for `page.read`.
-async fn stage() -> (TestDb, Client) {
+pub(crate) async fn stage() -> (TestDb, Client) {
     let db = TestDb::new().await;
     db.open_gates().await;
     let client = db.client().await;
@@ -31,7 +31,7 @@ async fn stage() -> (TestDb, Client) {
 }
 
 /// Emits in a transaction of this trace.
-async fn emit(client: &Client, trace: &str, payload: Value) -> Uuid {
+pub(crate) async fn emit(client: &Client, trace: &str, payload: Value) -> Uuid {
     client.batch_execute(&format!("begin; set local reveille.traceparent = '{trace}'")).await.unwrap();
     let emit = "select fn_event_emit('staging', 'approved', 'page:7', $1)";
     let id = client.query_one(emit, &[&payload]).await.unwrap().get(0);
@@ -39,7 +39,7 @@ async fn emit(client: &Client, trace: &str, payload: Value) -> Uuid {
     id
 }
 
-async fn value(client: &Client, sql: &str) -> Value {
+pub(crate) async fn value(client: &Client, sql: &str) -> Value {
     client
         .query_one(&format!("select to_jsonb(({sql}))"), &[])
         .await
@@ -125,6 +125,8 @@ async fn a_trace_that_cannot_be_read_is_counted_and_stops_nothing() {
     assert_eq!(answer["jobs"], 3, "{answer}");
     assert_eq!(value(&client, "select count(*) from job_queue where traceparent is null").await, 3);
     assert_eq!(ignored(&client).await, 3, "two payloads and a setting");
+    let counted = "fn_traceparent_ignored()";
+    assert_eq!(value(&client, &format!("select {counted}")).await, 3, "what /metrics says");
     let said = "select safe_payload ->> 'traceparent' from event_outbox order by id limit 1";
     assert_eq!(value(&client, said).await, "nonsense", "what the producer wrote is left as it is");
 }
@@ -219,4 +221,27 @@ async fn a_payload_as_large_as_may_be_goes_without_its_trace_rather_than_not_at_
         value(&client, "select count(*) from event_outbox where not safe_payload ? 'traceparent'").await,
         1
     );
+}
+
+#[tokio::test]
+async fn a_job_that_waits_says_its_trace_as_one_that_runs_or_has_ended() {
+    let (db, client) = stage().await;
+    let waiting = format!(
+        "begin; set local reveille.traceparent = '{PARENT}';
+         select fn_job_enqueue('a.due', 'test'), fn_job_enqueue('a.later', 'test', p_scheduled_at => clock_timestamp() + interval '1 day'),
+           fn_job_enqueue('a.turn', 'test', p_ordering_key => 'k'), fn_job_enqueue('a.turn', 'test', p_ordering_key => 'k');
+         commit"
+    );
+    client.batch_execute(&waiting).await.unwrap();
+    let jobs = value(&client, "select jsonb_agg(job_id) from job_queue").await;
+    for job in jobs.as_array().unwrap() {
+        for what in ["show", "explain"] {
+            for more in [&[][..], &["--json"]] {
+                let words = ["jobs", what, job.as_str().unwrap()];
+                let (code, out, err) = output(reveille(&words).args(more).env("DATABASE_URL", db.url()));
+                assert_eq!(code, Some(0), "{err}");
+                assert!(out.contains(PARENT), "{words:?} {more:?}: {out}");
+            }
+        }
+    }
 }

@@ -1,9 +1,9 @@
-//! Workflows, routes, schedules and the audit as series.
+//! Workflows, routes, schedules, the audit and traces as series.
 
 use std::fmt;
 
 use deadpool_postgres::Object;
-use futures::future::try_join4;
+use futures::future::try_join5;
 use prometheus_client::registry::Unit;
 
 use super::series::{Series, count};
@@ -18,25 +18,29 @@ pub(super) struct Flows {
     routes: Vec<Route>,
     schedules: Vec<Schedule>,
     audit: Vec<Counts>,
+    traceparents_ignored: u64,
 }
 
 impl Flows {
     pub(super) async fn read(client: &Object) -> Result<Self> {
-        let (workflows, routes, schedules, audit) = try_join4(
+        let (workflows, routes, schedules, audit, traceparents_ignored) = try_join5(
             watch::workflows(client),
             watch::routes(client),
             watch::schedules(client),
             audit::counts(client),
+            watch::traceparents_ignored(client),
         )
         .await?;
-        Ok(Self { workflows, routes, schedules, audit })
+        Ok(Self { workflows, routes, schedules, audit, traceparents_ignored })
     }
 
     pub(super) fn encode(&self, series: &mut Series<'_>) -> fmt::Result {
         self.encode_workflows(series)?;
         self.encode_routes(series)?;
         self.encode_schedules(series)?;
-        self.encode_audit(series)
+        self.encode_audit(series)?;
+        let help = "Trace contexts (traceparent) that could not be read, and were left out.";
+        series.counter("reveille_traceparent_ignored", help, None, count(self.traceparents_ignored))
     }
 
     fn encode_audit(&self, series: &mut Series<'_>) -> fmt::Result {

@@ -13,10 +13,12 @@ mod phase;
 mod plain;
 mod plan;
 mod script;
+mod teller;
 
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::ClientWrapper;
+use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use self::history::History;
@@ -27,6 +29,7 @@ use crate::error::Result;
 pub use phase::{PHASES, Phase};
 pub use plain::{Direction, Start};
 pub use plan::{Action, Step};
+pub use teller::At;
 
 /// The version that is noted beside what it applied.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -46,6 +49,7 @@ pub struct Migrator {
     server: Server,
     phases: Vec<Phase>,
     patience: Duration,
+    teller: Option<watch::Sender<At>>,
 }
 
 /// What a run did, or a dry run would do.
@@ -109,7 +113,7 @@ impl Migrator {
 
     /// With other phases, which must be numbered 1, 2, 3, …
     pub fn with_phases(server: Server, phases: Vec<Phase>) -> Self {
-        Self { server, phases, patience: Duration::from_mins(2) }
+        Self { server, phases, patience: Duration::from_mins(2), teller: None }
     }
 
     /// Waits for another migrator no longer than `patience` (default 2 minutes).
@@ -179,6 +183,7 @@ impl Migrator {
     async fn perform(&self, client: &Client, history: &History, mut steps: Vec<Step>) -> Result<Report> {
         for index in 0..steps.len() {
             let started = Instant::now();
+            self.tell(&steps, index);
             let mut scripts = vec![Script::new("begin", "begin")];
             scripts.extend(self.around(history, &steps, index));
             scripts.push(Script::new("commit", "commit"));
@@ -197,6 +202,7 @@ impl Migrator {
         run(client, &[Script::new("begin", "begin")]).await?;
         for index in 0..steps.len() {
             let started = Instant::now();
+            self.tell(&steps, index);
             run(client, &self.around(history, &steps, index)).await?;
             steps[index].took = started.elapsed();
         }
