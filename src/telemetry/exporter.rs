@@ -88,7 +88,7 @@ impl Exporter {
     pub async fn around<T>(self, shutdown: &Shutdown, work: impl Future<Output = T>) -> T {
         let Some(mut sender) = self.0 else { return work.await };
         let outcome = {
-            let (work, export) = (std::pin::pin!(work), std::pin::pin!(sender.run()));
+            let (work, export) = (std::pin::pin!(work), Box::pin(sender.run()));
             match select(work, export).await {
                 Either::Left((outcome, _)) => outcome,
                 Either::Right(((), work)) => work.await,
@@ -97,7 +97,7 @@ impl Exporter {
         tokio::select! {
             biased;
             () = shutdown.was_cut() => {}
-            () = sender.flush(Instant::now() + FLUSH) => {}
+            () = Box::pin(sender.flush(Instant::now() + FLUSH)) => {}
         }
         sender.leave();
         outcome
