@@ -26,7 +26,7 @@ use crate::config;
 use crate::error::Result;
 use crate::shutdown::Shutdown;
 
-/// Ended spans that wait; as the standard's OTEL_BSP_MAX_QUEUE_SIZE.
+/// Ended spans that wait; as the standard's `OTEL_BSP_MAX_QUEUE_SIZE`.
 const QUEUE: usize = 2048;
 /// Most spans of one request.
 const BATCH: usize = 512;
