@@ -59,22 +59,33 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
             None => face_stop.requested().await,
         }
     };
-    let parts = exporter.around(&shutdown, async {
-        live.set("");
-        let ask = || look(settings, &server, &pool);
-        let outcome = match try_until(&server, Some(&schema), &shutdown, ask).await {
-            Ok(Some(domains)) => {
-                schema.set("");
-                let parts =
-                    Parts { settings, server, pool, domains, listener, registry, latch: dispatcher, spans };
-                run_parts(parts, &shutdown).await
-            }
-            Ok(None) => Ok(()), // told to stop before it came up
-            Err(error) => Err(error),
-        };
-        live.clear("stopping");
-        outcome
-    });
+    let parts = exporter.around(
+        &shutdown,
+        Box::pin(async {
+            live.set("");
+            let ask = || look(settings, &server, &pool);
+            let outcome = match try_until(&server, Some(&schema), &shutdown, ask).await {
+                Ok(Some(domains)) => {
+                    schema.set("");
+                    let parts = Parts {
+                        settings,
+                        server,
+                        pool,
+                        domains,
+                        listener,
+                        registry,
+                        latch: dispatcher,
+                        spans,
+                    };
+                    run_parts(parts, &shutdown).await
+                }
+                Ok(None) => Ok(()), // told to stop before it came up
+                Err(error) => Err(error),
+            };
+            live.clear("stopping");
+            outcome
+        }),
+    );
     let parts = async {
         let outcome = parts.await;
         if shutdown.is_cut() {

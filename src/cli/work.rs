@@ -85,7 +85,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
             Ok(Ok(WorkerCounts::default()))
         }
     };
-    let work = exporter.around(&shutdown, work);
+    let work = exporter.around(&shutdown, Box::pin(work));
     tokio::pin!(work);
     let counts = tokio::select! {
         counts = &mut work => counts,

@@ -190,17 +190,17 @@ impl Domain {
 
     /// One transaction; counts what it did.
     async fn pass(&mut self, client: &Object, found_by: FoundBy) -> Result<Result<Pass, Refusal>> {
-        let (begun, began) = (Instant::now(), SystemTime::now());
+        let (begun, wall) = (Instant::now(), SystemTime::now());
         let pass = store::dispatch::pass(client, &self.name, self.batch_size, found_by).await;
         let pass = pass.inspect_err(|error| {
-            self.spans.pass(&self.name, found_by, began, Err(error.to_string()));
+            self.spans.pass(&self.name, found_by, wall, Err(error.to_string()));
         })?;
         self.batch_size = self.batch_size.saturating_mul(2).min(self.settings.batch_size);
         if let Ok(pass) = &pass
             && pass.events > 0
         {
             self.stats.passed(&self.name, found_by, pass, begun.elapsed());
-            self.spans.pass(&self.name, found_by, began, Ok(pass));
+            self.spans.pass(&self.name, found_by, wall, Ok(pass));
             tracing::debug!(
                 domain = %self.name,
                 found_by = found_by.as_str(),

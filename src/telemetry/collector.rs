@@ -99,13 +99,10 @@ impl Collector {
 
     /// Sends one message; answers how many of its spans the collector refused.
     pub(super) async fn post(&self, body: Bytes) -> Result<u64, Failed> {
-        match timeout(self.limit, self.ask(body)).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                let limit = humantime::format_duration(self.limit);
-                Err(Failed::may_pass(format!("no answer within {limit}")))
-            }
-        }
+        timeout(self.limit, self.ask(body)).await.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(self.limit);
+            Err(Failed::may_pass(format!("no answer within {limit}")))
+        })
     }
 
     async fn ask(&self, body: Bytes) -> Result<u64, Failed> {
@@ -185,7 +182,7 @@ fn connector() -> Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// `key=value,key=value`, the values percent-encoded, as in OTEL_EXPORTER_OTLP_HEADERS. They are never shown.
+/// `key=value,key=value`, the values percent-encoded, as in `OTEL_EXPORTER_OTLP_HEADERS`. They are never shown.
 fn headers(text: &str) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (place, pair) in text.split(',').map(str::trim).enumerate().filter(|(_, pair)| !pair.is_empty()) {

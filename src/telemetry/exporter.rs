@@ -26,7 +26,7 @@ use crate::config;
 use crate::error::Result;
 use crate::shutdown::Shutdown;
 
-/// Ended spans that wait; as the standard's OTEL_BSP_MAX_QUEUE_SIZE.
+/// Ended spans that wait; as the standard's `OTEL_BSP_MAX_QUEUE_SIZE`.
 const QUEUE: usize = 2048;
 /// Most spans of one request.
 const BATCH: usize = 512;
@@ -88,7 +88,7 @@ impl Exporter {
     pub async fn around<T>(self, shutdown: &Shutdown, work: impl Future<Output = T>) -> T {
         let Some(mut sender) = self.0 else { return work.await };
         let outcome = {
-            let (work, export) = (std::pin::pin!(work), std::pin::pin!(sender.run()));
+            let (work, export) = (std::pin::pin!(work), Box::pin(sender.run()));
             match select(work, export).await {
                 Either::Left((outcome, _)) => outcome,
                 Either::Right(((), work)) => work.await,
@@ -97,7 +97,7 @@ impl Exporter {
         tokio::select! {
             biased;
             () = shutdown.was_cut() => {}
-            () = sender.flush(Instant::now() + FLUSH) => {}
+            () = Box::pin(sender.flush(Instant::now() + FLUSH)) => {}
         }
         sender.leave();
         outcome
