@@ -6,7 +6,7 @@ use super::browser::Browser;
 use super::stage::{HOSTILE, Stage};
 
 /// The lowest contrast of text on a page, with the words that have it.
-const CONTRAST: &str = r"
+pub(super) const CONTRAST: &str = r"
     const channels = (text) => { const n = text.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
     const light = ([r, g, b]) => { const f = [r, g, b].map((c) => { c /= 255; return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; });
       return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
