@@ -71,7 +71,7 @@ impl Browser {
         self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await;
     }
 
-    /// A command of the driver that WebDriver has no word for.
+    /// A command of the driver for which its protocol has no word.
     async fn raw(&self, method: &'static str, path: String, body: Value) -> Value {
         let address = self.address;
         let asked = tokio::task::spawn_blocking(move || ask(address, method, &path, &body));

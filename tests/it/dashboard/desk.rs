@@ -12,6 +12,9 @@ use crate::support::{login, server_at};
 
 const GATE: &str = "queue.archive.enabled";
 
+/// Headers of a form, and the token of a session in it.
+type Foreign<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+
 async fn count(stage: &Stage, sql: &str) -> i64 {
     stage.client.query_one(sql, &[]).await.unwrap().get(0)
 }
@@ -74,7 +77,7 @@ async fn forms_of_other_sites_change_nothing() {
     let changes = "select count(*) from dot_config_audit";
     let before = count(&stage, changes).await;
     let ours: &[(&str, &str)] = &[OURS, ("Sec-Fetch-Site", "same-origin")];
-    let cases: [(&[(&str, &str)], Option<&str>); 7] = [
+    let cases: [Foreign<'_>; 7] = [
         (ours, None),
         (ours, Some("")),
         (ours, Some(&other.csrf)),

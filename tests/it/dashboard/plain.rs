@@ -217,13 +217,11 @@ async fn every_command_that_a_page_or_the_documentation_prints_is_one() {
     for words in named {
         let mut command = <reveille::cli::Cli as clap::CommandFactory>::command();
         for word in words.split_whitespace().skip(1) {
-            match command.find_subcommand(word).cloned() {
-                Some(inner) => command = inner,
-                None => {
-                    assert!(!command.has_subcommands(), "{words}: {word}");
-                    break;
-                }
-            }
+            let Some(inner) = command.find_subcommand(word).cloned() else {
+                assert!(!command.has_subcommands(), "{words}: {word}");
+                break;
+            };
+            command = inner;
         }
     }
 }
