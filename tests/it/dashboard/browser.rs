@@ -97,6 +97,9 @@ impl Browser {
 
     pub(super) async fn open(&self, url: &str) {
         self.client.goto(url).await.unwrap();
+        // under load the driver answers before the last of the page has come
+        let state = "return document.readyState";
+        wait_until("the page is loaded", SOON, async || self.run(state).await == "complete").await;
     }
 
     pub(super) async fn run(&self, script: &str) -> Value {
