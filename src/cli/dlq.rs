@@ -10,10 +10,7 @@ use super::output::{fields, moment, table};
 use super::payload;
 use super::progress::Progress;
 use crate::error::{Error, Kind, Result};
-use crate::store::dead_letters::{self, DeadLetter, Filter, Redrive};
-
-/// What triage may say.
-const TRIAGE: [&str; 6] = ["open", "investigating", "manual_replay", "discarded", "superseded", "closed"];
+use crate::store::dead_letters::{self, DeadLetter, Filter, Redrive, TRIAGE};
 
 /// List, show, triage and replay dead letters
 #[derive(Debug, clap::Args)]

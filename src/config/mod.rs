@@ -23,7 +23,9 @@ pub use crate::model::spelling::guess;
 pub use problem::{Origin, Problem, Problems};
 pub use redact::redact;
 pub use services::{Dispatch, Listener, Maintenance, Sweep, Worker};
-pub use settings::{Database, Http, Log, LogFormat, LogLevel, Protocol, Settings, Shutdown, Telemetry};
+pub use settings::{
+    Database, Http, Log, LogFormat, LogLevel, Protocol, Secret, Settings, Shutdown, Telemetry,
+};
 
 /// The file that is read when none is named and it exists.
 pub const DEFAULT_FILE: &str = "config.toml";

@@ -104,11 +104,31 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Names beside addresses and `localhost` under which the dashboard and `/api/v1` may be asked.
     pub hosts: Vec<String>,
+    /// What signs in at the dashboard, from `token` or the file `token_file`; empty: nothing can be written there.
+    pub token: Secret,
+    /// Whether browsers come over TLS, through a proxy: the cookie of a session is sent over nothing else then.
+    pub behind_tls: bool,
+}
+
+/// Text that is never shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "(none)" } else { "***" })
+    }
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { enabled: true, listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7045)), hosts: Vec::new() }
+        Self {
+            enabled: true,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7045)),
+            hosts: Vec::new(),
+            token: Secret::default(),
+            behind_tls: false,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP face: `/live`, `/ready`, `/metrics`, the views as JSON beneath `/api/v1`, and the dashboard at `/`.
 //!
-//! Settings: `[http]`. It answers also while the database does not. Nothing here writes; there is no password.
+//! Settings: `[http]`. It answers also while the database does not. Nothing here writes unless `[http] token` is set.
 
 mod api;
 mod connections;
@@ -77,7 +77,7 @@ impl Face {
         let address = socket.local_addr().map_err(|error| not_bound(settings.listen, error))?;
         let api = Api::new(server.clone())?;
         let board = Arc::new(Board::new(server.clone())?);
-        let dashboard = Dashboard::new(server.clone(), Arc::clone(&board))?;
+        let dashboard = Dashboard::new(settings, address.port(), server.clone(), Arc::clone(&board))?;
         let database = Arc::new(Database::new(server, keep)?);
         let ready = Ready { readiness, listener };
         let metrics = Metrics::new(registry, &ready, Arc::clone(&database));

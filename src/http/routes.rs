@@ -29,7 +29,7 @@ pub(super) struct Answers {
     pub(super) metrics: Metrics,
 }
 
-/// All routes; GET and HEAD only.
+/// All routes; GET and HEAD only, but for those of the dashboard's desk.
 pub(super) fn router(answers: Answers, api: Router, dashboard: Router, hosts: Hosts) -> Router {
     let shown = Router::new().nest("/api/v1", api).merge(dashboard);
     Router::new()

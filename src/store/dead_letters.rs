@@ -11,6 +11,9 @@ use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::refusal::Answer;
 
+/// What triage may say.
+pub const TRIAGE: [&str; 6] = ["open", "investigating", "manual_replay", "discarded", "superseded", "closed"];
+
 /// A dead letter in one line.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs, reason = "the names are the columns")]

@@ -27,6 +27,7 @@ pub mod pilot;
 pub mod pilot_host;
 pub mod reaper;
 pub mod recipients;
+pub mod rights;
 pub mod routes;
 pub mod schedules;
 pub mod standing;

@@ -260,3 +260,31 @@ fn passwords_are_never_printed() {
     let flag = Flag { name: "--database-url", key: "database.url", value: url.to_owned() };
     assert!(!format!("{flag:?}").contains("hush"));
 }
+
+#[test]
+fn the_dashboards_token_comes_from_settings_or_a_file_is_long_enough_and_is_never_printed() {
+    let token = "hush-0123456789-hush";
+    let set = |name: &'static str, value: &str| environment(&[(name, value)]);
+    let settings = set("REVEILLE__HTTP__TOKEN", token).load().unwrap();
+    assert_eq!(settings.http.token.0, token);
+    assert!(!format!("{settings:?}").contains("hush"));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("token");
+    std::fs::write(&path, format!("{token}\n")).unwrap();
+    let file = path.display().to_string();
+    assert_eq!(set("REVEILLE__HTTP__TOKEN_FILE", &file).load().unwrap().http.token.0, token);
+    let both = environment(&[("REVEILLE__HTTP__TOKEN", token), ("REVEILLE__HTTP__TOKEN_FILE", &file)]);
+    assert!(problem(&problems(&both), "http.token").rule.contains("both given"));
+    for wrong in ["hush-is-short", "hush hush hush hush"] {
+        let all = problems(&set("REVEILLE__HTTP__TOKEN", wrong));
+        let rule = &problem(&all, "http.token").rule;
+        assert!(rule.contains("16 characters") || rule.contains("one word"), "{rule}");
+        assert!(!format!("{all:?}").contains("hush"), "{all:?}");
+    }
+    for (content, words) in [("short", "16 characters"), ("", "is empty")] {
+        std::fs::write(&path, content).unwrap();
+        let all = problems(&set("REVEILLE__HTTP__TOKEN_FILE", &file));
+        assert!(problem(&all, "http.token_file").rule.contains(words), "{all:?}");
+    }
+    let all = problems(&set("REVEILLE__HTTP__TOKEN_FILE", "/no/such/file"));
+    assert!(problem(&all, "http.token_file").rule.contains("cannot be read"), "{all:?}");
+}

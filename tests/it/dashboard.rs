@@ -1,6 +1,9 @@
 //! The dashboard in a real Chromium: its facts, its news, its manners. What it answers without a browser is in `plain`.
 
 mod browser;
+mod clerk;
+mod desk;
+mod keyboard;
 mod looks;
 mod plain;
 mod stage;

@@ -46,6 +46,21 @@ pub(crate) struct Served {
 impl Served {
     /// `keep`: how long gauges of the database are answered again.
     pub(crate) async fn start(server: Server, listener: Option<Arc<ListenerStatus>>, keep: Duration) -> Self {
+        Self::start_with(&any_port(), server, listener, keep).await
+    }
+
+    /// A face on which who has `token` may write.
+    pub(crate) async fn with_token(server: Server, token: &str, behind_tls: bool) -> Self {
+        let settings = config::Http { token: config::Secret(token.to_owned()), behind_tls, ..any_port() };
+        Self::start_with(&settings, server, None, Duration::ZERO).await
+    }
+
+    async fn start_with(
+        settings: &config::Http,
+        server: Server,
+        listener: Option<Arc<ListenerStatus>>,
+        keep: Duration,
+    ) -> Self {
         let (live, readiness) = (Latch::alone("live", "starting"), Readiness::new());
         let shutdown = Shutdown::new();
         let state = FaceState {
@@ -55,7 +70,7 @@ impl Served {
             readiness: readiness.clone(),
             listener,
         };
-        let face = Face::bind_keeping(&any_port(), state, keep).await.unwrap();
+        let face = Face::bind_keeping(settings, state, keep).await.unwrap();
         let address = face.address();
         let task = tokio::spawn(face.run(shutdown.clone()));
         Self { address, live, readiness, shutdown, task }

@@ -23,6 +23,11 @@ impl Hosts {
         Self(Arc::new(names.iter().map(|name| name.to_lowercase()).collect()))
     }
 
+    /// Whether this name, whatever its port, was listed.
+    pub(super) fn lists(&self, host: &str) -> bool {
+        self.0.contains(&name_of(host).to_lowercase())
+    }
+
     fn knows(&self, headers: &HeaderMap) -> bool {
         let mut given = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (given.next().and_then(|host| host.to_str().ok()), given.next()) else {
@@ -65,7 +70,7 @@ pub(super) async fn headers(request: Request, next: Next) -> Response {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        (header::REFERRER_POLICY, "same-origin"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),

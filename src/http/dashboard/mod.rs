@@ -1,12 +1,13 @@
-//! The dashboard at `/`: pages for people, of what the commands read, kept new over one stream. Nothing here writes.
+//! The dashboard at `/`: pages for people, of what the commands read, kept new over one stream.
 //!
 //! A page is made of sections (`view.rs`); its reader stands in `pages/`, one file a subject. The first page is read by
-//! one task for everybody (`board.rs`), the others by the request. What writes would stand beside `pages/`, behind a
-//! token, and use the same blocks.
+//! one task for everybody (`board.rs`), the others by the request. What writes stands in `desk/`, behind a token.
 
 mod assets;
 mod board;
 mod charts;
+mod desk;
+mod forms;
 mod graph;
 pub(super) mod guard;
 mod pages;
@@ -17,15 +18,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use deadpool_postgres::{Object, Pool};
 use tokio::time::timeout;
 
 pub(super) use self::board::Board;
-use self::view::{Block, Page, Problem, Section, Status};
+use self::desk::Desk;
+use self::view::{Block, Page, Problem, Section, Status, Viewer};
+use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
@@ -44,18 +49,27 @@ pub(super) struct Dashboard {
     server: Server,
     pool: Pool,
     board: Arc<Board>,
+    /// What writes, when that is wanted.
+    desk: Option<Arc<Desk>>,
 }
+
+/// A page on its way out; [`draw`] writes it for whoever asks.
+#[derive(Clone)]
+struct Drawn(Arc<Page>);
 
 impl Dashboard {
     /// Opens nothing yet.
-    pub(super) fn new(server: Server, board: Arc<Board>) -> Result<Self> {
+    pub(super) fn new(settings: &config::Http, port: u16, server: Server, board: Arc<Board>) -> Result<Self> {
         let session = Session { statement_timeout: READ_WITHIN, ..server.session() };
         let pool = server.pool("dashboard", READERS, &session)?;
-        Ok(Self { server, pool, board })
+        let desk = Desk::new(settings, port, &server)?.map(Arc::new);
+        Ok(Self { server, pool, board, desk })
     }
 
     /// Its routes.
     pub(super) fn router(self) -> Router {
+        let desk = self.desk.clone();
+        let acts = desk.clone().map_or_else(Router::new, Desk::router);
         Router::new()
             .route("/", get(pages::overview::page))
             .route("/events", get(pages::events::list))
@@ -74,7 +88,20 @@ impl Dashboard {
             .route("/stream", get(stream::stream))
             .route("/assets/{name}", get(assets::asset))
             .with_state(Arc::new(self))
+            .merge(acts)
+            .layer(middleware::from_fn_with_state(desk, draw))
             .layer(middleware::from_fn(guard::headers))
+    }
+
+    /// Whether something can be written here.
+    fn writes(&self) -> bool {
+        self.desk.is_some()
+    }
+
+    /// Links to acts, where there is somebody to carry them out.
+    fn acts(&self, links: impl IntoIterator<Item = (String, &'static str)>) -> Vec<Block> {
+        let link = |(to, text): (String, &str)| view::Link { to, text: text.to_owned() };
+        if self.writes() { vec![Block::Acts(links.into_iter().map(link).collect())] } else { Vec::new() }
     }
 
     /// Answers the page that `read` makes, or one that says why there is none.
@@ -92,7 +119,7 @@ impl Dashboard {
         let late =
             || Error::new(Kind::Timeout, format!("{}: no answer in {PAGE_WITHIN:?}", self.server.describe()));
         match timeout(PAGE_WITHIN, work).await.unwrap_or_else(|_| Err(late())) {
-            Ok(Some(page)) => write(StatusCode::OK, &page),
+            Ok(Some(page)) => write(StatusCode::OK, page),
             Ok(None) => missing(),
             Err(error) => trouble(&error),
         }
@@ -100,9 +127,33 @@ impl Dashboard {
 }
 
 /// A page as it goes out.
-fn write(status: StatusCode, page: &Page) -> Response {
-    match page.render() {
-        Ok(text) => (status, Html(text)).into_response(),
+fn write(status: StatusCode, page: Page) -> Response {
+    let mut response = status.into_response();
+    response.extensions_mut().insert(Drawn(Arc::new(page)));
+    response
+}
+
+/// Writes the page for whoever asks: all see the same, and a foot that says who they are here.
+async fn draw(State(desk): State<Option<Arc<Desk>>>, request: Request, next: Next) -> Response {
+    let who = desk.as_ref().and_then(|desk| desk.viewer(request.headers()));
+    let here = request.uri().path_and_query().map(|here| here.as_str().to_owned()).unwrap_or_default();
+    let mut response = next.run(request).await;
+    let Some(Drawn(page)) = response.extensions_mut().remove::<Drawn>() else { return response };
+    let viewer = match who {
+        Some((name, csrf)) => Viewer::SignedIn { name, csrf },
+        None if desk.is_some() => {
+            Viewer::Reader { sign_in: pages::query("/sign-in", &[("then", Some(&here))]) }
+        }
+        None => Viewer::NoDesk,
+    };
+    match (view::Whole { page: &page, viewer: &viewer }).render() {
+        Ok(text) => {
+            let headers = response.headers_mut();
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+            *response.body_mut() = text.into();
+            response
+        }
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("the page could not be written: {error}\n"))
                 .into_response()
@@ -118,7 +169,7 @@ pub(super) fn missing() -> Response {
     let section =
         Section::new("missing", "What to do", vec![Block::Note(words.to_owned()), Block::Links(links)]);
     let page = Page { live: "", ..Page::new("Not found", "", vec![section]) };
-    write(StatusCode::NOT_FOUND, &page)
+    write(StatusCode::NOT_FOUND, page)
 }
 
 /// Why there is no page, and whether it comes back by itself.
@@ -140,7 +191,7 @@ pub(super) fn trouble(error: &Error) -> Response {
     let problem = Problem { status: Status::new("error", "bad"), what, why, mend, link: None };
     let section = Section::new("trouble", "What happened", vec![Block::Problems(vec![problem])]);
     let page = Page { live, ..Page::new(title, "", vec![section]) };
-    let mut response = write(status, &page);
+    let mut response = write(status, page);
     if live == "retry" {
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::charts::{Bars, Histogram};
+pub(super) use super::forms::{Field, Filter};
+use super::forms::{Form, Typing};
 use super::graph::Graph;
 use crate::error::{Error, Kind, Result};
 use crate::model::moment::{duration, printable};
@@ -23,9 +25,30 @@ pub(super) const PLACES: [(&str, &str); 8] = [
     ("/gates", "Gates"),
 ];
 
-/// A page.
+/// A page as it is written.
 #[derive(Debug, Template)]
 #[template(path = "page.html", config = "src/http/dashboard/askama.toml")]
+pub(super) struct Whole<'a> {
+    pub(super) page: &'a Page,
+    pub(super) viewer: &'a Viewer,
+}
+
+/// Who looks.
+#[derive(Debug)]
+pub(super) enum Viewer {
+    /// Nothing can be written here.
+    NoDesk,
+    Reader {
+        sign_in: String,
+    },
+    SignedIn {
+        name: String,
+        csrf: String,
+    },
+}
+
+/// A page.
+#[derive(Debug)]
 pub(super) struct Page {
     pub(super) title: String,
     /// Which of [`PLACES`] it belongs to.
@@ -63,6 +86,9 @@ pub(super) enum Block {
     Calm(String),
     Links(Vec<Link>),
     Filter(Filter),
+    Form(Form),
+    /// Links to what can be done.
+    Acts(Vec<Link>),
 }
 
 /// A table; its caption is read out, its empty words stand where there are no rows.
@@ -83,6 +109,8 @@ pub(super) enum Cell {
     Code(String),
     Number(String),
     Link(Link),
+    /// A link to what can be done with the row; the last names the row for those who hear the page.
+    Act(Link, String),
     Status(Status),
     Time(Moment),
 }
@@ -119,22 +147,6 @@ pub(super) struct Problem {
     /// A command, or words.
     pub(super) mend: Option<String>,
     pub(super) link: Option<Link>,
-}
-
-/// Fields that narrow a list, sent as a query.
-#[derive(Debug)]
-pub(super) struct Filter {
-    pub(super) to: &'static str,
-    pub(super) fields: Vec<Field>,
-}
-
-/// One of them: with choices a list, without a text.
-#[derive(Debug)]
-pub(super) struct Field {
-    pub(super) name: &'static str,
-    pub(super) label: &'static str,
-    pub(super) value: String,
-    pub(super) choices: &'static [&'static str],
 }
 
 impl Page {
@@ -212,6 +224,10 @@ impl Cell {
 
     pub(super) fn link(to: impl Into<String>, text: impl AsRef<str>) -> Self {
         Self::Link(Link { to: to.into(), text: printable(text.as_ref()) })
+    }
+
+    pub(super) fn act(to: String, words: &str, of: &str) -> Self {
+        Self::Act(Link { to, text: words.to_owned() }, printable(of))
     }
 
     pub(super) fn status(word: &str) -> Self {

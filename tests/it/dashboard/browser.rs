@@ -71,7 +71,7 @@ impl Browser {
         self.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await;
     }
 
-    /// A command of the driver that `WebDriver` has no word for.
+    /// A command of the driver for which its protocol has no word.
     async fn raw(&self, method: &'static str, path: String, body: Value) -> Value {
         let address = self.address;
         let asked = tokio::task::spawn_blocking(move || ask(address, method, &path, &body));
@@ -97,6 +97,9 @@ impl Browser {
 
     pub(super) async fn open(&self, url: &str) {
         self.client.goto(url).await.unwrap();
+        // under load the driver answers before the last of the page has come
+        let state = "return document.readyState";
+        wait_until("the page is loaded", SOON, async || self.run(state).await == "complete").await;
     }
 
     pub(super) async fn run(&self, script: &str) -> Value {
@@ -122,6 +125,32 @@ impl Browser {
         self.devtools("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key, "code": key})).await;
     }
 
+    /// Types into what has the focus.
+    pub(super) async fn types(&self, text: &str) {
+        self.devtools("Input.insertText", json!({ "text": text })).await;
+    }
+
+    /// One letter, as a list understands it.
+    pub(super) async fn letter(&self, letter: char) {
+        let code = u32::from(letter.to_ascii_uppercase());
+        let event =
+            |kind: &str| json!({"type": kind, "key": letter, "windowsVirtualKeyCode": code, "text": letter});
+        self.devtools("Input.dispatchKeyEvent", event("keyDown")).await;
+        self.devtools("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": letter})).await;
+    }
+
+    /// Goes on by Tab until what has the focus is called so: by its words, or its label.
+    pub(super) async fn tab_to(&self, name: &str) {
+        let focused = "const one = document.activeElement; return one.labels && one.labels[0] ? one.labels[0].innerText : one.innerText";
+        for _ in 0..300 {
+            self.press("Tab").await;
+            if self.run(focused).await.as_str().is_some_and(|words| words.trim() == name) {
+                return;
+            }
+        }
+        panic!("nothing is called `{name}`:\n{}", self.text().await);
+    }
+
     /// Pages stay as they were opened.
     pub(super) async fn without_news(&self) {
         self.devtools("Network.enable", json!({})).await;
@@ -140,6 +169,7 @@ impl Browser {
 
     /// A picture in base64; also kept where somebody wants to look at it: `REVEILLE_SHOTS` names the folder.
     pub(super) async fn shot(&self, name: &str) -> String {
+        self.devtools("Page.bringToFront", json!({})).await; // what lies behind is not painted
         let size = self.devtools("Page.getLayoutMetrics", json!({})).await["cssContentSize"].clone();
         let clip = json!({"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1});
         let params = json!({"captureBeyondViewport": true, "format": "png", "clip": clip});

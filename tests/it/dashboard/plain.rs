@@ -30,7 +30,7 @@ async fn every_answer_carries_the_policy_and_pages_are_not_kept() {
             assert!(policy.contains(part), "{page}: {policy}");
         }
         assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{page}");
-        assert_eq!(answer.headers["referrer-policy"], "no-referrer", "{page}");
+        assert_eq!(answer.headers["referrer-policy"], "same-origin", "{page}");
         assert_eq!(answer.headers["cache-control"], "no-store", "{page}");
         assert!(!answer.body.contains("unsafe-inline") && !answer.body.contains(" style="), "{page}");
     }
@@ -181,5 +181,47 @@ async fn every_page_of_the_documentation_is_there_and_the_other_way_round() {
     }
     for word in told {
         assert!(shown.iter().any(|page| place(page) == place(word)), "there is no {word}");
+    }
+}
+
+#[tokio::test]
+async fn every_command_that_a_page_or_the_documentation_prints_is_one() {
+    use clap::Parser as _;
+    let stage = Stage::set("words").await;
+    let mut lines: Vec<String> = Vec::new();
+    for page in stage.pages() {
+        let body = get(stage.address(), &page).await.body;
+        let blocks = body.split("<pre").skip(1).map(|rest| rest.split("</pre>").next().unwrap().to_owned());
+        let text = blocks
+            .collect::<Vec<_>>()
+            .join("\n")
+            .replace("&#39;", "'")
+            .replace("<bdi>", "\n")
+            .replace("</bdi>", "\n");
+        lines.extend(text.lines().filter(|line| line.starts_with("reveille ")).map(str::to_owned));
+    }
+    assert_eq!(lines.len(), 2, "those of the dead letter: {lines:?}");
+    let docs = include_str!("../../../docs/dashboard.md");
+    lines.extend(docs.lines().filter(|line| line.starts_with("reveille ")).map(str::to_owned));
+    for line in lines {
+        let words = shell_words::split(line.split('#').next().unwrap()).unwrap();
+        let read = reveille::cli::Cli::try_parse_from(words);
+        assert!(read.is_ok(), "{line}: {}", read.unwrap_err());
+    }
+    // what is named in passing is a command, too
+    let mut texts = vec![docs.to_owned()];
+    for page in stage.pages() {
+        texts.push(get(stage.address(), &page).await.body.replace("<bdi>", "`").replace("</bdi>", "`"));
+    }
+    let named = texts.iter().flat_map(|text| text.split('`')).filter(|words| words.starts_with("reveille "));
+    for words in named {
+        let mut command = <reveille::cli::Cli as clap::CommandFactory>::command();
+        for word in words.split_whitespace().skip(1) {
+            let Some(inner) = command.find_subcommand(word).cloned() else {
+                assert!(!command.has_subcommands(), "{words}: {word}");
+                break;
+            };
+            command = inner;
+        }
     }
 }

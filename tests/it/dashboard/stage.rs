@@ -13,6 +13,9 @@ use crate::support::{DOMAIN, TestDb, flow, server_at};
 pub(super) const HOSTILE: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;{{7*7}} javascript:alert(3) \
     \u{202e}txt.exe\u{2066} Wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww";
 
+/// What signs in where writing is wanted.
+pub(super) const TOKEN: &str = "0123456789abcdef-token";
+
 /// Ids of what there is.
 pub(super) struct Stage {
     pub(super) db: TestDb,
@@ -28,8 +31,19 @@ impl Stage {
     /// Events, jobs in several statuses, a dead letter, a workflow, a pause, changes of gates; `words` in every field.
     pub(super) async fn set(words: &str) -> Self {
         let db = TestDb::new().await;
-        let client = flow(&db).await;
         let face = Served::start(server_at(&db.url()), None, Duration::ZERO).await;
+        Self::beside(db, face, words).await
+    }
+
+    /// The same, and who has [`TOKEN`] may write.
+    pub(super) async fn with_token(words: &str) -> Self {
+        let db = TestDb::new().await;
+        let face = Served::with_token(server_at(&db.url()), TOKEN, false).await;
+        Self::beside(db, face, words).await
+    }
+
+    async fn beside(db: TestDb, face: Served, words: &str) -> Self {
+        let client = flow(&db).await;
         let mut stage = Self {
             db,
             client,

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::super::Dashboard;
 use super::super::view::{Block, Cell, Page, Section, Status, Table};
-use super::{encoded, field, fields, pretty};
+use super::{encoded, field, fields, pretty, query};
 use crate::error::{Kind, Result};
 use crate::model::moment::seconds;
 use crate::store::consumers::{self, Columns, Decision, Since, Subject};
@@ -121,7 +121,9 @@ pub(in super::super) async fn one(
             );
             let lagging = fields(lag, &[("Complete until", "complete_until"), ("Lag in seconds", "lag_seconds"), ("Open gaps", "open_gaps"), ("Proven from", "proven_from")]);
             let switched = fields(&document["switched"], &[("Switched by", "actor"), ("Why", "reason"), ("When", "at")]);
-            let standing = vec![Block::Facts(vec![("Standing", Cell::Status(status))]), about, lagging, switched];
+            let mut standing = vec![Block::Facts(vec![("Standing", Cell::Status(status))]), about, lagging, switched];
+            let pause = query("/act/pause", &[("scope", Some("consumer")), ("name", Some(&key))]);
+            standing.extend(dashboard.acts([(pause, "Pause it…")]));
             let note = format!("If it were enabled and made jobs: the newest {EVENTS} events of the last day, as `reveille consumers preview` says.");
             let sections = vec![
                 Section::new("standing", "How it stands", standing),

@@ -87,12 +87,12 @@ pub(in super::super) async fn one(
     dashboard
         .answer(async |client| {
             let letter = dead_letters::show(client, id).await?;
-            Ok(letter.map(|letter| page(id, &letter)))
+            Ok(letter.map(|letter| page(id, &letter, &dashboard)))
         })
         .await
 }
 
-fn page(id: Uuid, letter: &Value) -> Page {
+fn page(id: Uuid, letter: &Value, dashboard: &Dashboard) -> Page {
     let about = fields(
         letter,
         &[
@@ -130,15 +130,18 @@ fn page(id: Uuid, letter: &Value) -> Page {
         ),
     ];
     let commands = format!(
-        "reveille dlq triage {id} --status manual_replay --note TEXT\nreveille dlq replay {id} --authorized-by TEXT"
+        "reveille dlq triage {id} manual_replay --note 'why'\nreveille dlq replay {id} --authorization 'where that is allowed' --apply"
     );
+    let acts = dashboard
+        .acts([(format!("/act/triage?id={id}"), "Decide…"), (format!("/act/replay?id={id}"), "Replay…")]);
+    let decided = std::iter::once(triage).chain(acts).chain([Block::Code(commands)]).collect();
     let sections = vec![
         Section::new(
             "about",
             "What happened",
             vec![about, Block::Links(links.into_iter().flatten().collect())],
         ),
-        Section::new("triage", "What was decided", vec![triage, Block::Code(commands)])
+        Section::new("triage", "What was decided", decided)
             .note("docs/runbooks/dead-letters.md says what each decision means."),
         Section::new("attempts", "Attempts, oldest first", vec![attempts(&letter["attempts"])]),
         Section::new("job", "The job as it died", vec![pretty(&letter["job"])]),

@@ -7,6 +7,7 @@ use axum::response::Response;
 
 use super::super::Dashboard;
 use super::super::view::{Block, Cell, Page, Section, Status, Table};
+use super::query;
 use crate::error::Kind;
 use crate::store::gates::{self, Change, Gate};
 use crate::store::pauses::{self, Pause};
@@ -17,9 +18,9 @@ const CHANGES: i64 = 100;
 pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> Response {
     dashboard
         .answer(async |client| {
-            let gates = section(&gates::list(client).await?);
+            let gates = section(&gates::list(client).await?, dashboard.writes());
             let pauses = match pauses::list(client, false).await {
-                Ok(pauses) => paused(&pauses),
+                Ok(pauses) => paused(&pauses, &dashboard),
                 Err(error) if error.kind() == Kind::Denied => Section::failed("pauses", "Pauses", &error),
                 Err(error) => return Err(error),
             };
@@ -33,10 +34,10 @@ pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> R
         .await
 }
 
-fn section(found: &[Gate]) -> Section {
+fn section(found: &[Gate], writes: bool) -> Section {
     let row = |one: &Gate| {
         let status = if one.open { Status::new("open", "good") } else { Status::new("closed", "off") };
-        vec![
+        let mut row = vec![
             Cell::code(&one.key),
             Cell::Status(status),
             Cell::maybe(one.lets_through.as_deref()),
@@ -44,34 +45,54 @@ fn section(found: &[Gate]) -> Section {
             Cell::maybe(one.actor.as_deref()),
             Cell::maybe(one.reason.as_deref()),
             Cell::time(one.updated_at),
-        ]
+        ];
+        if writes {
+            let (to, words) = if one.open { ("closed", "Close…") } else { ("open", "Open…") };
+            row.push(Cell::act(
+                query("/act/gate", &[("key", Some(&one.key)), ("to", Some(to))]),
+                words,
+                &one.key,
+            ));
+        }
+        row
     };
+    let headings: &[&str] = &["Gate", "Standing", "Lets through", "Set", "By", "Why", "Changed", "Do"];
     let table = Table {
         caption: "Gates",
-        headings: &["Gate", "Standing", "Lets through", "Set", "By", "Why", "Changed"],
+        headings: if writes { headings } else { &headings[..7] },
         rows: found.iter().map(row).collect(),
         empty: "There are no gates.",
     };
     Section::new("gates", "What may happen", vec![Block::Table(table)])
 }
 
-fn paused(found: &[Pause]) -> Section {
+fn paused(found: &[Pause], dashboard: &Dashboard) -> Section {
+    let writes = dashboard.writes();
     let row = |one: &Pause| {
-        vec![
-            Cell::text(&one.scope),
+        let mut row = vec![
+            Cell::text(one.scope.replace('_', " ")),
             Cell::code(&one.name),
             Cell::text(&one.actor),
             Cell::text(&one.reason),
             Cell::time(Some(one.paused_at)),
-        ]
+        ];
+        if writes {
+            let name = Some(one.name.as_str()).filter(|name| !name.is_empty());
+            let to = query("/act/resume", &[("scope", Some(&one.scope)), ("name", name)]);
+            row.push(Cell::act(to, "Resume…", name.unwrap_or("everything")));
+        }
+        row
     };
+    let headings: &[&str] = &["Of", "Name", "By", "Why", "Since", "Do"];
     let table = Table {
         caption: "Standing pauses",
-        headings: &["Of", "Name", "By", "Why", "Since"],
+        headings: if writes { headings } else { &headings[..5] },
         rows: found.iter().map(row).collect(),
         empty: "Nothing is paused.",
     };
-    Section::new("pauses", "What is paused", vec![Block::Table(table)])
+    let mut blocks = vec![Block::Table(table)];
+    blocks.extend(dashboard.acts([("/act/pause".to_owned(), "Pause something…")]));
+    Section::new("pauses", "What is paused", blocks)
 }
 
 fn history(found: &[Change]) -> Section {

@@ -41,7 +41,7 @@ fn place(text: Option<&str>) -> Result<Option<(Timestamp, Uuid)>> {
 }
 
 /// A query, with what is empty left out.
-fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
+pub(super) fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
     let mut to = path.to_owned();
     let mut sign = '?';
     for (name, value) in pairs.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
@@ -52,7 +52,7 @@ fn query(path: &str, pairs: &[(&str, Option<&str>)]) -> String {
 }
 
 /// Text as a part of an address.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {

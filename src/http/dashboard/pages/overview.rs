@@ -55,7 +55,7 @@ pub(in super::super) async fn page(State(dashboard): State<Arc<Dashboard>>) -> R
                 live: "push",
                 ..Page::new("Overview", "/", Vec::new())
             };
-            write(StatusCode::OK, &page)
+            write(StatusCode::OK, page)
         }
         Err(error) => trouble(error),
     }
@@ -178,7 +178,7 @@ impl Reading {
             empty: "No job waits.",
         };
         Section::new("waiting", "What waits, and why", vec![Block::Table(table)])
-            .note("As `reveille jobs waiting` counts; a + means more than were counted.")
+            .note("As `reveille jobs explain` counts; a + means more than were counted.")
     }
 }
 

@@ -75,6 +75,10 @@ fn other(one: &Component) -> Option<Problem> {
         "pause" => Some(plain("paused", standing::paused(one).replacen("paused: ", "", 1))),
         "subscription" => Some(plain("recipients", standing::gaps(one))),
         _ if standing::is_watched(one) => Some(finding(one, Status::new("warning", "warn"))),
+        "cursor" if one.name == "sweep" && one.status_hint == "warning" && one.age_seconds.is_none() => {
+            let words = "no sweep has run yet: it finds the events that no trigger announced; `reveille run` sees to it";
+            Some(plain("warning", words.to_owned()))
+        }
         _ if one.status_hint == "warning" => {
             let age = one.age_seconds.filter(|age| *age > 0.0).map(|age| format!(", {}", seconds(age)));
             let value = one.value.map(|value| format!(", {value}")).unwrap_or_default();
@@ -109,6 +113,7 @@ fn link(one: &Component) -> Option<Link> {
             (format!("/workflows/{}", one.name), "The workflow")
         }
         "audit" => ("/consumers".to_owned(), "Consumers"),
+        "pause" => ("/gates".to_owned(), "Pauses and gates"),
         _ => return None,
     };
     Some(Link { to, text: text.to_owned() })
