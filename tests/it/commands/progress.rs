@@ -30,7 +30,7 @@ fn screen(said: &str) -> String {
                     "2K" => lines[row].clear(),
                     "K" => lines[row].truncate(column),
                     up if up.ends_with('A') => {
-                        row -= up[..up.len() - 1].parse::<usize>().unwrap_or(1).min(row)
+                        row -= up[..up.len() - 1].parse::<usize>().unwrap_or(1).min(row);
                     }
                     _ => {}
                 }
@@ -49,9 +49,9 @@ fn screen(said: &str) -> String {
 
 /// As [`Iterator::take_while`], with the one that ends it.
 trait TakeWhileInclusive: Iterator<Item = char> + Sized {
-    fn take_while_inclusive(mut self, goes_on: impl Fn(char) -> bool) -> String {
+    fn take_while_inclusive(self, goes_on: impl Fn(char) -> bool) -> String {
         let mut taken = String::new();
-        while let Some(letter) = self.next() {
+        for letter in self {
             taken.push(letter);
             if !goes_on(letter) {
                 break;

@@ -88,7 +88,7 @@ impl Newcomer {
         self.planted.behind
     }
 
-    /// Runs a line in a shell whose DATABASE_URL leads through a pooler: exit code, output, errors.
+    /// Runs a line in a shell whose `DATABASE_URL` leads through a pooler: exit code, output, errors.
     pub(super) async fn asks(&self, line: &str) -> (Option<i32>, String, String) {
         // the one session that it shares out would still know the statements of the command before
         let pooler = Pooler::to(self.planted.db.server().port(), Pooling::Sharing).await;
@@ -133,21 +133,12 @@ impl Newcomer {
     /// Does what a finding says.
     pub(super) async fn follows(&mut self, finding: &Value) {
         for step in steps(finding["mend"].as_str().unwrap()) {
-            let step = step.replace("FILTER", &self.filter(finding));
+            let step = step.replace("FILTER", &filter(finding));
             self.does(&step).await;
         }
     }
 
-    /// The filter that lets through what the finding says the events have: `PATH is VALUE (12 of them)`.
-    fn filter(&self, finding: &Value) -> String {
-        let what = finding["what"].as_str().unwrap();
-        let Some((_, instead)) = what.split_once("instead: ") else { return String::new() };
-        let has = instead.split(" (").next().unwrap().replace(" is ", " == ");
-        let quoted = Value::from(has).to_string(); // it stands in a JSON text
-        quoted[1..quoted.len() - 1].to_owned()
-    }
-
-    /// The password of DATABASE_URL.
+    /// The password of `DATABASE_URL`.
     fn password(&self) -> String {
         let address: tokio_postgres::Config = with_secret(&self.planted.db.url()).parse().unwrap();
         String::from_utf8(address.get_password().unwrap().to_vec()).unwrap()
@@ -194,4 +185,13 @@ impl Newcomer {
             program.stops().await;
         }
     }
+}
+
+/// The filter that lets through what the finding says the events have: `PATH is VALUE (12 of them)`.
+fn filter(finding: &Value) -> String {
+    let what = finding["what"].as_str().unwrap();
+    let Some((_, instead)) = what.split_once("instead: ") else { return String::new() };
+    let has = instead.split(" (").next().unwrap().replace(" is ", " == ");
+    let quoted = Value::from(has).to_string(); // it stands in a JSON text
+    quoted[1..quoted.len() - 1].to_owned()
 }
