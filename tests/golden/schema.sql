@@ -1693,6 +1693,7 @@ CREATE OR REPLACE FUNCTION fn_consumer_backfill_check(p_now timestamp with time 
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -2211,6 +2212,53 @@ begin
   return jsonb_build_object('refused', false, 'busy', false, 'events', v_count, 'jobs', v_jobs,
     'duplicates', v_duplicates, 'dry', v_dry, 'errors', v_errors, 'no_recipient', v_no_recipient,
     'more', v_more or v_resumed); -- behind the end of a resumed pair lies whatever was committed since it was begun
+end
+$function$
+
+-- Enabled consumers whose filter lets nothing through, and what the events have where it looks.
+CREATE OR REPLACE FUNCTION fn_consumer_filter_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(consumer_key text, source text, filter text, seen bigint, has text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  v_now timestamptz := coalesce(p_now, clock_timestamp());
+  v_consumer consumer_registry;
+  v_events uuid[];
+  v_passed bigint;
+  v_newest event_outbox;
+begin
+  for v_consumer in select c.* from consumer_registry c where c.enabled and c.filter is not null order by c.consumer_key limit 200 loop
+    select array_agg(d.event_id order by d.created_at desc, d.event_id desc) filter (where d.event_type like v_consumer.event_type_like),
+      count(*) filter (where d.reason in ('match', 'terminal', 'undigestible'))
+    into v_events, v_passed
+    from fn_route_consumer_dry_run(v_consumer.consumer_key, v_now - interval '7 days', 1000) d;
+    continue when v_passed > 0 or coalesce(cardinality(v_events), 0) < 10;
+    consumer_key := v_consumer.consumer_key;
+    source := v_consumer.source;
+    filter := v_consumer.filter::text;
+    seen := cardinality(v_events);
+    select string_agg(format('%s (%s of them)', f.words, f.n), '; ' order by f.n desc, f.words) into has
+    from (
+      select nullif(fn_filter_found(v_consumer.filter, row(e.*)::event_outbox), '') as words, count(*) as n
+      from unnest(v_events[:200]) u (id)
+      cross join lateral (select o.* from event_outbox o where o.id = u.id offset 0) e
+      group by 1 order by 2 desc, 1 limit 3) f
+    where f.words is not null;
+    if has like '% is not there%' then
+      select o.* into v_newest from event_outbox o where o.id = v_events[1];
+      if v_newest.payload_classification is distinct from 'restricted' and jsonb_typeof(v_newest.safe_payload) = 'object' then
+        has := has || coalesce((
+          select '; the newest payload has ' || string_agg(k, ', ' order by k) from (select k from jsonb_object_keys(v_newest.safe_payload) k order by k limit 20) x), '');
+      end if;
+    end if;
+    has := coalesce(has, 'it names no path');
+    return next;
+  end loop;
 end
 $function$
 
@@ -2737,6 +2785,7 @@ CREATE OR REPLACE FUNCTION fn_dispatch_audit_check(p_now timestamp with time zon
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -3658,6 +3707,7 @@ begin
     when 'filtered' then
       what := format('its filter %s does not hold: %s', (p_consumer).filter, coalesce(nullif(fn_filter_found((p_consumer).filter, p_event), ''), 'it names no path'));
       detail := jsonb_build_object('filter', (p_consumer).filter::text);
+      hint := format('if it should: reveille consumers preview %s, mend the filter, then reveille events dispatch %s', v_key, v_id);
     when 'terminal' then
       what := 'it only wants the fact seen: it has no job kind';
     when 'no_recipient' then
@@ -3715,6 +3765,7 @@ declare
   v_place record;
   v_sweep dispatch_sweep;
   v_oldest_tx xid8;
+  v_is_ahead boolean;
   v_holder record;
 begin
   select c.* into v_cursor from dispatch_cursor c where c.event_domain = v_domain;
@@ -3723,8 +3774,10 @@ begin
       format('select fn_dispatch_domain_add(%L): it flows from then on; restart reveille run', v_domain), null::jsonb;
     return;
   end if;
+  v_is_ahead := fn_dispatch_position_is_ahead(v_domain);
   select * into v_place from fn_event_place(v_id, v_domain, 1000000) p;
-  if v_place.ahead is null and v_place.walked < 1000000 then
+  -- a position in the future calls everything read, also what nobody has seen
+  if v_place.ahead is null and v_place.walked < 1000000 and not v_is_ahead then
     -- read, or never recorded: only since the last sweep's watermark is that open
     select w.* into v_sweep from dispatch_sweep w order by w.sweep_id desc limit 1;
     select pg_snapshot_xmin(w.snapshot) into v_oldest_tx
@@ -3737,7 +3790,7 @@ begin
       where a.event_domain = v_domain and a.tx_id >= coalesce(v_oldest_tx, '0'::xid8) and a.event_id = v_id)
     then
       return query select 'waits', 'no_arrival', 'its insert left no arrival, the trigger was off or passed by; the sweep of reveille run finds it',
-        format('reveille tick, or for this one reveille events dispatch %s', v_id), null::jsonb;
+        format('reveille tick; or, for this one: reveille events dispatch %s', v_id), null::jsonb;
     else
       return query select 'dispatched', 'dispatched', 'dispatch has read it', null::text, null::jsonb;
     end if;
@@ -3758,9 +3811,10 @@ begin
         jsonb_build_object('scope', v_pause.scope, 'name', v_pause.name, 'actor', v_pause.actor, 'because', v_pause.reason, 'paused_at', v_pause.paused_at);
     end loop;
   end if;
-  if fn_dispatch_position_is_ahead(v_domain) then
-    return query select 'waits', 'position_is_ahead', format('the position of %s lies in the future of this cluster: a restored dump', v_domain),
-      'restart reveille run', null::jsonb;
+  if v_is_ahead then
+    return query select 'waits', 'position_is_ahead', format('the position of %s lies in the future of this cluster: a restored dump; what is kept of it is read again', v_domain),
+      'restart reveille run; or, for once, reveille tick', null::jsonb;
+    return;
   end if;
   -- who holds the cursor's row is in its xmax as long as he runs
   select a.pid, a.usename, a.application_name, a.xact_start, a.state into v_holder
@@ -3776,10 +3830,20 @@ begin
       jsonb_build_object('pid', v_holder.pid, 'user', v_holder.usename, 'application_name', v_holder.application_name,
         'since', v_holder.xact_start, 'state', v_holder.state);
   end if;
+  -- a prepared transaction has no session, and keeps its locks for as long as nobody finishes it
+  select x.gid, x.owner, x.prepared into v_holder
+  from dispatch_cursor c
+  join pg_prepared_xacts x on x.transaction = c.xmax and x.database = current_database()
+  where c.event_domain = v_domain;
+  if found then
+    return query select 'waits', 'busy', format('prepared transaction %s of %s holds the cursor of %s since %s', v_holder.gid, v_holder.owner, v_domain, v_holder.prepared),
+      format('finish it from its program; or, rollback prepared %L', v_holder.gid),
+      jsonb_build_object('gid', v_holder.gid, 'user', v_holder.owner, 'since', v_holder.prepared);
+  end if;
   select p.* into v_pass from dispatch_pass p where p.event_domain = v_domain order by p.pass_id desc limit 1;
   return query select 'waits', 'not_dispatched', format('no pass has read it: %s of %s before it, and the last pass was at %s',
       coalesce(v_place.ahead::text, 'more than 999999'), v_domain, v_pass.finished_at),
-    'reveille tick does it now; reveille health says whether reveille run lives',
+    'reveille tick (it does it now); whether reveille run lives says: reveille health',
     jsonb_build_object('ahead', v_place.ahead, 'last_pass_at', v_pass.finished_at, 'snapshot', v_pass.snapshot_new::text,
       'place_tx', v_pass.place_tx::text, 'place_seq', v_pass.place_seq);
 end
@@ -4235,7 +4299,7 @@ begin
   return query
   select h.executor_name from queue_heartbeat h
   where h.executor_kind = p_executor_kind and not h.is_passive
-    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler')
+    and coalesce(h.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler', 'auditor')
     and h.last_beat_at > clock_timestamp() - make_interval(secs => h.stale_threshold_seconds);
 end
 $function$
@@ -5771,7 +5835,8 @@ begin
     detail := jsonb_build_object('dead_letter_id', v_letter.dead_letter_id, 'triage_status', v_letter.triage_status, 'reason_class', v_letter.reason_class);
     what := what || format(' (%s; triage: %s)', v_letter.reason_class, v_letter.triage_status);
     hint := case v_letter.triage_status when 'manual_replay' then '' else format('reveille dlq triage %s manual_replay --note TEXT, then ', v_letter.dead_letter_id) end
-      || format('reveille dlq replay %s --authorization TEXT --apply', v_letter.dead_letter_id);
+      || format('reveille dlq replay %s --authorization TEXT --apply', v_letter.dead_letter_id)
+      || format('; or, if it shall not run again: reveille dlq triage %s discarded --note TEXT', v_letter.dead_letter_id);
   end if;
   if (p_job).traceparent is not null then
     detail := coalesce(detail, '{}') || jsonb_build_object('traceparent', (p_job).traceparent);
@@ -5822,7 +5887,7 @@ begin
         from (
           select q.executor_name, q.last_beat_at from queue_heartbeat q
           where q.executor_kind = (p_job).executor and not q.is_passive
-            and coalesce(q.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler')
+            and coalesce(q.metadata ->> 'role', '') not in ('dispatcher', 'sweeper', 'reaper', 'scheduler', 'auditor')
           order by q.last_beat_at desc nulls last limit 5) h), 'none is registered'));
       hint := format('reveille work --kind %s', (p_job).executor);
     elsif v_row.word = 'not_subscribed' then
@@ -5936,7 +6001,11 @@ begin
   return query
   select 'waits', 'ordering_blocked', format('job %s (%s) of its ordering key %s comes first: %s; %s more wait before this one',
       o.blocking_job_id, o.blocking_job_kind, o.ordering_key, o.reason, v_ahead || case v_ahead when 1000 then '+' else '' end),
-    format('reveille jobs explain %s', o.blocking_job_id), o.blocking_job_id, o.until,
+    format('reveille jobs explain %s', o.blocking_job_id)
+      || coalesce((
+        select format('; to free the key: reveille dlq triage %s discarded --note TEXT', d.dead_letter_id)
+        from job_dead_letter d where d.job_id = o.blocking_job_id and o.blocking_status = 'dead_letter' order by d.created_at desc limit 1), ''),
+    o.blocking_job_id, o.until,
     jsonb_build_object('ordering_key', o.ordering_key, 'status', o.blocking_status, 'ahead', v_ahead, 'last_error', o.last_error)
   from v_ordering_blocked o
   where o.ordering_key = (p_job).ordering_key;
@@ -10645,6 +10714,7 @@ CREATE OR REPLACE FUNCTION fn_route_check(p_now timestamp with time zone DEFAULT
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 begin
@@ -11832,6 +11902,7 @@ CREATE OR REPLACE FUNCTION fn_schedule_check(p_now timestamp with time zone DEFA
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -12319,6 +12390,7 @@ CREATE OR REPLACE FUNCTION fn_subscription_standing(OUT in_use boolean, OUT nobo
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 begin
   select count(*) filter (where s.problem is not null), count(*) > 0 into malformed, in_use from fn_event_subscriptions() s;
@@ -12541,6 +12613,12 @@ grant EXECUTE on function fn_consumer_dispatch(uuid) to reveille_operator
 grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to reveille_dispatcher
 
 grant EXECUTE on function fn_consumer_dispatch_batch(text,integer,text) to reveille_operator
+
+grant EXECUTE on function fn_consumer_filter_check(timestamp with time zone) to reveille_dispatcher
+
+grant EXECUTE on function fn_consumer_filter_check(timestamp with time zone) to reveille_operator
+
+grant EXECUTE on function fn_consumer_filter_check(timestamp with time zone) to reveille_reader
 
 grant EXECUTE on function fn_consumer_pilot(timestamp with time zone,integer,text,timestamp with time zone) to reveille_operator
 
