@@ -108,7 +108,7 @@ async fn all_goes_well_though_the_clock_is_wrong_by(seconds: i64) {
         "bool_and(least(created_at, scheduled_at, picked_at, started_at, finished_at) > at
            and greatest(created_at, scheduled_at, picked_at, started_at, finished_at, updated_at) <= clock_timestamp())
          from job_queue, begun",
-        "count(*) = 5 and bool_and(last_beat_at between at and clock_timestamp()) from queue_heartbeat, begun",
+        "count(*) = 6 and bool_and(last_beat_at between at and clock_timestamp()) from queue_heartbeat, begun",
         "bool_and(finished_at between at and clock_timestamp()) from dispatch_pass, begun where events > 0",
         "fn_queue_stale_check() -> 'stale' = '[]'",
     ] {

@@ -230,7 +230,7 @@ async fn a_session_that_a_dead_link_left_behind_is_ended_by_its_successor() {
         shop.enqueue("job").await;
         held.begun().await;
     }
-    assert_eq!(resting(&shop, 2).await, 0);
+    wait_until("nobody rests", SOON, async || resting(&shop, 2).await == 0).await;
     held.let_go();
     held.let_go();
     wait_until("both have run", SOON, async || shop.count("succeeded").await == 2).await;
