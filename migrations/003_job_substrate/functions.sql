@@ -232,7 +232,7 @@ comment on function fn_job_key(text) is 'The stored form of an idempotency key.'
 -- The job that holds a key, also when it has left for the archive, which phase 008 makes. One statement: a job that is just
 -- leaving is in one of both.
 create or replace function fn_job_by_key(p_job_kind text, p_key text, out job_id uuid, out status text)
-language plpgsql stable set search_path from current set enable_seqscan = off
+language plpgsql stable set search_path from current set enable_seqscan = off set jit = off
 as $$
 begin
   if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
@@ -254,7 +254,7 @@ comment on function fn_job_by_key(text, text) is 'The job of a kind with this (s
 
 -- A job that has left for the archive, as jsonb; null when there is none. Called where a job is not in job_queue.
 create or replace function fn_job_archived(p_job_id uuid) returns jsonb
-language plpgsql stable set search_path from current set enable_seqscan = off
+language plpgsql stable set search_path from current set enable_seqscan = off set jit = off
 as $$
 begin
   if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
@@ -284,7 +284,7 @@ comment on function fn_job_gone(uuid) is 'The refusal illegal_transition or not_
 -- snapshot would not see it: there the unique index of job_archive_key is asked, which raises 40001 for a key that came
 -- after the snapshot.
 create or replace function fn_job_repeated(p_first uuid, p_last uuid) returns int
-language plpgsql volatile set search_path from current set enable_seqscan = off
+language plpgsql volatile set search_path from current set enable_seqscan = off set jit = off
 as $$
 declare
   v_mine tid[];
@@ -320,7 +320,7 @@ comment on function fn_job_repeated(uuid, uuid) is 'Takes back the jobs just mad
 
 -- Whether it is worth asking fn_job_repeated about the one job just made: it costs less than that does.
 create or replace function fn_job_may_be_archived(p_job_kind text, p_key text) returns boolean
-language plpgsql volatile set search_path from current set enable_seqscan = off
+language plpgsql volatile set search_path from current set enable_seqscan = off set jit = off
 as $$
 begin
   if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
@@ -669,7 +669,7 @@ comment on function fn_job_promote(text[], boolean) is 'Gives the next jobs of o
 -- is placed from the moment at which it is free; one that is blocked again gives its turn away.
 create or replace function fn_job_order_blocked() returns trigger
 language plpgsql set search_path from current
-set enable_seqscan = off
+set enable_seqscan = off set jit = off
 as $$
 begin
   if tg_op = 'INSERT' then
@@ -1532,7 +1532,7 @@ comment on function fn_job_tell(uuid[], text) is 'Emits dot.job_succeeded, dot.j
 -- table was small.
 create or replace function fn_job_start(p_job_id uuid, p_lease_token bigint) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -1554,7 +1554,7 @@ comment on function fn_job_start(uuid, bigint) is 'leased → in_progress. Refus
 -- Makes a lease longer, from now on by p_lease_seconds: null is queue.lease.duration_sec, more than a day counts as a day.
 create or replace function fn_job_renew(p_job_id uuid, p_lease_token bigint, p_lease_seconds int default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -1588,7 +1588,7 @@ comment on function fn_job_has_succeeded(uuid, bigint) is 'Whether the lease wit
 
 create or replace function fn_job_succeed(p_job_id uuid, p_lease_token bigint, p_result_ref text default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -1685,7 +1685,7 @@ comment on function fn_job_succeed_mixed(uuid[], bigint[], text[]) is 'fn_job_su
 -- all. What it leaves goes the longer way, which counts what is ended already as ended.
 create or replace function fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens bigint[], p_result_refs text[] default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_look record;
@@ -1726,7 +1726,7 @@ comment on function fn_job_succeed_many(uuid[], bigint[], text[]) is 'Ends many 
 -- A job with a lease that is the caller's, locked; null otherwise. Called by whatever ends a lease but not well.
 create or replace function fn_job_leased(p_job_id uuid, p_lease_token bigint) returns job_queue
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_job job_queue;
@@ -1753,7 +1753,7 @@ comment on function fn_job_attempt_end(job_queue, text, text) is 'Appends to job
 -- A lease ends because the job is not wanted any more; what its worker said of it is kept.
 create or replace function fn_job_end_cancelled(p_job job_queue, p_error text default null) returns jsonb
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -1778,7 +1778,7 @@ comment on function fn_job_end_cancelled(job_queue, text) is 'Moves a locked job
 -- A lease ends without a result and costs the job nothing: back to queued, due at p_at; or cancelled, if that was asked.
 create or replace function fn_job_requeue(p_job job_queue, p_outcome text, p_error text, p_at timestamptz) returns jsonb
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 begin
   if (p_job).cancel_requested_at is not null then
@@ -1817,7 +1817,7 @@ comment on function fn_job_release(uuid, bigint) is 'Puts a leased job back to q
 -- by operators who will not wait until the lease ends.
 create or replace function fn_job_take_back(p_job_id uuid, p_actor text, p_reason text) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_job job_queue;
@@ -1860,7 +1860,7 @@ comment on function fn_job_snooze(uuid, bigint, timestamptz) is 'Puts a leased j
 -- Whatever then ends the run but success ends the job as cancelled. Asking again changes nothing.
 create or replace function fn_job_cancel(p_job_id uuid, p_actor text, p_reason text) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_job job_queue;
@@ -1893,7 +1893,7 @@ comment on function fn_job_cancel(uuid, text, text)
 
 -- Which of these jobs somebody has cancelled. Asked by workers about what they run, between two renewals.
 create or replace function fn_job_cancellations(p_job_ids uuid[]) returns setof uuid
-language sql stable security definer set search_path from current set enable_seqscan = off
+language sql stable security definer set search_path from current set enable_seqscan = off set jit = off
 as $$
   select j.job_id from job_queue j where j.job_id = any (p_job_ids) and j.cancel_requested_at is not null
 $$;

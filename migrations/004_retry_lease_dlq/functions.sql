@@ -61,7 +61,7 @@ comment on function fn_job_backoff(text, int, text, jsonb) is 'The delay before 
 -- A job dies: its own row becomes dead_letter, and all that is known is kept for triage.
 create or replace function fn_job_die(p_job_id uuid, p_reason_class text) returns void
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_job job_queue;
@@ -85,7 +85,7 @@ comment on function fn_job_die(uuid, text) is 'failed → dead_letter, with its 
 -- The status passes through failed where the moves ask for it, so the guard sees every step.
 create or replace function fn_job_fail(p_job job_queue, p_outcome text, p_error text) returns jsonb
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -336,7 +336,7 @@ create or replace function fn_job_dead_letter_replay(
   p_at timestamptz default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_letter job_dead_letter;

@@ -32,7 +32,7 @@ comment on function fn_uuid_v7_floor(timestamptz) is 'The smallest uuid, version
 -- unless told otherwise; null does as the gate queue.archive.enabled says. Called at the end of a walk of fn_job_archive.
 create or replace function fn_job_archive_drop(p_dry_run boolean default true, p_limit int default 20000, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set lock_timeout = '200ms' set enable_seqscan = off set enable_bitmapscan = on set datestyle = 'ISO' set timezone = 'UTC'
+set lock_timeout = '200ms' set enable_seqscan = off set enable_bitmapscan = on set datestyle = 'ISO' set timezone = 'UTC' set jit = off
 as $$
 declare
   v_months int := floor(least(fn_config_number('queue.retention.archive_months', 0), 12000));

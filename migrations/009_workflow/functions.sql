@@ -950,7 +950,7 @@ comment on function fn_job_workflow_settle(uuid[], uuid[]) is 'Ends those of the
 -- A gate lets its workflow go on, or stops it: the job of the gate ends, as if somebody had run it.
 create or replace function fn_job_gate_pass(p_job_id uuid, p_outcome text, p_actor text, p_error text default null) returns boolean
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -1063,7 +1063,7 @@ comment on function fn_job_gate_verdict(jsonpath, event_outbox) is 'match, filte
 -- his: so one of both sees the other. They are written, too: a lock that has gone leaves no trace for an older snapshot. After two seconds (lock_timeout of the caller) only those that are free are locked.
 create or replace function fn_job_gate_lock(p_job_ids uuid[]) returns void
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 begin
   perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
@@ -1161,7 +1161,7 @@ comment on function fn_job_kind_warning(text) is 'What stands against jobs of a 
 -- the making of the workflow raises.
 create or replace function fn_mot_start_one(p_job_id uuid) returns boolean
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_job job_queue;
@@ -1197,7 +1197,7 @@ comment on function fn_mot_start_one(uuid) is 'Starts the workflow that a job as
 -- No executor claims these jobs: the lease says that they were seen to here.
 create or replace function fn_mot_start_lease(p_job_id uuid) returns job_queue
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
@@ -1386,7 +1386,7 @@ comment on function fn_job_workflow_mend(uuid) is 'Repairs and ends one active w
 -- fail, ten times p_limit of them whatever their workflows. Called by the maintenance of `reveille run`, by `tick`, by operators.
 create or replace function fn_job_workflow_refresh(p_limit int default 100, p_now timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_workflow uuid;
@@ -1422,7 +1422,7 @@ comment on function fn_job_workflow_refresh(int, timestamptz) is 'Repairs and en
 -- more. p_if_ended_before: only while it rests as failed, since before that moment.
 create or replace function fn_job_workflow_stop(p_workflow_id uuid, p_why text, p_if_ended_before timestamptz default null) returns jsonb
 language plpgsql volatile set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_workflow job_workflow;
@@ -1499,7 +1499,7 @@ comment on function fn_job_workflow_cancel(uuid, text, text) is 'Cancels a workf
 -- anew. What succeeded is not run again. Dry run unless told otherwise. Called by operators.
 create or replace function fn_job_workflow_retry(p_workflow_id uuid, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_workflow job_workflow;

@@ -176,7 +176,7 @@ revoke all on function fn_event_explain_dispatch(event_outbox) from public;
 create or replace function fn_event_explain_consumer(
   p_event event_outbox, p_consumer consumer_registry, p_decision jsonb, p_held text,
   out verdict text, out reason text, out what text, out hint text, out detail jsonb)
-language plpgsql stable set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off
+language plpgsql stable set search_path from current set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
 declare
   v_key text := (p_consumer).consumer_key;
@@ -372,7 +372,7 @@ comment on function fn_consumer_filter_check(timestamptz) is 'Enabled consumers 
 -- an archived job's.
 create or replace function fn_job_attempts(p_job job_queue, p_history jsonb)
 returns table (verdict text, reason text, what text, hint text, other_job_id uuid, until timestamptz, detail jsonb)
-language plpgsql stable set search_path from current set enable_seqscan = off
+language plpgsql stable set search_path from current set enable_seqscan = off set jit = off
 as $$
 begin
   return query
@@ -638,7 +638,7 @@ revoke all on function fn_job_explain_lease(job_queue, timestamptz) from public;
 -- How it ended.
 create or replace function fn_job_explain_end(p_job job_queue)
 returns table (verdict text, reason text, what text, hint text, other_job_id uuid, until timestamptz, detail jsonb)
-language plpgsql stable set search_path from current set enable_seqscan = off
+language plpgsql stable set search_path from current set enable_seqscan = off set jit = off
 as $$
 declare
   v_letter job_dead_letter;
@@ -675,7 +675,7 @@ revoke all on function fn_job_explain_end(job_queue) from public;
 -- Every condition that keeps a job waiting, or that it may be claimed.
 create or replace function fn_job_explain_waiting(p_job job_queue, p_now timestamptz)
 returns table (verdict text, reason text, what text, hint text, other_job_id uuid, until timestamptz, detail jsonb)
-language plpgsql stable set search_path from current set enable_seqscan = off
+language plpgsql stable set search_path from current set enable_seqscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare

@@ -11,6 +11,7 @@ mod crew;
 mod dispatch;
 mod ear;
 mod enqueue;
+mod health;
 mod held;
 mod herd;
 mod idle;
@@ -55,11 +56,13 @@ pub enum Bench {
     HeldSnapshot,
     /// One job at a time, and many workers that sleep.
     Herd,
+    /// What an operator waits for when millions of jobs are done.
+    Health,
 }
 
 impl Bench {
     /// All of them, in the order of `all`.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Dispatch,
         Self::Producer,
         Self::Wake,
@@ -70,6 +73,7 @@ impl Bench {
         Self::Enqueue,
         Self::HeldSnapshot,
         Self::Herd,
+        Self::Health,
     ];
 }
 
@@ -85,7 +89,7 @@ pub struct Options {
     pub events: Option<u32>,
     /// Read one backlog of this many events and compare its tenths, instead of comparing batches.
     pub backlog: Option<u32>,
-    /// Jobs of `work`, `workflow`, `claim`, `enqueue` and `herd`.
+    /// Jobs of `work`, `workflow`, `claim`, `enqueue` and `herd`; finished ones of `health`.
     pub jobs: Option<u32>,
     /// Most jobs that wait in `claim`.
     pub waiting: Option<u32>,
@@ -115,5 +119,6 @@ pub async fn run(bench: Bench, options: &Options, tell: Tell<'_>) -> Result<Repo
         Bench::Enqueue => enqueue::run(options, tell).await,
         Bench::HeldSnapshot => held::run(options, tell).await,
         Bench::Herd => herd::run(options, tell).await,
+        Bench::Health => health::run(options, tell).await,
     }
 }

@@ -31,7 +31,8 @@ pub(super) struct Args {
     /// dispatch: read one backlog of N events and compare its tenths
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1000..))]
     backlog: Option<u32>,
-    /// work, workflow, claim, enqueue, herd: jobs of one measurement [default: 50000, workflow 60000, herd 100]
+    /// work, workflow, claim, enqueue, herd: jobs of one measurement [default: 50000, workflow 60000, herd 100]; health:
+    /// jobs that are finished [default: 10000000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..))]
     jobs: Option<u32>,
     /// claim: most jobs that wait; also a million each that are scheduled and blocked, if it is not fewer [default: 5000000]
@@ -47,7 +48,8 @@ pub(super) struct Args {
     /// producer, wake, idle, held-snapshot: seconds of one measurement [default: 10, 20, 60, 600]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
-    /// dispatch, producer, wake, work, workflow, claim, enqueue: how often runs and limits take turns [default: 3 to 5]
+    /// dispatch, producer, wake, work, workflow, claim, enqueue: how often runs and limits take turns [default: 3 to 5];
+    /// health: how often it is asked [default: 50]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Address of a server, from the flag alone
@@ -77,6 +79,8 @@ enum Which {
     HeldSnapshot,
     /// How many sleeping workers ask for one job
     Herd,
+    /// How long health takes when millions of jobs are done
+    Health,
     /// One after the other
     All,
 }
@@ -94,6 +98,7 @@ impl Which {
             Self::Enqueue => vec![Bench::Enqueue],
             Self::HeldSnapshot => vec![Bench::HeldSnapshot],
             Self::Herd => vec![Bench::Herd],
+            Self::Health => vec![Bench::Health],
             Self::All => Bench::ALL.to_vec(),
         }
     }

@@ -166,6 +166,8 @@ impl Server {
             ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION.as_millis().to_string()),
             // whatever the database's default is: a pass must see the last pass of another sidecar
             ("default_transaction_isolation", "read committed".to_owned()),
+            // our statements take less time than it takes to compile one
+            ("jit", "off".to_owned()),
         ];
         if !session.synchronous_commit {
             settings.push(("synchronous_commit", "off".to_owned()));

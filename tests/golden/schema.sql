@@ -3653,6 +3653,7 @@ CREATE OR REPLACE FUNCTION fn_event_explain_consumer(p_event event_outbox, p_con
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_key text := (p_consumer).consumer_key;
@@ -4723,6 +4724,7 @@ CREATE OR REPLACE FUNCTION fn_job_archive_drop(p_dry_run boolean DEFAULT true, p
  SET enable_bitmapscan TO 'on'
  SET "DateStyle" TO 'ISO'
  SET "TimeZone" TO 'UTC'
+ SET jit TO 'off'
 AS $function$
 declare
   v_months int := floor(least(fn_config_number('queue.retention.archive_months', 0), 12000));
@@ -4808,6 +4810,7 @@ CREATE OR REPLACE FUNCTION fn_job_archived(p_job_id uuid)
  STABLE
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   if not exists (select from pg_class c where c.relname = 'job_archive' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
@@ -4845,6 +4848,7 @@ CREATE OR REPLACE FUNCTION fn_job_attempts(p_job job_queue, p_history jsonb)
  STABLE
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   return query
@@ -4946,6 +4950,7 @@ CREATE OR REPLACE FUNCTION fn_job_by_key(p_job_kind text, p_key text, OUT job_id
  STABLE
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
@@ -4972,6 +4977,7 @@ CREATE OR REPLACE FUNCTION fn_job_cancel(p_job_id uuid, p_actor text, p_reason t
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_job job_queue;
@@ -5026,6 +5032,7 @@ CREATE OR REPLACE FUNCTION fn_job_cancellations(p_job_ids uuid[])
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
   select j.job_id from job_queue j where j.job_id = any (p_job_ids) and j.cancel_requested_at is not null
 $function$
@@ -5386,6 +5393,7 @@ CREATE OR REPLACE FUNCTION fn_job_dead_letter_replay(p_dead_letter_id uuid, p_au
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_letter job_dead_letter;
@@ -5480,6 +5488,7 @@ CREATE OR REPLACE FUNCTION fn_job_die(p_job_id uuid, p_reason_class text)
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_job job_queue;
@@ -5543,6 +5552,7 @@ CREATE OR REPLACE FUNCTION fn_job_end_cancelled(p_job job_queue, p_error text DE
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -5814,6 +5824,7 @@ CREATE OR REPLACE FUNCTION fn_job_explain_end(p_job job_queue)
  STABLE
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_letter job_dead_letter;
@@ -6023,6 +6034,7 @@ CREATE OR REPLACE FUNCTION fn_job_explain_waiting(p_job job_queue, p_now timesta
  STABLE
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
@@ -6068,6 +6080,7 @@ CREATE OR REPLACE FUNCTION fn_job_fail(p_job job_queue, p_outcome text, p_error 
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -6255,6 +6268,7 @@ CREATE OR REPLACE FUNCTION fn_job_gate_lock(p_job_ids uuid[])
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   perform from job_queue j where j.job_id = any (p_job_ids) order by j.job_id for update;
@@ -6272,6 +6286,7 @@ CREATE OR REPLACE FUNCTION fn_job_gate_pass(p_job_id uuid, p_outcome text, p_act
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -6851,6 +6866,7 @@ CREATE OR REPLACE FUNCTION fn_job_leased(p_job_id uuid, p_lease_token bigint)
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_job job_queue;
@@ -6971,6 +6987,7 @@ CREATE OR REPLACE FUNCTION fn_job_may_be_archived(p_job_kind text, p_key text)
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   if not exists (select from pg_class c where c.relname = 'job_archive_key' and c.relnamespace = quote_ident(current_schema())::regnamespace) then
@@ -7036,6 +7053,7 @@ CREATE OR REPLACE FUNCTION fn_job_order_blocked()
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   if tg_op = 'INSERT' then
@@ -7400,6 +7418,7 @@ CREATE OR REPLACE FUNCTION fn_job_renew(p_job_id uuid, p_lease_token bigint, p_l
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -7428,6 +7447,7 @@ CREATE OR REPLACE FUNCTION fn_job_repeated(p_first uuid, p_last uuid)
  LANGUAGE plpgsql
  SET search_path TO 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_mine tid[];
@@ -7467,6 +7487,7 @@ CREATE OR REPLACE FUNCTION fn_job_requeue(p_job job_queue, p_outcome text, p_err
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   if (p_job).cancel_requested_at is not null then
@@ -7616,6 +7637,7 @@ CREATE OR REPLACE FUNCTION fn_job_start(p_job_id uuid, p_lease_token bigint)
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -7641,6 +7663,7 @@ CREATE OR REPLACE FUNCTION fn_job_succeed(p_job_id uuid, p_lease_token bigint, p
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -7673,6 +7696,7 @@ CREATE OR REPLACE FUNCTION fn_job_succeed_many(p_job_ids uuid[], p_lease_tokens 
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_look record;
@@ -7785,6 +7809,7 @@ CREATE OR REPLACE FUNCTION fn_job_take_back(p_job_id uuid, p_actor text, p_reaso
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_job job_queue;
@@ -8190,6 +8215,7 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_refresh(p_limit integer DEFAULT 100, 
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_workflow uuid;
@@ -8317,6 +8343,7 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_retry(p_workflow_id uuid, p_actor tex
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_workflow job_workflow;
@@ -8590,6 +8617,7 @@ CREATE OR REPLACE FUNCTION fn_job_workflow_stop(p_workflow_id uuid, p_why text, 
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_workflow job_workflow;
@@ -9515,6 +9543,7 @@ CREATE OR REPLACE FUNCTION fn_mot_start_lease(p_job_id uuid)
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_now timestamptz := clock_timestamp();
@@ -9536,6 +9565,7 @@ CREATE OR REPLACE FUNCTION fn_mot_start_one(p_job_id uuid)
  SET search_path TO 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   v_job job_queue;

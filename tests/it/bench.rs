@@ -152,6 +152,19 @@ async fn bench_herd_counts_the_claims_of_all_workers() {
 }
 
 #[tokio::test]
+async fn bench_health_asks_with_and_without_finished_jobs() {
+    let report = only_report(&["health", "--jobs", "100", "--rounds", "2"]).await;
+    for when in ["nothing finished", "100 finished"] {
+        for session in ["a new session", "a session that stays"] {
+            assert!(figure(&report, &format!("{when}, {session}, p50")) > 0.0, "{report}");
+            assert!((figure(&report, &format!("{when}, {session}, taken")) - 2.0).abs() < f64::EPSILON, "{report}");
+        }
+    }
+    assert_eq!(list(&report, "goals").len(), 3);
+    assert_eq!(list(&report, "checks")[0]["found"], 100);
+}
+
+#[tokio::test]
 async fn bench_leaves_no_database_behind_and_never_uses_the_operators_own() {
     let server = own_server(quiet_options()).await;
     let url = server.url("postgres");

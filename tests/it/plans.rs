@@ -42,6 +42,19 @@ async fn emptied(outbox: Outbox) -> Outbox {
     Outbox { client: outbox.db.client().await, ..outbox }
 }
 
+/// A plan that was told to avoid something, and cannot, has costs beyond every bound: a server with LLVM would compile it, for
+/// a tenth of a second at each call. It did so wherever the database's collation kept an index from being used.
+#[tokio::test]
+async fn nothing_that_avoids_a_way_is_compiled_for_its_costs() {
+    let outbox = Outbox::open().await;
+    let sql = "select proname::text from pg_proc
+        where pronamespace = current_schema()::regnamespace and proconfig::text ~ 'enable_[a-z]+=off'
+          and not 'jit=off' = any (proconfig) order by 1";
+    let compiled: Vec<String> = outbox.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(compiled, Vec::<String>::new());
+    assert!(outbox.count("select count(*) from pg_proc where 'jit=off' = any (proconfig)").await > 70);
+}
+
 #[tokio::test]
 async fn a_pass_planned_while_the_outbox_was_small_reads_no_more_of_it_later() {
     let outbox = Outbox::open().await;

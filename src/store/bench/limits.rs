@@ -67,6 +67,20 @@ pub async fn fill_jobs(client: &impl GenericClient, job_kind: &str, count: i64) 
     Ok(())
 }
 
+/// Adds the finished jobs numbered `from` to `to`, as they are an hour after their success; past the trigger that lets
+/// every job begin as queued.
+pub async fn fill_finished(client: &impl GenericClient, job_kind: &str, from: i64, to: i64) -> Result<()> {
+    const SQL: &str = "
+        insert into job_queue (job_kind, actor, idempotency_key, source_ref, safe_payload, status, finished_at)
+        select $1::text, 'bench', 'finished ' || n.n, 'subject-' || n.n, jsonb_build_object('n', n.n), 'succeeded',
+               clock_timestamp() - interval '1 hour'
+        from generate_series($2::bigint, $3::bigint) as n (n)";
+    let trigger = |way: &str| format!("alter table job_queue {way} trigger job_queue_begins_queued");
+    script(client, "lifting the guard of new jobs", &trigger("disable")).await?;
+    row_count(client, "inserting finished jobs", SQL, &[&job_kind, &from, &to]).await?;
+    script(client, "setting the guard of new jobs", &trigger("enable")).await
+}
+
 /// Why jobs that stand in `job_queue` may not be claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
