@@ -11,7 +11,7 @@ create domain job_kind as text
 create domain job_priority as int constraint job_priority_check check (value between 0 and 32767);
 create domain job_count as int constraint job_count_check check (value >= 0);
 create domain job_limit as int constraint job_limit_check check (value >= 1);
-create domain job_key as text constraint job_key_check check (length(value) between 1 and 512);
+create domain job_key as text collate "C" constraint job_key_check check (length(value) between 1 and 512);
 create domain job_actor as text constraint job_actor_check check (btrim(value) <> '');
 create domain signal as jsonb constraint signal_only_check check (fn_is_signal(value));
 comment on domain job_status is 'The nine statuses of a job.';

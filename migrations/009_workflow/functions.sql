@@ -864,9 +864,34 @@ declare
         select from job_queue j where j.job_id between w.workflow_id and fn_uuid_v7_nth(w.workflow_id, -1) and j.workflow_id = w.workflow_id and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting'))) end;
   v_left uuid[] := array(select unnest(p_workflow_ids) except select unnest(v_still) order by 1);
   v_late uuid[] := '{}'; -- of those, what was free has been taken meanwhile
+  v_over uuid[] := '{}'; -- ended well, and seen
   v_locked uuid[];
   v_ended int := 0;
 begin
+  -- all that there was has ended well, and is seen: nobody can end anything else of it, so that there is nothing to wait for
+  if cardinality(v_still) > 0 then
+    with over as (
+      update job_workflow w
+      set outcome = c.outcome, finished_at = clock_timestamp(), updated_at = clock_timestamp(),
+          status = case when w.cancel_reason is null then 'succeeded' else 'cancelled' end
+      from unnest(v_still) s (workflow_id)
+      cross join lateral (
+        select jsonb_build_object('succeeded', count(*) filter (where j.status <> 'cancelled'), 'failed', 0,
+          'skipped', count(*) filter (where j.status = 'cancelled'), 'cancelled', 0, 'blocked', 0) as outcome
+        from job_queue j
+        where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id
+        having bool_and(j.status in ('succeeded', 'cleaned') or j.status = 'cancelled' and coalesce(j.cancel_reason, '') like 'skipped: %')) c
+      where w.workflow_id = s.workflow_id and w.status = 'active'
+      returning w.workflow_id
+    )
+    select array_agg(o.workflow_id) into v_over from over o;
+    v_over := coalesce(v_over, '{}');
+    if cardinality(v_over) = cardinality(p_workflow_ids) then
+      return cardinality(v_over);
+    elsif cardinality(v_over) > 0 then
+      v_still := array(select unnest(v_still) except select unnest(v_over) order by 1);
+    end if;
+  end if;
   if cardinality(v_left) > 0 then
     -- what is free may be claimed and ended before we have committed, by somebody who does not see our end: he waits for this lock.
     -- Whoever was faster than it is seen now. Jobs that were claimed in the transaction that ends them, or are cancelled without
@@ -887,7 +912,7 @@ begin
           and j.blocked_by = 0 and j.status in ('queued', 'retry_waiting')));
   end if;
   if cardinality(v_still) + cardinality(v_late) = 0 then
-    return 0;
+    return cardinality(v_over);
   end if;
   v_locked := array(
     select w.workflow_id from job_workflow w
@@ -942,7 +967,7 @@ begin
     -- a lock that has gone leaves no trace: an older snapshot must run into a change, or its end would be the last and not know it
     update job_workflow w set jobs = w.jobs where w.workflow_id = any (v_locked) and w.status = 'active';
   end if;
-  return v_ended;
+  return cardinality(v_over) + v_ended;
 end
 $$;
 comment on function fn_job_workflow_settle(uuid[], uuid[]) is 'Ends those of the workflows in which nothing moves any more; answers how many. Internal.';
