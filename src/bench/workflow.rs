@@ -21,6 +21,9 @@ const JOBS: u32 = 10_000 * STEPS;
 const BATCH: u32 = 100;
 const ROUNDS: u32 = 3;
 const KIND: &str = "bench.nothing";
+/// Steps of a graph that must be there at once, and how many such graphs are emitted.
+const NODES: u32 = 1000;
+const LARGE: u32 = 10;
 
 pub(super) async fn run(options: &Options, tell: Tell<'_>) -> Result<Report> {
     let settings = [("max_wal_size", "8GB"), ("checkpoint_timeout", "30min")];
@@ -44,7 +47,7 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
         sql::settle_jobs(&client).await?;
         plain.push(drain(stage, KIND, jobs).await?);
         sql::empty_workflows(&client).await?;
-        emits.push(emit(&client, workflows).await?);
+        emits.push(emit(&client, STEPS, workflows).await?);
         sql::settle_jobs(&client).await?;
         flows.push(drain(stage, KIND, jobs).await?);
         let [.., rate] = flows.as_slice() else { continue };
@@ -56,18 +59,21 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
         );
         report.check(format!("round {round}: steps that succeeded"), jobs, sql::succeeded(&client).await?.0);
     }
+    sql::put_chain(&client, KIND, NODES).await?;
+    let large = emit(&client, NODES, LARGE).await?;
     report.figure(format!("emitted, {STEPS} steps each"), median(&emits), "workflows/s");
     report.figure("one worker, plain jobs", median(&plain), "jobs/s");
     report.figure(format!("one worker, workflows of {STEPS} steps"), median(&flows), "jobs/s");
+    report.at_most(format!("a workflow of {NODES} steps, emitted, s"), ratio(1.0, large), 1.0);
     report.at_least("steps / plain jobs", ratio(median(&flows), median(&plain)), 0.6);
     Ok(report)
 }
 
 /// Workflows a second.
-async fn emit(client: &Object, workflows: u32) -> Result<f64> {
+async fn emit(client: &Object, steps: u32, workflows: u32) -> Result<f64> {
     let begun = Instant::now();
     for first in (0..workflows).step_by(usize::try_from(BATCH).unwrap_or(usize::MAX)) {
-        sql::emit_chains(client, first.into(), BATCH.min(workflows - first).into()).await?;
+        sql::emit_chains(client, steps, first.into(), BATCH.min(workflows - first).into()).await?;
     }
     Ok(ratio(number(workflows.into()), begun.elapsed().as_secs_f64()))
 }

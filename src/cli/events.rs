@@ -137,10 +137,15 @@ fn unknown_type(kind: &str, known: &[String]) -> Error {
     )
 }
 
+fn no_event(id: Uuid) -> Error {
+    let error = Error::new(Kind::Database, format!("there is no event {id}"));
+    error.hint("a job made from an event names it: causation_event_id in `reveille jobs show ID`")
+}
+
 async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let Some(document) = events::show(&client, id).await? else {
-        return Err(Error::new(Kind::Database, format!("there is no event {id}")));
+        return Err(no_event(id));
     };
     context.out.answer(&document, || as_text(&document))?;
     Ok(Outcome::Done)
@@ -158,7 +163,7 @@ async fn explain_fact(id: Option<Uuid>, context: &Context) -> Result<Outcome> {
 async fn recipients(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     if events::show(&client, id).await?.is_none() {
-        return Err(Error::new(Kind::Database, format!("there is no event {id}")));
+        return Err(no_event(id));
     }
     let all = recipients::of_event(&client, id).await?;
     context.out.answer(&all, || super::subscriptions::recipients(&all))?;

@@ -225,7 +225,8 @@ const FIELDS: [&str; 13] = [
 async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let Some(document) = jobs::show(&client, id).await? else {
-        return Err(Error::new(Kind::Database, format!("there is no job {id}")));
+        let error = Error::new(Kind::Database, format!("there is no job {id}"));
+        return Err(error.hint("`reveille jobs list` shows the newest"));
     };
     context.out.answer(&document, || fields(&document, &FIELDS))?;
     Ok(Outcome::Done)

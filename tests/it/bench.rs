@@ -157,7 +157,10 @@ async fn bench_health_asks_with_and_without_finished_jobs() {
     for when in ["nothing finished", "100 finished"] {
         for session in ["a new session", "a session that stays"] {
             assert!(figure(&report, &format!("{when}, {session}, p50")) > 0.0, "{report}");
-            assert!((figure(&report, &format!("{when}, {session}, taken")) - 2.0).abs() < f64::EPSILON, "{report}");
+            assert!(
+                (figure(&report, &format!("{when}, {session}, taken")) - 2.0).abs() < f64::EPSILON,
+                "{report}"
+            );
         }
     }
     assert_eq!(list(&report, "goals").len(), 3);

@@ -50,7 +50,8 @@ async fn nothing_that_avoids_a_way_is_compiled_for_its_costs() {
     let sql = "select proname::text from pg_proc
         where pronamespace = current_schema()::regnamespace and proconfig::text ~ 'enable_[a-z]+=off'
           and not 'jit=off' = any (proconfig) order by 1";
-    let compiled: Vec<String> = outbox.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let compiled: Vec<String> =
+        outbox.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
     assert_eq!(compiled, Vec::<String>::new());
     assert!(outbox.count("select count(*) from pg_proc where 'jit=off' = any (proconfig)").await > 70);
 }

@@ -225,6 +225,14 @@ fn unknown(key: &str, all: &[Columns]) -> Error {
     )
 }
 
+/// What it would do could not be shown, so nothing is switched on.
+fn unseen(error: Error) -> Error {
+    let kind = error.kind();
+    Error::new(kind, "what the consumer would do could not be shown, and it was not enabled")
+        .hint("`--last 100` looks at fewer events, `--last 0` enables it without a look")
+        .because(error)
+}
+
 async fn switch(args: Switch, enabled: bool, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
     let Some(mut columns) = consumers::show(&client, &args.key).await? else {
@@ -242,15 +250,16 @@ async fn switch(args: Switch, enabled: bool, context: &Context) -> Result<Outcom
         })?;
         return Ok(Outcome::Done);
     }
-    if let Some(Ok(shown)) = shown.as_ref().filter(|shown| shown.as_ref().is_ok_and(diff::says_anything)) {
-        context.out.line(&diff::as_text(shown, 0))?;
+    let shown = shown.transpose().map_err(unseen)?;
+    if let Some(shown) = shown.as_ref().filter(|shown| diff::says_anything(shown)) {
+        context.out.line(&diff::as_text(shown, diff::SHOWN))?;
     }
     let who = actor(args.actor);
     let answer = consumers::set_enabled(&client, &args.key, enabled, who.as_deref(), &args.reason).await?;
     Outcome::of(answer, |result| {
         let was = result["was_enabled"] == true;
         let mut document = json!({ "consumer_key": args.key, "enabled": enabled, "was_enabled": was });
-        if let Some(Ok(shown)) = &shown {
+        if let Some(shown) = &shown {
             document["diff"] = shown.clone();
         }
         if let Some(warning) = result.get("warning") {

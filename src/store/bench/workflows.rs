@@ -7,7 +7,10 @@ use super::script;
 use crate::error::{Error, Kind, Result};
 use crate::store::{get, row};
 
-const TEMPLATE: &str = "bench_chain";
+/// The key of the template of a chain of so many steps.
+fn chain(steps: u32) -> String {
+    format!("bench_chain_{steps}")
+}
 
 /// Writes the template of a chain of so many steps.
 pub async fn put_chain(client: &impl GenericClient, job_kind: &str, steps: u32) -> Result<()> {
@@ -15,7 +18,7 @@ pub async fn put_chain(client: &impl GenericClient, job_kind: &str, steps: u32) 
     let key = |n: u32| format!("step_{n}");
     let nodes: Vec<Value> = (1..=steps).map(|n| json!({"key": key(n), "job_kind": job_kind})).collect();
     let edges: Vec<Value> = (2..=steps).map(|n| json!({"from": key(n - 1), "to": key(n)})).collect();
-    let template = json!({"template_key": TEMPLATE, "nodes": nodes, "edges": edges});
+    let template = json!({"template_key": chain(steps), "nodes": nodes, "edges": edges});
     let answer: Value = get(&row(client, "writing a template", SQL, &[&template]).await?, "answer")?;
     match answer.get("refused").and_then(Value::as_bool) {
         Some(false) => Ok(()),
@@ -23,15 +26,15 @@ pub async fn put_chain(client: &impl GenericClient, job_kind: &str, steps: u32) 
     }
 }
 
-/// Emits so many workflows of it, numbered on from `first`.
-pub async fn emit_chains(client: &impl GenericClient, first: i64, count: i64) -> Result<()> {
+/// Emits so many workflows of the chain of so many steps, numbered on from `first`.
+pub async fn emit_chains(client: &impl GenericClient, steps: u32, first: i64, count: i64) -> Result<()> {
     const SQL: &str = "
         select count(*) filter (where (e.answer ->> 'created')::boolean) as created
         from (
           select fn_mot_graph_emit(p_template_id => $1, p_correlation_id => n::text, p_actor => 'bench') as answer
           from generate_series($2::bigint, $2 + $3::bigint - 1) n) e";
-    let created: i64 =
-        get(&row(client, "emitting workflows", SQL, &[&TEMPLATE, &first, &count]).await?, "created")?;
+    let found = row(client, "emitting workflows", SQL, &[&chain(steps), &first, &count]).await?;
+    let created: i64 = get(&found, "created")?;
     if created == count {
         return Ok(());
     }

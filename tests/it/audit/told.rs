@@ -138,11 +138,16 @@ async fn the_commands_of_the_page_run() {
     for line in
         blocks("sh").iter().flat_map(|block| block.lines()).filter(|line| line.starts_with("reveille "))
     {
+        // what they find is told by their code; with any other, 1 would be an error
+        let tells = ["reveille events audit", "reveille health"].iter().any(|one| line.starts_with(one));
         let (command, reason) = line.split(" #").next().unwrap().split_once('\'').unwrap_or((line, ""));
         let command = command.split(" #").next().unwrap().split_whitespace().skip(1);
         let reason = Some(reason.trim_end_matches('\'')).filter(|reason| !reason.is_empty());
         let (code, _, err) = words(&db, &command.chain(reason).collect::<Vec<_>>());
-        assert!(matches!(code, Some(0 | 1)), "{line}: {code:?} {err}");
+        assert!(
+            (code == Some(0) || tells && code == Some(1)) && !err.contains("error:"),
+            "{line}: {code:?} {err}"
+        );
         run += 1;
     }
     assert!(run >= 5, "{run}");

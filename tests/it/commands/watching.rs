@@ -28,6 +28,26 @@ async fn a_watch_shows_what_changes_and_ends_with_ctrl_c() {
 }
 
 #[tokio::test]
+async fn health_and_workflows_are_watched_as_well() {
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    let client = db.client().await;
+    let template =
+        r#"{"template_key": "watched", "nodes": [{"key": "one", "job_kind": "any"}], "edges": []}"#;
+    let put = format!("select fn_mot_template_put(p_template => '{template}', p_actor => 'test')");
+    client.batch_execute(&put).await.unwrap();
+    let emit = "select (fn_mot_graph_emit(p_template_id => 'watched', p_correlation_id => '1', p_actor => 'test') ->> 'workflow_id')";
+    let workflow: String = client.query_one(emit, &[]).await.unwrap().get(0);
+    for command in [vec!["health"], vec!["workflows", "list"], vec!["workflows", "show", &workflow]] {
+        let arguments = [command.as_slice(), &["--watch", "100ms", "--json"]].concat();
+        let program = Program::start(&db.url(), &arguments, &[]);
+        let what = format!("{command:?} has looked again and again");
+        wait_until(&what, SOON, async || looks(&program).len() >= 3).await;
+        program.stops().await;
+    }
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_when_the_database_is_back() {
     let db = TestDb::on(Arc::new(own_server(quiet_options()).await)).await;
     let program = Program::start(&db.url(), &["jobs", "list", "--watch", "100ms", "--json"], &[]);
