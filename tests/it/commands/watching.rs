@@ -32,10 +32,11 @@ async fn health_and_workflows_are_watched_as_well() {
     let db = TestDb::new().await;
     db.open_gates().await;
     let client = db.client().await;
-    let template =
-        r#"{"template_key": "watched", "nodes": [{"key": "one", "job_kind": "any"}], "edges": []}"#;
-    let put = format!("select fn_mot_template_put(p_template => '{template}', p_actor => 'test')");
-    client.batch_execute(&put).await.unwrap();
+    let put = r#"
+        create function nothing(p_job jsonb) returns jsonb language sql as $$ select null::jsonb $$;
+        insert into job_handler (job_kind, handler) values ('any', 'nothing(jsonb)');
+        select fn_mot_template_put('{"template_key": "watched", "nodes": [{"key": "one", "job_kind": "any"}]}', 'test')"#;
+    client.batch_execute(put).await.unwrap();
     let emit = "select (fn_mot_graph_emit(p_template_id => 'watched', p_correlation_id => '1', p_actor => 'test') ->> 'workflow_id')";
     let workflow: String = client.query_one(emit, &[]).await.unwrap().get(0);
     for command in [vec!["health"], vec!["workflows", "list"], vec!["workflows", "show", &workflow]] {
