@@ -94,7 +94,7 @@ async fn a_signal_lets_the_part_finish_a_second_does_not_and_both_are_told() {
 
     let program = held().await;
     program.signal("INT");
-    // the first signal has been heard when another one would end it: nothing tells so but its end
+    // heard before the part has ended or after: what it repaired is told
     holder.batch_execute("rollback").await.unwrap();
     let ended = program.ends().await;
     let audits = serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {}", ended.out));
