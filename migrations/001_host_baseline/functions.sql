@@ -183,7 +183,6 @@ call pr_grant(format('execute on function %s', 'fn_gate_set(text, text, text, te
 -- The gates, each with what holds while nobody has set it, then what else of ours dot_config holds, and who changed each
 -- last. A function, not a view: a view would tie the columns of a table that may be the host's, and whoever watches need
 -- not be granted that table.
-drop function if exists fn_gate_list(); -- it was silent about gates that nobody had set
 create or replace function fn_gate_list()
 returns table (key text, value text, updated_at timestamptz, actor text, reason text, is_set boolean, lets_through text)
 language plpgsql stable security definer set search_path from current

@@ -1982,12 +1982,14 @@ comment on function fn_job_handler_of(uuid, bigint) is 'A leased job as jsonb, a
 -- Runs one leased job by the SQL function registered for its kind: effect and completion in the caller's transaction.
 -- The handler runs with the caller's rights. An answer with "refused": true undoes the effect and is a permanent
 -- failure (SQLSTATE RV001); a lease that is lost at the end undoes the effect too (RV002). p_traceparent is the span of
--- this run, where somebody records one: the handler gets it instead of the job's own.
+-- this run, where somebody records one: the handler gets it instead of the job's own. What the caller does afterwards in
+-- its transaction belongs to its own trace again.
 create or replace function fn_job_run(p_job_id uuid, p_lease_token bigint, p_traceparent text default null) returns jsonb
 language plpgsql volatile set search_path from current
 as $$
 declare
   v_path text := current_setting('search_path');
+  v_trace text := current_setting('reveille.traceparent', true);
   v_run record;
   v_answer jsonb;
   v_done jsonb;
@@ -2017,6 +2019,7 @@ begin
   if v_done ->> 'refused' = 'true' then
     raise exception 'lease_lost: the lease of job % ended while its handler ran; the effect is undone', p_job_id using errcode = 'RV002';
   end if;
+  perform set_config('reveille.traceparent', coalesce(v_trace, ''), true);
   return v_done || jsonb_build_object('answer', v_answer);
 end
 $$;

@@ -236,7 +236,6 @@ for each statement execute function fn_queue_control_announce();
 -- fetched once, by its key, in order: OFFSET 0 keeps the planner from joining the other way round, which reads the whole
 -- outbox at every pass once the plan was made while it was small; and the outer join (whose condition below makes
 -- it an inner one again) keeps events outside and consumers inside.
-drop function if exists fn_dispatch_rows(uuid[], text, text); -- it had no created_at
 create or replace function fn_dispatch_rows(p_event_ids uuid[], p_consumer_key text default null, p_event_domain text default null)
 returns table (
   n int, event_id uuid, event_domain text, created_at timestamptz, safe_payload jsonb, correlation_id text, consumer_key text, job_kind job_kind,
@@ -298,7 +297,6 @@ comment on function fn_dispatch_rows(uuid[], text, text) is 'The jobs that event
 -- and RETURNING would cost a fifth of the throughput for what hardly ever happens. So would asking the archive for each
 -- key: unless p_ask, it takes only events so new that they cannot have a job there (job_archive_bound, which phase 008
 -- makes), and raises 23502 for others; whether that still held at its end is asked again.
-drop function if exists fn_dispatch_events_plain(uuid[], text); -- it asked nothing
 create or replace function fn_dispatch_events_plain(p_event_ids uuid[], p_event_domain text, p_ask boolean) returns int
 language plpgsql volatile set search_path from current
 as $$
@@ -349,7 +347,6 @@ comment on function fn_dispatch_events_plain(uuid[], text, boolean) is 'Makes th
 -- The careful way, in one statement: duplicates are counted, dry runs only counted, and a key that has no value
 -- goes to dispatch_error; anything worse raises and the caller takes events one by one. The plan is fixed, as it is
 -- in fn_consumer_dispatch_batch.
-drop function if exists fn_dispatch_events(uuid[], text, text); -- it had no no_recipient
 create or replace function fn_dispatch_events(
   p_event_ids uuid[],
   p_consumer_key text default null,
@@ -424,7 +421,6 @@ $$;
 comment on function fn_dispatch_events(uuid[], text, text) is 'Makes the jobs of some events: jobs, duplicates, dry, errors, no_recipient, executors. Internal.';
 
 -- The same, event by event and consumer by consumer: what cannot be digested goes to dispatch_error, alone.
-drop function if exists fn_dispatch_events_singly(uuid[]); -- it had no no_recipient
 create or replace function fn_dispatch_events_singly(
   p_event_ids uuid[],
   out jobs int, out duplicates int, out dry int, out errors int, out no_recipient int, out executors text[])
@@ -468,7 +464,6 @@ $$;
 comment on function fn_dispatch_events_singly(uuid[]) is 'Makes the jobs of some events one by one, when doing it at once failed. Internal.';
 
 -- Which pause stops the dispatch of a domain; the one of all comes first, because it is told once and not for each domain.
-drop function if exists fn_domain_is_paused(text); -- it did not say which
 create or replace function fn_domain_pause(p_event_domain text) returns text
 language plpgsql stable set search_path from current
 as $$
@@ -731,7 +726,6 @@ $$;
 comment on function fn_consumer_dispatch(uuid) is 'Dispatches one event to every consumer that wants it; answers {jobs, duplicates, errors, decisions}.';
 
 -- What a consumer would do with the newest events since a moment. Reads only; same verdict and templates as the pass.
-drop function if exists fn_route_consumer_dry_run(jsonb, timestamptz, int); -- it had no recipient
 create or replace function fn_route_consumer_dry_run(
   p_consumer jsonb,
   p_since timestamptz default null,
@@ -794,7 +788,6 @@ $$;
 comment on function fn_route_consumer_dry_run(jsonb, timestamptz, int)
   is 'What a consumer that need not be stored would do with the newest p_limit events of its domain.';
 
-drop function if exists fn_route_consumer_dry_run(text, timestamptz, int); -- it had no recipient
 create or replace function fn_route_consumer_dry_run(
   p_consumer_key text,
   p_since timestamptz default null,

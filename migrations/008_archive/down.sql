@@ -14,6 +14,7 @@ drop function fn_job_archive(int, boolean, uuid, timestamptz);
 drop function fn_job_archive_drop(boolean, int, timestamptz);
 drop function fn_uuid_v7_floor(timestamptz);
 drop function fn_job_archive_month(timestamptz);
+drop table job_archive_forgotten;
 drop table job_archive_bound;
 drop table job_archive_key;
 drop table job_archive;

@@ -26,7 +26,8 @@ return (lpad(to_hex(fn_epoch_ms(p_at)), 12, '0') || repeat('0', 20))::uuid;
 comment on function fn_uuid_v7_floor(timestamptz) is 'The smallest uuid, version 7, of a moment.';
 
 -- Drops the months of the archive that ended queue.retention.archive_months ago or earlier (no row, or less than 1: none, ever),
--- oldest first, with the keys of their jobs: whoever enqueues such a key again makes a new job. At most p_limit keys a call; a
+-- oldest first, with the keys of their jobs: whoever enqueues such a key again makes a new job; job_archive_forgotten
+-- keeps the audit and backfills from asking for it. At most p_limit keys a call; a
 -- month goes with the last of its keys (`more` while some are left). Every reader of the archive waits behind a drop, so a drop
 -- waits no longer than 200 ms: a month that somebody reads, or has made a view of, is left for the next time (`locked`), and the others go. Dry run
 -- unless told otherwise; null does as the gate queue.archive.enabled says. Called at the end of a walk of fn_job_archive.
@@ -40,7 +41,7 @@ declare
   v_dry boolean := coalesce(p_dry_run, not v_is_open);
   v_answer jsonb;
   v_month record;
-  v_keys int;
+  v_keys tid[];
   v_left int := p_limit;
   v_dropped text[] := '{}';
   v_locked text[] := '{}';
@@ -72,17 +73,21 @@ begin
     -- who reads the whole archive locks each of them, and every other reader waits behind each try
     continue when v_dry or v_more or cardinality(v_locked) = 3;
     begin
-      delete from job_archive_key k
-      where k.ctid = any (array(
-        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left));
-      get diagnostics v_keys = row_count;
-      if v_keys < v_left then
+      v_keys := array(
+        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left);
+      -- before the first of them goes; waits for a batch of a backfill, which holds the row
+      if cardinality(v_keys) > 0 and not exists (select from job_archive_forgotten f where f.until >= v_month.ends) then
+        insert into job_archive_forgotten as f (until) values (v_month.ends)
+        on conflict (is_only) do update set until = greatest(f.until, excluded.until);
+      end if;
+      delete from job_archive_key k where k.ctid = any (v_keys);
+      if cardinality(v_keys) < v_left then
         execute format('drop table %I.%I', current_schema(), v_month.relname);
         v_dropped := v_dropped || v_month.relname::text;
       else
         v_more := true;
       end if;
-      v_left := v_left - v_keys;
+      v_left := v_left - cardinality(v_keys);
     exception when lock_not_available or dependent_objects_still_exist then
       v_locked := v_locked || v_month.relname::text;
     end;
@@ -256,7 +261,7 @@ begin
   call pr_grant(
     format('execute on function %s', 'fn_job_archive(int, boolean, uuid, timestamptz)'::regprocedure),
     array['reveille_dispatcher', 'reveille_operator']);
-  call pr_grant('select on table job_archive, job_archive_key, job_archive_bound', array['reveille_operator', 'reveille_reader']);
+  call pr_grant('select on table job_archive, job_archive_key, job_archive_bound, job_archive_forgotten', array['reveille_operator', 'reveille_reader']);
   call pr_grant('select on v_job_queue_in_progress', array['reveille_operator', 'reveille_reader']);
 end
 $$;

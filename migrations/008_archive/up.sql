@@ -69,3 +69,13 @@ create table job_archive_bound (
 );
 comment on table job_archive_bound is 'For each kind of archived jobs, the greatest created_at of the events that they were made from: a newer event has no job there.';
 comment on column job_archive_bound.newest_event is 'infinity: a key held the id of something else than its own event, so nothing is known.';
+
+-- That there is no key says nothing any more of what ended before.
+create table job_archive_forgotten (
+  is_only boolean primary key default true
+    constraint job_archive_forgotten_only_check check (is_only),
+  until timestamptz not null
+);
+comment on table job_archive_forgotten is 'One row: how far the keys of archived jobs went with their months. Whoever asks for the job of an older event would be told that there never was one.';
+comment on column job_archive_forgotten.until is 'Of jobs that ended from then on, every key is known, and so of events created from then on. -infinity: no month has gone.';
+insert into job_archive_forgotten (until) values ('-infinity');

@@ -1249,7 +1249,8 @@ comment on function fn_mot_start_refused(uuid, text) is 'Makes a job whose workf
 
 -- Starts the workflows that jobs of kind workflow:TEMPLATE ask for; such jobs are made by consumers, by schedules or by hand like any
 -- others, and end here: well with the workflow's id as result, or as a dead letter that says why not. No executor
--- claims them. Called by dispatch in the pass that made them, and by the refresh; what cannot be made must stop neither. One savepoint
+-- claims them. Called by whatever made them, in its transaction (dispatch, the audit's repair, a batch of a backfill), and by the refresh;
+-- what cannot be made must stop none of these. One savepoint
 -- holds all that follow each other and can be made, as more than 64 in a transaction cost everybody (trap 19): when one raises,
 -- those before it are made anew, it becomes a dead letter, and those behind it are next. After 20 such, or five seconds, the rest waits for
 -- the next call: whoever calls has a statement's time for all that he does.

@@ -53,8 +53,8 @@ declare
     'audit_consumer', 'audit_domain', 'audit_mark', 'consumer_backfill', 'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_gap',
     'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
     'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
-    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',
-    'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
+    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_forgotten', 'job_archive_key', 'job_attempt', 'job_dead_letter',
+    'job_dependency', 'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
     'queue_heartbeat', 'queue_pause', 'reveille_migration'];
 begin
   return exists (
@@ -884,7 +884,6 @@ end
 $$;
 comment on function fn_route_put(jsonb, text) is 'Writes a route, disabled and in its dry run when new: {route_code, created, changed}. Refused not_owner for the host''s own, route_enabled when its source would change, consent_missing when an enabled one would do more than the table''s owner agreed to, table_busy, route_table_unfit when the host''s table lacks a column.';
 
-drop function if exists fn_route_switch(text, boolean, boolean, text, text); -- it did not ask for a dry run
 -- What the row says of a route of ours, without touching its trigger; audited. Any operator may make it less: disabled, or
 -- dry. To be switched on, or from the dry run to live, its trigger must hold a consent that nobody has used so far; fn_route_agree
 -- makes such a one. Nor does it go live before its dry run has seen what it says now, unless that is asked for.
@@ -941,7 +940,6 @@ end
 $$;
 comment on function fn_route_switch(text, boolean, boolean, text, text, boolean) is 'Sets enabled and dry_run of a route''s row: {state, was}. Refused not_found, not_owner for the host''s own, dry_run_missing, consent_missing when its trigger holds no new consent to that.';
 
-drop function if exists fn_route_enable(text, text, text, boolean); -- it did not ask for a dry run
 -- Makes the route's trigger, and lets it work. Runs with the caller's rights: the owner of the table decides about its
 -- triggers, and agrees to what the route says now. p_dry_run null leaves that as it is, and it begins as true. What makes an
 -- enabled route do no more than before, any operator may.
@@ -1008,7 +1006,8 @@ $$;
 comment on function fn_route_enable(text, text, text, boolean, boolean) is 'Makes a route''s trigger with the owner''s consent and enables it: {state, was, trigger, consent, gate_open}. Needs the table''s owner, unless it does no more than before: refused not_owner; dry_run_missing when it would go live and its dry run has seen nothing since the route says what it says; also not_found, table_busy, trigger_name_taken, or what fn_route_findings says.';
 
 -- Stops a route, first by its row, which any operator may do at once; then its trigger goes, if the caller owns the table
--- and gets it within three seconds. Otherwise the trigger stays, does nothing, and fn_route_check tells of it.
+-- and gets it within three seconds. Otherwise the trigger stays, does nothing, and fn_route_check tells of it. It stays, too, while
+-- fn_route_enable or fn_route_put is at work: those take the table before the row, which is ours by now.
 create or replace function fn_route_disable(p_route_code text, p_actor text, p_reason text) returns jsonb
 language plpgsql volatile set search_path from current set lock_timeout = '3s'
 as $$
@@ -1020,12 +1019,15 @@ begin
   if (v_answer ->> 'refused')::boolean then
     return v_answer;
   end if;
+  if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || p_route_code, 0)) then
+    return v_answer || '{"trigger_left": "table_busy"}';
+  end if;
   begin
     for v_trigger in select t.* from fn_route_triggers(p_route_code) t loop
       execute format('drop trigger %I on %I.%I', v_trigger.trigger_name, v_trigger.table_schema, v_trigger.table_name);
     end loop;
   exception
-    when lock_not_available then v_left := 'table_busy';
+    when lock_not_available or deadlock_detected then v_left := 'table_busy';
     when insufficient_privilege then v_left := 'not_owner';
   end;
   return v_answer || jsonb_build_object('trigger_left', v_left);
@@ -1033,7 +1035,6 @@ end
 $$;
 comment on function fn_route_disable(text, text, text) is 'Stops a route and removes its trigger: {state, was, trigger_left}; trigger_left says why the trigger could not go (not_owner, table_busy), null when it has.';
 
-drop function if exists fn_route_remove(text, text, text); -- it had no dry run
 -- Forgets a route, its samples and what it has told, so that one of the same code would tell of every row again. Faults stay
 -- until their time has come. A dry run counts what would go.
 create or replace function fn_route_remove(p_route_code text, p_actor text, p_reason text, p_dry_run boolean default true) returns jsonb

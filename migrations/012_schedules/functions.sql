@@ -333,7 +333,8 @@ left join lateral (
   limit 1) j on true;
 comment on view v_job_schedule is 'Schedules: state (disabled, trouble, ended, new, job_substrate_disabled, paused, overdue, waiting), last tick and its job, next tick.';
 
--- Consumers and schedules that are enabled and ask for what there is not. Called by `reveille doctor`.
+-- Consumers and schedules that are enabled and ask for what there is not. That a consumer asks for the same kind, too, makes nobody
+-- run it. Called by `reveille doctor`.
 create or replace function fn_job_kind_check() returns table (subject text, job_kind text, what text)
 language sql stable security definer set search_path from current
 begin atomic
@@ -342,27 +343,24 @@ begin atomic
     from (select j.job_kind, j.lease_token from job_queue j order by j.job_id desc limit 10000) q
     where q.lease_token is not null
   )
-  select w.subject, w.job_kind, w.what
+  select a.subject, a.job_kind, w.what
   from (
-    select 'consumer ' || c.consumer_key as subject, c.job_kind::text as job_kind, fn_job_kind_warning(c.job_kind) as what
-    from consumer_registry c
-    where c.enabled and c.job_kind like 'workflow:%'
+    select 'consumer ' || c.consumer_key as subject, c.job_kind::text as job_kind, c.dry_run from consumer_registry c where c.enabled
     union all
-    select 'consumer ' || c.consumer_key, c.job_kind::text,
-      format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it, and nobody has claimed one', c.job_kind)
-    from consumer_registry c
-    where c.enabled and not c.dry_run and c.job_kind not like 'workflow:%'
-      and not exists (select from job_handler h where h.job_kind = c.job_kind)
-      and not exists (select from job_subscription s where c.job_kind like s.job_kind_like and s.job_kind <> '*')
-      and not exists (select from queue_heartbeat h where c.job_kind = any (h.wakes_for))
-      and not exists (select from job_archive_bound b where b.job_kind = c.job_kind)
-      and c.job_kind not in (select k.job_kind from claimed k) -- of the newest jobs
+    select 'schedule ' || s.schedule_key, s.job_kind::text, false from job_schedule s where s.enabled) a
+  cross join lateral (
+    select fn_job_kind_warning(a.job_kind) as what
+    where a.job_kind like 'workflow:%'
     union all
-    select 'schedule ' || s.schedule_key, s.job_kind::text, fn_job_kind_warning(s.job_kind)
-    from job_schedule s
-    where s.enabled) w
+    select format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it, and nobody has claimed one', a.job_kind)
+    where not a.dry_run and a.job_kind not like 'workflow:%'
+      and not exists (select from job_handler h where h.job_kind = a.job_kind)
+      and not exists (select from job_subscription s where a.job_kind like s.job_kind_like and s.job_kind <> '*')
+      and not exists (select from queue_heartbeat h where a.job_kind = any (h.wakes_for))
+      and not exists (select from job_archive_bound b where b.job_kind = a.job_kind)
+      and a.job_kind not in (select k.job_kind from claimed k)) w -- of the newest jobs
   where w.what is not null
-  order by w.subject;
+  order by a.subject;
 end;
 comment on function fn_job_kind_check() is 'Enabled consumers and schedules whose template there is not, or whose kind nobody is known to run.';
 

@@ -21,6 +21,7 @@ drop function fn_dispatch_audit_pass(int, timestamptz);
 drop function fn_dispatch_audit(text, timestamptz, timestamptz, boolean, int, jsonb, timestamptz);
 drop function fn_audit_tell(jsonb, text);
 drop function fn_audit_repair(int, uuid[], text[]);
+drop function fn_audit_outcome(uuid, text);
 drop function fn_audit_window(text, timestamptz, uuid, timestamptz, int);
 drop function fn_audit_consumers_note(timestamptz);
 drop function fn_audit_text(consumer_registry);

@@ -76,8 +76,9 @@ revoke all on function fn_audit_consumers_note(timestamptz) from public;
 -- One window: at most p_limit events of the outbox (of any domain, so that a quiet one costs no more) behind a place, in the
 -- order of created_at. A pair of event and consumer counts as expected when the consumer's text at that time is known, it was
 -- enabled, not in dry run, made jobs, and wanted the event. Decided: a job holds its key, in job_queue or the archive, or
--- dispatch_error tells why not; or the gap was found before, and is not wanted any more. Who fans out is judged by today's recipients: if one of them lacks a job, it may have
--- subscribed since, so the pair is unproven. Each key is one probe of an index; EXISTS might be hashed over the whole table.
+-- dispatch_error tells why not; or the gap was found before, and is not wanted any more. Who fans out is judged by today's
+-- recipients: if one of them lacks a job, it may have subscribed since, so the pair is unproven; and so is what has no key while
+-- keys of its time are forgotten. Each key is one probe of an index; EXISTS might be hashed over the whole table.
 create or replace function fn_audit_window(
   p_event_domain text, p_after_at timestamptz, p_after_id uuid, p_until timestamptz, p_limit int,
   out events int, out expected int, out present int, out missing int, out unproven int, out gaps jsonb,
@@ -108,7 +109,9 @@ begin
     next_id := case when next_at = p_after_at then p_after_id else '00000000-0000-0000-0000-000000000000' end;
   end if;
   with versions as materialized (
-    select v.version_id, v.changed_at, v.seen_at, coalesce(v.replaced_at, 'infinity') as replaced_at,
+    select v.version_id, v.changed_at, coalesce(v.replaced_at, 'infinity') as replaced_at,
+      -- read together with the keys: of older events nothing is known
+      greatest(v.seen_at, (select f.until from job_archive_forgotten f)) as seen_at,
       case when v.replaced_at is not null then v.holds_until
         when fn_audit_text(c) = v.consumer then 'infinity'
         else coalesce(d.closed_until, '-infinity') end as holds_until,
@@ -179,13 +182,38 @@ comment on function fn_audit_window(text, timestamptz, uuid, timestamptz, int)
   is 'Compares the next events of a domain with their decisions: {events, expected, present, missing, unproven, gaps}, and the place to go on from. Internal.';
 revoke all on function fn_audit_window(text, timestamptz, uuid, timestamptz, int) from public;
 
+-- Why an open gap is over although nobody here has mended it: event_gone, not_wanted, decided; null while it is open. A consumer that
+-- is disabled or in its dry run for now still owes the decision, or all that it lacks would be given up meanwhile.
+create or replace function fn_audit_outcome(p_event_id uuid, p_consumer_key text) returns text
+language plpgsql volatile set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
+as $$
+begin
+  return (
+    select case
+      when e.id is null then 'event_gone'
+      when c.job_kind is null or fn_consumer_verdict(c, e) <> 'match' then 'not_wanted'
+      when (fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e)))).job_id is not null
+        or exists (select from dispatch_error d where d.event_id = p_event_id and d.consumer_key = p_consumer_key) then 'decided'
+      end
+    from (select) o
+    left join event_outbox e on e.id = p_event_id
+    left join consumer_registry c on c.consumer_key = p_consumer_key);
+end
+$$;
+comment on function fn_audit_outcome(uuid, text) is 'Why an open gap is over: event_gone, not_wanted, decided; null while the consumer owes its decision. Internal.';
+revoke all on function fn_audit_outcome(uuid, text) from public;
+
 -- Makes what pairs of event and consumer lack, through the dispatch of live events: same keys, so a second time makes nothing; the row of
--- today decides, so what is disabled or does not want the event any more gets nothing. Other consumers of the event are left
--- alone: one that was disabled then would get a job it never should have. At most p_limit pairs: each takes a savepoint (trap 19).
+-- today decides, so what does not want the event any more gets nothing, and what is disabled or in its dry run gets nothing yet. Other
+-- consumers of the event are left alone: one that was disabled then would get a job it never should have. At most p_limit
+-- pairs: each takes a savepoint (trap 19).
 create or replace function fn_audit_repair(p_limit int, p_event_ids uuid[], p_consumer_keys text[]) returns int
 language plpgsql volatile set search_path from current
 as $$
 declare
+  v_events uuid[] := p_event_ids;
+  v_consumers text[] := p_consumer_keys;
   v_pair record;
   v_counts record;
   v_repaired int := 0;
@@ -196,22 +224,33 @@ begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return 0;
   end if;
+  if v_events is null then -- consumer by consumer, or those that may not have any would stand before the others
+    select array_agg(o.event_id), array_agg(o.consumer_key) into v_events, v_consumers
+    from (
+      select g.event_id, c.consumer_key
+      from consumer_registry c
+      cross join lateral (
+        select x.event_id, x.event_created_at from dispatch_gap x
+        where x.event_domain = c.event_domain and x.consumer_key = c.consumer_key and x.closed_at is null
+        order by x.event_created_at, x.event_id limit p_limit) g
+      where c.enabled and not c.dry_run and fn_domain_pause(c.event_domain) is null
+      order by g.event_created_at, g.event_id, c.consumer_key
+      limit p_limit) o;
+  end if;
   for v_pair in
     select g.event_id, g.consumer_key, g.event_domain
-    from dispatch_gap g
-    where g.closed_at is null
-      and fn_domain_pause(g.event_domain) is null
-      and (p_event_ids is null or (g.event_id, g.consumer_key) in (select u.e, u.c from unnest(p_event_ids, p_consumer_keys) u (e, c)))
+    from unnest(v_events, v_consumers) u (event_id, consumer_key)
+    join dispatch_gap g on g.event_id = u.event_id and g.consumer_key = u.consumer_key
+    where g.closed_at is null and fn_domain_pause(g.event_domain) is null
     order by g.event_created_at, g.event_id, g.consumer_key
     limit p_limit
-    for update skip locked -- another audit has it
+    for update of g skip locked -- another audit has it
   loop
     begin
       select d.* into v_counts from fn_dispatch_events(array[v_pair.event_id], v_pair.consumer_key) d;
       v_outcome := case when v_counts.jobs > 0 then 'repaired'
         when v_counts.duplicates > 0 or v_counts.errors > 0 then 'decided'
-        when exists (select from event_outbox o where o.id = v_pair.event_id) then 'not_wanted'
-        else 'event_gone' end;
+        else fn_audit_outcome(v_pair.event_id, v_pair.consumer_key) end;
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
         or undefined_object then
@@ -235,7 +274,7 @@ begin
       perform fn_job_gate_events(array[v_pair.event_id]); -- if no pass has read the event, they have not seen it either
     end if;
     update dispatch_gap g set closed_at = clock_timestamp(), outcome = v_outcome
-    where g.event_id = v_pair.event_id and g.consumer_key = v_pair.consumer_key;
+    where g.event_id = v_pair.event_id and g.consumer_key = v_pair.consumer_key and v_outcome is not null;
   end loop;
   return v_repaired;
 end
@@ -283,9 +322,9 @@ comment on function fn_audit_tell(jsonb, text) is 'Notes gaps of a domain in dis
 revoke all on function fn_audit_tell(jsonb, text) from public;
 
 -- The audit of one domain from p_since (a day ago) to p_until, as far as that is closed, at most p_limit events of the outbox a call:
--- `next`, given as p_after, goes on. Writes nothing, unless p_repair: then each missing pair is noted in dispatch_gap, told
--- and dispatched; a call with more than 50 of them ends before the 51st. Moves no position of the timer's. Called by
--- `reveille events audit`.
+-- `next`, given as p_after, goes on. Nor does it begin before forgotten_until: keys of older events are forgotten. Writes nothing,
+-- unless p_repair: then each missing pair is noted in dispatch_gap, told and dispatched; a call with more than 50 of
+-- them ends before the 51st. Moves no position of the timer's. Called by `reveille events audit`.
 create or replace function fn_dispatch_audit(
   p_event_domain text,
   p_since timestamptz default null,
@@ -299,7 +338,8 @@ language plpgsql volatile security definer set search_path from current
 as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
-  v_since timestamptz := coalesce(p_since, v_now - interval '1 day');
+  v_forgotten timestamptz := (select f.until from job_archive_forgotten f where f.until > '-infinity');
+  v_since timestamptz := greatest(coalesce(p_since, v_now - interval '1 day'), v_forgotten);
   v_closed timestamptz;
   v_until timestamptz;
   v_at timestamptz;
@@ -335,7 +375,8 @@ begin
   v_id := coalesce((p_after ->> 'id')::uuid, '00000000-0000-0000-0000-000000000000');
   if v_at >= v_until then
     return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'since', v_since, 'until', case when v_closed is not null then v_until end,
-      'closed_until', v_closed, 'events', 0, 'expected', 0, 'found', 0, 'missing', 0, 'repaired', 0, 'unproven', 0, 'gaps', jsonb_build_array(), 'next', null);
+      'closed_until', v_closed, 'events', 0, 'expected', 0, 'found', 0, 'missing', 0, 'repaired', 0, 'unproven', 0, 'gaps', jsonb_build_array(), 'next', null,
+      'forgotten_until', v_forgotten);
   end if;
   select * into v_window from fn_audit_window(p_event_domain, v_at, v_id, v_until, p_limit);
   if p_repair and v_window.missing > 50 then
@@ -354,12 +395,12 @@ begin
   end if;
   return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'since', v_since, 'until', v_until, 'closed_until', v_closed,
     'events', v_window.events, 'expected', v_window.expected, 'found', v_window.present, 'missing', v_window.missing,
-    'repaired', v_repaired, 'unproven', v_window.unproven, 'gaps', v_window.gaps,
+    'repaired', v_repaired, 'unproven', v_window.unproven, 'gaps', v_window.gaps, 'forgotten_until', v_forgotten,
     'next', case when v_window.more then jsonb_build_object('at', v_window.next_at, 'id', v_window.next_id) end) || v_told;
 end
 $$;
 comment on function fn_dispatch_audit(text, timestamptz, timestamptz, boolean, int, jsonb, timestamptz)
-  is 'Expected, found and missing decisions of the closed part of a window of one domain: {events, expected, found, missing, repaired, unproven, closed_until, gaps, next}. Changes nothing unless p_repair.';
+  is 'Expected, found and missing decisions of the closed part of a window of one domain: {events, expected, found, missing, repaired, unproven, closed_until, forgotten_until, gaps, next}. Changes nothing unless p_repair.';
 
 -- The timer's pass: marks what the newest sweep closed, notes how the consumers read, looks at the next p_limit events of
 -- each domain, tells and counts gaps, and mends them if queue.audit.repair_enabled is open. One session at a time (busy).
@@ -380,6 +421,7 @@ declare
   v_counts bigint[] := '{0,0,0,0,0}';
   v_untold boolean := false;
   v_trouble text;
+  v_again record;
 begin
   if p_limit is null or p_limit not between 1 and 100000 then
     raise exception 'fn_dispatch_audit_pass: p_limit must be from 1 to 100000' using errcode = '22023';
@@ -403,28 +445,46 @@ begin
   from unnest(v_domains, v_closed) u (d, c)
   where u.c is not null
   on conflict (event_domain) do update
-  set closed_until = greatest(audit_domain.closed_until, excluded.closed_until), audited_at = clock_timestamp();
+  set closed_until = greatest(audit_domain.closed_until, excluded.closed_until);
 
-  -- what was found before, and is over without us
-  update dispatch_gap g set closed_at = clock_timestamp(), outcome = x.outcome
-  from (
-    select o.event_id, o.consumer_key, case
-        when e.id is null then 'event_gone'
-        when not coalesce(c.enabled and not c.dry_run and c.job_kind is not null and fn_consumer_verdict(c, e) = 'match', false) then 'not_wanted'
-        when (fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e)))).job_id is not null
-          or exists (select from dispatch_error d where d.event_id = o.event_id and d.consumer_key = o.consumer_key) then 'decided'
-      end as outcome
-    from (select n.event_id, n.consumer_key from dispatch_gap n where n.closed_at is null order by n.event_domain, n.event_created_at limit 1000) o
-    left join event_outbox e on e.id = o.event_id
-    left join consumer_registry c on c.consumer_key = o.consumer_key) x
-  where g.event_id = x.event_id and g.consumer_key = x.consumer_key and g.closed_at is null and x.outcome is not null;
+  -- what was found before, and is over without us: some of each domain, those of the next events with the next pass
+  for v_place in
+    select d.* from audit_domain d
+    where exists (select from dispatch_gap g where g.event_domain = d.event_domain and g.closed_at is null)
+    order by d.event_domain
+    for update
+  loop
+    with again as materialized (
+      select g.event_id, g.consumer_key, g.event_created_at
+      from dispatch_gap g
+      where g.event_domain = v_place.event_domain and g.closed_at is null
+        and g.event_created_at >= v_place.gap_at and (g.event_created_at, g.event_id) > (v_place.gap_at, v_place.gap_id)
+      order by g.event_created_at, g.event_id
+      fetch first 200 rows with ties
+    ),
+    over as (
+      update dispatch_gap g set closed_at = clock_timestamp(), outcome = x.outcome
+      from (select a.event_id, a.consumer_key, fn_audit_outcome(a.event_id, a.consumer_key) as outcome from again a offset 0) x
+      where g.event_id = x.event_id and g.consumer_key = x.consumer_key and g.closed_at is null and x.outcome is not null
+      returning 1
+    )
+    select (select count(*) from again) as looked, (select count(*) from over) as closed, a.event_created_at as at, a.event_id as id into v_again
+    from (select) o left join (select * from again n order by n.event_created_at desc, n.event_id desc limit 1) a on true;
+    if v_again.looked < 200 then
+      v_again.at := '-infinity';
+      v_again.id := '00000000-0000-0000-0000-000000000000';
+    end if;
+    update audit_domain d set gap_at = v_again.at, gap_id = v_again.id
+    where d.event_domain = v_place.event_domain and (d.gap_at, d.gap_id) is distinct from (v_again.at, v_again.id);
+    v_more := v_more or (v_again.looked >= 200 and v_again.closed > 0);
+  end loop;
 
   for v_place in
     select d.* from audit_domain d where d.event_domain = any (v_domains) and d.place_at < d.closed_until order by d.event_domain
   loop
     select * into v_window from fn_audit_window(v_place.event_domain, v_place.place_at, v_place.place_id, v_place.closed_until, p_limit);
     update audit_domain d
-    set place_at = v_window.next_at, place_id = v_window.next_id, audited_at = clock_timestamp(), events = d.events + v_window.events,
+    set place_at = v_window.next_at, place_id = v_window.next_id, events = d.events + v_window.events,
         expected = d.expected + v_window.expected, found = d.found + v_window.present, missing = d.missing + v_window.missing,
         unproven = d.unproven + v_window.unproven
     where d.event_domain = v_place.event_domain;
@@ -454,26 +514,41 @@ $$;
 comment on function fn_dispatch_audit_pass(int, timestamptz)
   is 'The next part of the audit of every domain: {events, expected, found, missing, unproven, repaired, domains, more}; busy when another session audits.';
 
--- What somebody must look at: open gaps, and an audit that does not come on although dispatch may run.
+-- What somebody must look at: open gaps, and an audit that does not come on although dispatch may run. A gap is held while its
+-- consumer is disabled or in its dry run: then it is known, and nothing can be done. Up to 10000 gaps of a consumer are counted.
 create or replace function fn_dispatch_audit_check(p_now timestamptz default null)
 returns table (event_domain text, severity text, finding text, what text, hint text, age_seconds numeric)
 language plpgsql stable security definer set search_path from current
-set jit = off
+set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
 begin
   return query
-  select g.event_domain, 'error', 'gap',
-    format('%s decisions are missing, the first for event %s and consumer %s', count(*), (array_agg(g.event_id order by g.event_created_at, g.event_id))[1],
-      (array_agg(g.consumer_key order by g.event_created_at, g.event_id))[1]),
-    format('reveille events audit --domain %s --since %s --repair', g.event_domain,
-      to_char(min(g.event_created_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
-    round(extract(epoch from v_now - min(g.found_at))::numeric, 3)
-  from dispatch_gap g
-  where g.closed_at is null
-  group by g.event_domain
+  select s.event_domain, case when s.is_served then 'error' else 'warning' end, case when s.is_served then 'gap' else 'gap_held' end,
+    format(case when s.is_served then '%s decisions are missing, the first for event %s and consumer %s'
+        else '%s decisions are missing of consumers that are disabled or in their dry run, the first for event %s and consumer %s' end,
+      case when s.n < 10000 then s.n::text else '10000+' end, s.event_id, s.consumer_key),
+    case when s.is_served then '' else format('once `reveille consumers show %s` says enabled and not dry_run: ', s.consumer_key) end
+      || format('reveille events audit --domain %s --since %s --repair', s.event_domain,
+        to_char(s.first_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
+    round(extract(epoch from v_now - s.found_at)::numeric, 3)
+  from (
+    select c.event_domain, c.enabled and not c.dry_run as is_served, sum(k.n) as n, min(k.found_at) as found_at, min(f.event_created_at) as first_at,
+      (array_agg(f.event_id order by f.event_created_at, f.event_id, c.consumer_key))[1] as event_id,
+      (array_agg(c.consumer_key order by f.event_created_at, f.event_id, c.consumer_key))[1] as consumer_key
+    from consumer_registry c
+    cross join lateral (
+      select g.event_id, g.event_created_at from dispatch_gap g
+      where g.event_domain = c.event_domain and g.consumer_key = c.consumer_key and g.closed_at is null
+      order by g.event_created_at, g.event_id limit 1) f
+    cross join lateral (
+      select count(*) as n, min(o.found_at) as found_at
+      from (select g.found_at from dispatch_gap g
+        where g.event_domain = c.event_domain and g.consumer_key = c.consumer_key and g.closed_at is null
+        order by g.event_created_at, g.event_id limit 10000) o) k
+    group by 1, 2) s
   union all
   select d.event_domain, 'warning', 'behind',
     'nothing later than ' || to_char(d.place_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') || ' has been audited',
@@ -487,7 +562,7 @@ begin
   order by 2, 1;
 end
 $$;
-comment on function fn_dispatch_audit_check(timestamptz) is 'Findings about the audit: gap, behind.';
+comment on function fn_dispatch_audit_check(timestamptz) is 'Findings about the audit: gap, gap_held, behind.';
 
 -- The audit in numbers, for metrics.
 create or replace function fn_dispatch_audit_counts()
@@ -523,9 +598,12 @@ left join audit_consumer v on v.consumer_key = c.consumer_key and v.replaced_at 
 left join audit_domain d on d.event_domain = c.event_domain
 left join lateral (
   select count(*) as n, min(o.event_created_at) as first_at
-  from dispatch_gap o where o.event_domain = c.event_domain and o.consumer_key = c.consumer_key and o.closed_at is null) g on true;
+  from (select x.event_created_at from dispatch_gap x
+    where x.event_domain = c.event_domain and x.consumer_key = c.consumer_key and x.closed_at is null
+    order by x.event_created_at limit 10000) o) g on true;
 comment on view v_consumer_lag is 'For each consumer: until when every event that it wanted is known to have a decision.';
 comment on column v_consumer_lag.proven_from is 'Since when the row is known to read as it does; of events created before, nothing is said here.';
+comment on column v_consumer_lag.open_gaps is 'Up to 10000.';
 comment on column v_consumer_lag.complete_until is 'Every event created from proven_from on and before this moment has its decision. Null: nothing is known yet, or it is disabled.';
 
 create or replace function fn_maintenance_audit(p_job jsonb) returns jsonb

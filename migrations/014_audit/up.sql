@@ -7,7 +7,7 @@ create table audit_mark (
   system_identifier bigint not null,
   marked_at timestamptz not null default clock_timestamp()
 );
-comment on table audit_mark is 'Append-only: what the newest sweep had closed, and a snapshot that sees all of it. A domain whose position has read the snapshot is closed up to the watermark.';
+comment on table audit_mark is 'What the newest sweep had closed, kept for a day, and a snapshot that sees all of it. A domain whose position has read the snapshot is closed up to the watermark.';
 comment on column audit_mark.watermark is 'Of the newest sweep: no transaction that began before it was open, and every event created before it has an arrival.';
 comment on column audit_mark.system_identifier is 'The cluster whose transactions the snapshot names.';
 
@@ -16,7 +16,8 @@ create table audit_domain (
   place_at timestamptz not null,
   place_id uuid not null,
   closed_until timestamptz not null,
-  audited_at timestamptz not null default clock_timestamp(),
+  gap_at timestamptz not null default '-infinity',
+  gap_id uuid not null default '00000000-0000-0000-0000-000000000000',
   events bigint not null default 0,
   expected bigint not null default 0,
   found bigint not null default 0,
@@ -27,7 +28,8 @@ create table audit_domain (
 comment on table audit_domain is 'How far the audit has come in each domain, and what it has counted since it began.';
 comment on column audit_domain.place_at is 'With place_id: every event up to there has been looked at.';
 comment on column audit_domain.closed_until is 'Every event created before had been dispatched when it was last looked at.';
-comment on column audit_domain.unproven is 'Pairs of event and consumer that it cannot judge: the consumer changed about then, or the recipients did.';
+comment on column audit_domain.gap_at is 'With gap_id: open gaps of events up to there have been looked at again. The next pass goes on behind it, and behind the last from the beginning.';
+comment on column audit_domain.unproven is 'Pairs of event and consumer that it cannot judge: the consumer changed about then, or the recipients did, or the keys of that time are forgotten.';
 
 create table audit_consumer (
   version_id bigint generated always as identity primary key,
@@ -41,7 +43,7 @@ create table audit_consumer (
 );
 create unique index audit_consumer_standing_idx on audit_consumer (consumer_key) where replaced_at is null;
 create index audit_consumer_domain_idx on audit_consumer (event_domain, seen_at);
-comment on table audit_consumer is 'Append-only: what each row of consumer_registry said, and for which events that is known.';
+comment on table audit_consumer is 'What each row of consumer_registry said, and for which events that is known. A row is ended once, when another text is found, and kept.';
 comment on column audit_consumer.changed_at is 'updated_at of the row: the change was committed later.';
 comment on column audit_consumer.seen_at is 'The change had been committed by then: every event created later met this text, or a newer one.';
 comment on column audit_consumer.holds_until is 'Every event created before was dispatched while the row still said this.';
@@ -60,7 +62,8 @@ create table dispatch_gap (
   primary key (event_id, consumer_key),
   constraint dispatch_gap_closed_check check ((closed_at is null) = (outcome is null))
 );
-create index dispatch_gap_open_idx on dispatch_gap (event_domain, event_created_at) where closed_at is null;
+create index dispatch_gap_open_idx on dispatch_gap (event_domain, event_created_at, event_id) where closed_at is null;
+create index dispatch_gap_consumer_idx on dispatch_gap (event_domain, consumer_key, event_created_at, event_id) where closed_at is null;
 create index dispatch_gap_closed_idx on dispatch_gap (closed_at) where closed_at is not null;
 comment on table dispatch_gap is 'Events that had no decision for a consumer that wanted them, as the audit found them.';
 comment on column dispatch_gap.outcome is 'repaired: the audit made the job. decided: somebody else did. not_wanted: the consumer does not want the event any more. event_gone: there is no such event any more.';

@@ -24,4 +24,5 @@ drop function fn_rehearse_page(text, timestamptz, uuid, timestamptz, uuid[], int
 drop function fn_rehearse_candidate(consumer_registry, int);
 drop function fn_consumer_diff(jsonb, int, int);
 drop function fn_rehearse_rows(consumer_registry, uuid[]);
+drop function fn_rehearse_forgotten(consumer_registry);
 drop table consumer_backfill;

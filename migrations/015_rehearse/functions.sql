@@ -460,6 +460,22 @@ $$;
 comment on function fn_rehearse_obstacle(consumer_registry, jsonb) is 'Why a backfill may not make jobs now: {reason, …}, or null. Internal.';
 revoke all on function fn_rehearse_obstacle(consumer_registry, jsonb) from public;
 
+-- Until when jobs of a consumer may have been whose keys went with their month of the archive: a backfill would make them again. Null when there
+-- are none: no month has gone, or none since the consumer came, and no other makes its keys.
+create or replace function fn_rehearse_forgotten(p_consumer consumer_registry) returns timestamptz
+language plpgsql stable set search_path from current
+as $$
+begin
+  return (
+    select f.until from job_archive_forgotten f
+    where f.until > '-infinity'
+      and (strpos((p_consumer).idempotency_key, '{consumer_key}') = 0
+        or f.until > least((p_consumer).created_at, (select min(v.changed_at) from audit_consumer v where v.consumer_key = (p_consumer).consumer_key))));
+end
+$$;
+comment on function fn_rehearse_forgotten(consumer_registry) is 'Until when the keys of a consumer''s jobs may be forgotten; null: none is. Internal.';
+revoke all on function fn_rehearse_forgotten(consumer_registry) from public;
+
 create or replace view v_consumer_backfill as
 select
   b.backfill_id, b.consumer_key, b.event_domain, b.mode, b.generation, b.status, b.note, b.since, b.until, cardinality(b.event_ids) as event_ids,
@@ -489,6 +505,7 @@ declare
   v_found boolean;
   v_obstacle jsonb;
   v_closed timestamptz;
+  v_forgotten timestamptz;
   v_until timestamptz;
   v_page record;
   v_done record;
@@ -519,6 +536,13 @@ begin
     select c.* into v_consumer from consumer_registry c where c.consumer_key = v_run.consumer_key for share;
     v_found := found;
     v_obstacle := case when v_found then fn_rehearse_obstacle(v_consumer, v_run.consumer) else '{"reason": "consumer_gone"}' end;
+    if v_obstacle is null and v_run.mode = 'backfill' then
+      perform from job_archive_forgotten f for share; -- no key may go between the look and the batch
+      v_forgotten := fn_rehearse_forgotten(v_consumer);
+      if v_run.place_at < v_forgotten then
+        v_obstacle := jsonb_build_object('reason', 'keys_forgotten', 'forgotten_until', v_forgotten);
+      end if;
+    end if;
     if v_obstacle is not null then
       update consumer_backfill b
       set status = 'paused', note = concat_ws(' ', v_obstacle ->> 'reason', v_obstacle ->> 'scope', v_obstacle ->> 'columns'), updated_at = clock_timestamp()
@@ -600,6 +624,7 @@ declare
   v_consumer consumer_registry;
   v_obstacle jsonb;
   v_closed timestamptz;
+  v_forgotten timestamptz;
   v_since timestamptz;
   v_until timestamptz;
   v_priority int;
@@ -640,13 +665,18 @@ begin
   if v_closed is null then
     v_obstacle := coalesce(v_obstacle, '{"reason": "not_closed"}');
   end if;
+  v_forgotten := fn_rehearse_forgotten(v_consumer);
+  v_since := coalesce(p_since, (p_after ->> 'since')::timestamptz,
+    case when p_event_ids is null then greatest((select min(o.created_at) from event_outbox o), v_forgotten)
+      else (select min(o.created_at) from event_outbox o where o.id = any (p_event_ids)) end, v_now);
+  v_until := coalesce(p_until, (p_after ->> 'until')::timestamptz, greatest(v_now, v_since));
+  -- what has a job is not known of older events; a replay repeats only what is known to have one
+  if p_mode = 'backfill' and (v_since < v_forgotten or v_until <= v_forgotten) and coalesce(v_obstacle ->> 'reason', 'not_closed') = 'not_closed' then
+    v_obstacle := jsonb_build_object('reason', 'keys_forgotten', 'forgotten_until', v_forgotten);
+  end if;
   if not p_dry_run and v_obstacle is not null and (v_obstacle ->> 'reason' <> 'not_closed' or not exists (select from dispatch_sweep)) then
     return jsonb_build_object('refused', true, 'consumer_key', p_consumer_key) || v_obstacle;
   end if;
-  v_since := coalesce(p_since, (p_after ->> 'since')::timestamptz,
-    case when p_event_ids is null then (select min(o.created_at) from event_outbox o)
-      else (select min(o.created_at) from event_outbox o where o.id = any (p_event_ids)) end, v_now);
-  v_until := coalesce(p_until, (p_after ->> 'until')::timestamptz, greatest(v_now, v_since));
   v_priority := coalesce(p_priority, least(32767, greatest(200, v_consumer.priority + 100)));
   if p_mode = 'replay' then
     v_generation := 1 + coalesce((select max(b.generation) from consumer_backfill b where b.consumer_key = p_consumer_key), 1);
@@ -689,7 +719,8 @@ comment on function fn_rehearse_begin(text, text, timestamptz, timestamptz, int,
   is 'Begins a backfill or replay, or counts a page of one. Internal.';
 revoke all on function fn_rehearse_begin(text, text, timestamptz, timestamptz, int, boolean, text, text, uuid[], numeric, int, jsonb, int, timestamptz) from public;
 
--- Makes the jobs of past events that a consumer wants and lacks, from p_since (the oldest event) to before p_until (now). Without p_dry_run => false
+-- Makes the jobs of past events that a consumer wants and lacks, from p_since (the oldest event whose job would still be known) to before
+-- p_until (now); refused keys_forgotten for older ones. Without p_dry_run => false
 -- it changes nothing and counts the same, a page a call (`next` goes on as p_after). Else it is begun, its first batch made, and
 -- fn_consumer_backfill_step goes on. At p_priority, behind live work unless told otherwise.
 create or replace function fn_consumer_backfill(

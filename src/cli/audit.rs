@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -10,8 +11,10 @@ use super::context::{Context, Outcome};
 use super::output::table;
 use super::payload;
 use super::progress::{self, Progress};
+use super::signals::Signals;
+use super::tries::tried;
 use crate::error::Result;
-use crate::model::refusal::Answer;
+use crate::model::refusal::{Answer, remedy};
 use crate::store::audit::{self, Window};
 use crate::store::consumers::Since;
 use crate::store::dispatch;
@@ -47,9 +50,12 @@ pub(super) struct Args {
 }
 
 /// What was found in a domain.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Audit {
     event_domain: String,
+    /// Whether any part of it was.
+    #[serde(skip)]
+    looked_at: bool,
     events: u64,
     expected: u64,
     found: u64,
@@ -57,6 +63,12 @@ struct Audit {
     repaired: u64,
     unproven: u64,
     closed_until: Option<Timestamp>,
+    /// It began only here: keys of jobs of older facts are forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten_until: Option<Timestamp>,
+    /// It ended here, before its time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_at: Option<Timestamp>,
     /// The first of them.
     gaps: Vec<Value>,
     /// Why nothing was repaired.
@@ -70,63 +82,86 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Outcome> {
         Some(domain) => vec![domain],
         None => dispatch::domains(&client).await?,
     };
+    let count = domains.len();
+    let mut signals = Signals::new()?;
     let mut audits = Vec::new();
-    let mut refusal = None;
     let mut progress = Progress::new(context.out, "events", 0);
     let mut before = 0;
+    let mut end = Ok(true);
     for domain in domains {
         let window = Window { domain, since: args.since, until: args.until, repair: args.repair };
-        let mut audit = Audit::of(&window);
-        let mut after = None;
-        loop {
-            let answer = match audit::window(&client, &window, BATCH, after.as_ref()).await? {
-                Answer::Done(answer) => answer,
-                // a domain that is paused does not hold up the others
-                Answer::Refused(refused) => {
-                    audit.refused = Some(refused.reason.clone());
-                    refusal = Some(refused);
-                    break;
-                }
-            };
-            after = audit.add(&answer);
-            let done = before + audit.events;
-            progress.at(done, before + audit.about(&answer), &audit.so_far());
-            if after.is_none() {
-                break;
-            }
-        }
+        let mut audit = Audit { event_domain: window.domain.clone(), ..Audit::default() };
+        end = audit
+            .look(&client, &window, &mut signals, |audit, about| {
+                progress.at(before + audit.events, before + about, &audit.so_far());
+            })
+            .await;
         before += audit.events;
-        audits.push(audit);
+        if audit.looked_at {
+            audits.push(audit);
+        }
+        if !matches!(end, Ok(true)) {
+            break;
+        }
     }
     drop(progress);
-    let missing = audits.iter().any(|audit| audit.missing > 0);
-    context.out.answer(&audits, || as_text(&audits))?;
-    Ok(match refusal {
-        Some(refusal) => Outcome::Refused(refusal),
-        None if missing => Outcome::Failed,
-        None => Outcome::Done,
+    // what was repaired before an error, is: whoever asked is told
+    if end.is_ok() || !audits.is_empty() {
+        context.out.answer(&audits, || as_text(&audits, args.repair))?;
+    }
+    let whole = end? || audits.len() == count && audits.iter().all(|audit| audit.stopped_at.is_none());
+    if !whole {
+        context.out.line("\nstopped before all was looked at")?;
+    }
+    Ok(if audits.iter().any(|audit| audit.refused.is_some()) {
+        Outcome::PartRefused
+    } else if !whole || audits.iter().any(|audit| audit.missing > 0) {
+        Outcome::Failed
+    } else {
+        Outcome::Done
     })
 }
 
 impl Audit {
-    fn of(window: &Window) -> Self {
-        Self {
-            event_domain: window.domain.clone(),
-            events: 0,
-            expected: 0,
-            found: 0,
-            missing: 0,
-            repaired: 0,
-            unproven: 0,
-            closed_until: None,
-            gaps: Vec::new(),
-            refused: None,
+    /// Looks at a window, part by part, and tells after each how many events it will be; whether the next domain may follow.
+    async fn look(
+        &mut self,
+        client: &impl GenericClient,
+        window: &Window,
+        signals: &mut Signals,
+        mut tell: impl FnMut(&Self, u64),
+    ) -> Result<bool> {
+        let mut after: Option<Value> = None;
+        loop {
+            let part = tried(async || audit::window(client, window, BATCH, after.as_ref()).await);
+            let part = signals.let_finish(part).await;
+            let (answer, stopped) = match part {
+                Some((Ok(answer), stopped)) => (answer, stopped),
+                Some((Err(error), _)) => return Err(error),
+                None => return Ok(false),
+            };
+            self.looked_at = true;
+            match answer {
+                Answer::Done(answer) => {
+                    after = self.add(&answer);
+                    tell(self, self.about(&answer));
+                }
+                // a domain that is paused does not hold up the others
+                Answer::Refused(refusal) => {
+                    self.refused = Some(refusal.reason);
+                    after = None;
+                }
+            }
+            // as long as another part is to come, it may be the last
+            self.stopped_at = after.as_ref().and_then(|after| moment(&after["at"]));
+            if after.is_none() || stopped {
+                return Ok(!stopped);
+            }
         }
     }
 
     /// How many events it will be, by the part of the window that was looked at.
     fn about(&self, answer: &Value) -> u64 {
-        let moment = |at: &Value| at.as_str().and_then(|at| at.parse::<Timestamp>().ok());
         let window = (moment(&answer["since"]), moment(&answer["next"]["at"]), moment(&answer["until"]));
         match window {
             (Some(since), Some(at), Some(until)) => progress::about(self.events, since, at, until),
@@ -148,14 +183,20 @@ impl Audit {
         self.missing += count("missing");
         self.repaired += count("repaired");
         self.unproven += count("unproven");
-        self.closed_until = answer["closed_until"].as_str().and_then(|at| at.parse().ok());
+        self.closed_until = moment(&answer["closed_until"]);
+        self.forgotten_until =
+            moment(&answer["forgotten_until"]).filter(|until| moment(&answer["since"]) == Some(*until));
         let room = NAMED.saturating_sub(self.gaps.len());
         self.gaps.extend(answer["gaps"].as_array().into_iter().flatten().take(room).cloned());
         answer.get("next").filter(|next| !next.is_null()).cloned()
     }
 }
 
-fn as_text(audits: &[Audit]) -> String {
+fn moment(at: &Value) -> Option<Timestamp> {
+    at.as_str().and_then(|at| at.parse().ok())
+}
+
+fn as_text(audits: &[Audit], repair: bool) -> String {
     let row = |audit: &Audit| {
         let number = |n: u64| n.to_string();
         [
@@ -166,10 +207,11 @@ fn as_text(audits: &[Audit]) -> String {
             number(audit.missing),
             number(audit.repaired),
             number(audit.unproven),
-            match (&audit.refused, audit.closed_until) {
-                (Some(reason), _) => format!("refused: {reason}"),
-                (None, None) => "not known".to_owned(),
-                (None, Some(at)) => format!("{at:.0}"),
+            match (&audit.refused, audit.stopped_at, audit.closed_until) {
+                (Some(reason), ..) => format!("refused: {reason}"),
+                (None, Some(at), _) => format!("stopped at {at:.0}"),
+                (None, None, Some(at)) => format!("{at:.0}"),
+                (None, None, None) => "not known".to_owned(),
             },
         ]
     };
@@ -192,8 +234,24 @@ fn as_text(audits: &[Audit]) -> String {
     }
     let (missing, repaired) =
         audits.iter().fold((0, 0), |(m, r), audit| (m + audit.missing, r + audit.repaired));
-    if missing > 0 && repaired == 0 {
+    if missing > 0 && !repair {
         text.push_str("\n\n--repair dispatches what is missing");
+    } else if missing > repaired {
+        text.push_str(
+            "\n\nwhat was not repaired has its decision by now, or is not wanted any more, or waits until its consumer is enabled \
+             and not in its dry run",
+        );
+    }
+    if let Some(until) = audits.iter().filter_map(|audit| audit.forgotten_until).max() {
+        let _ = write!(
+            text,
+            "\n\nnothing is said of facts before {until:.0}: keys of their jobs went with months of the archive"
+        );
+    }
+    let mut reasons: Vec<&str> = audits.iter().filter_map(|audit| audit.refused.as_deref()).collect();
+    reasons.dedup();
+    for (reason, remedy) in reasons.iter().filter_map(|reason| Some((reason, remedy(reason)?))) {
+        let _ = write!(text, "\n\n{reason}: {remedy}");
     }
     text
 }

@@ -44,6 +44,8 @@ pub enum Outcome {
     Failed,
     /// The database's rules said no; printed by the caller. Exit code 3.
     Refused(Refusal),
+    /// They said no to a part, and the answer that has been printed says so. Exit code 3.
+    PartRefused,
 }
 
 impl Outcome {

@@ -34,6 +34,7 @@ mod schedules;
 mod signals;
 mod subscriptions;
 mod tick;
+mod tries;
 mod watch;
 mod work;
 mod workflows;

@@ -138,6 +138,7 @@ pub fn conclude(outcome: &Outcome, json: bool) -> ExitCode {
     match outcome {
         Outcome::Done => ExitCode::SUCCESS,
         Outcome::Failed => ExitCode::from(1),
+        Outcome::PartRefused => ExitCode::from(3),
         Outcome::Refused(refusal) => {
             refuse(refusal, json);
             ExitCode::from(3)

@@ -29,6 +29,19 @@ impl Signals {
         }
     }
 
+    /// What `work` gives, which the first signal lets finish, and whether that came; none when the second came, too.
+    pub(super) async fn let_finish<T>(&mut self, work: impl Future<Output = T>) -> Option<(T, bool)> {
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return Some((done, false)),
+            () = self.next() => {}
+        }
+        tokio::select! {
+            done = &mut work => Some((done, true)),
+            () = self.next() => None,
+        }
+    }
+
     /// Takes the first step at the first signal and ends with the second: at the next signal or at the deadline.
     pub(super) async fn two_steps(&mut self, shutdown: &Shutdown, deadline: Duration) {
         self.next().await;

@@ -84,6 +84,9 @@ impl Refusal {
             ("not_found", Some(_), _) => {
                 "there is no workflow with this id: `reveille workflows list` shows them".to_owned()
             }
+            ("keys_forgotten", ..) if text("forgotten_until").is_some() => {
+                format!("{}; all are known from {} on", remedy("keys_forgotten")?, text("forgotten_until")?)
+            }
             (reason, ..) => remedy(reason)?.to_owned(),
         })
     }
@@ -121,6 +124,9 @@ pub fn remedy(reason: &str) -> Option<&'static str> {
         "consumer_dry_run" => "its row says dry_run: it makes no jobs, now or of the past",
         "consumer_changed" => {
             "look at it with `reveille consumers show KEY`, then go on with --resume ID --accept-change, or end the run with --cancel ID"
+        }
+        "keys_forgotten" => {
+            "which of these events have had a job is not known any more, as months of the archive went (queue.retention.archive_months):              name a later --since, or let a new consumer with a name of its own make all of them"
         }
         "consumer_gone" => "its row was removed: end the run with --cancel ID",
         "replay_disabled" => "open the gate: `reveille gate open queue.dlq.replay_enabled --reason …`",

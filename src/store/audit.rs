@@ -64,6 +64,7 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
         let severity: String = get(row, "severity")?;
         let why = match finding.as_str() {
             "gap" => "somebody waits for work that nobody was given",
+            "gap_held" => "its events get no job before, and are not given up",
             _ => "a gap later than that would not be seen",
         };
         let finding = Finding {

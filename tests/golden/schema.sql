@@ -10,7 +10,7 @@ table audit_consumer
   audit_consumer_pkey PRIMARY KEY (version_id)
   CREATE INDEX audit_consumer_domain_idx ON audit_consumer USING btree (event_domain, seen_at)
   CREATE UNIQUE INDEX audit_consumer_standing_idx ON audit_consumer USING btree (consumer_key) WHERE (replaced_at IS NULL)
-  -- table: Append-only: what each row of consumer_registry said, and for which events that is known.
+  -- table: What each row of consumer_registry said, and for which events that is known. A row is ended once, when another text is found, and kept.
   -- changed_at: updated_at of the row: the change was committed later.
   -- seen_at: The change had been committed by then: every event created later met this text, or a newer one.
   -- holds_until: Every event created before was dispatched while the row still said this.
@@ -21,7 +21,8 @@ table audit_domain
   place_at timestamp with time zone not null
   place_id uuid not null
   closed_until timestamp with time zone not null
-  audited_at timestamp with time zone not null default clock_timestamp()
+  gap_at timestamp with time zone not null default '-infinity'::timestamp with time zone
+  gap_id uuid not null default '00000000-0000-0000-0000-000000000000'::uuid
   events bigint not null default 0
   expected bigint not null default 0
   found bigint not null default 0
@@ -32,7 +33,8 @@ table audit_domain
   -- table: How far the audit has come in each domain, and what it has counted since it began.
   -- place_at: With place_id: every event up to there has been looked at.
   -- closed_until: Every event created before had been dispatched when it was last looked at.
-  -- unproven: Pairs of event and consumer that it cannot judge: the consumer changed about then, or the recipients did.
+  -- gap_at: With gap_id: open gaps of events up to there have been looked at again. The next pass goes on behind it, and behind the last from the beginning.
+  -- unproven: Pairs of event and consumer that it cannot judge: the consumer changed about then, or the recipients did, or the keys of that time are forgotten.
 
 table audit_mark
   mark_id bigint not null generated always as identity
@@ -41,7 +43,7 @@ table audit_mark
   system_identifier bigint not null
   marked_at timestamp with time zone not null default clock_timestamp()
   audit_mark_pkey PRIMARY KEY (mark_id)
-  -- table: Append-only: what the newest sweep had closed, and a snapshot that sees all of it. A domain whose position has read the snapshot is closed up to the watermark.
+  -- table: What the newest sweep had closed, kept for a day, and a snapshot that sees all of it. A domain whose position has read the snapshot is closed up to the watermark.
   -- watermark: Of the newest sweep: no transaction that began before it was open, and every event created before it has an arrival.
   -- system_identifier: The cluster whose transactions the snapshot names.
 
@@ -194,7 +196,8 @@ table dispatch_gap
   dispatch_gap_outcome_check CHECK ((outcome = ANY (ARRAY['repaired'::text, 'decided'::text, 'not_wanted'::text, 'event_gone'::text])))
   dispatch_gap_pkey PRIMARY KEY (event_id, consumer_key)
   CREATE INDEX dispatch_gap_closed_idx ON dispatch_gap USING btree (closed_at) WHERE (closed_at IS NOT NULL)
-  CREATE INDEX dispatch_gap_open_idx ON dispatch_gap USING btree (event_domain, event_created_at) WHERE (closed_at IS NULL)
+  CREATE INDEX dispatch_gap_consumer_idx ON dispatch_gap USING btree (event_domain, consumer_key, event_created_at, event_id) WHERE (closed_at IS NULL)
+  CREATE INDEX dispatch_gap_open_idx ON dispatch_gap USING btree (event_domain, event_created_at, event_id) WHERE (closed_at IS NULL)
   -- table: Events that had no decision for a consumer that wanted them, as the audit found them.
   -- outcome: repaired: the audit made the job. decided: somebody else did. not_wanted: the consumer does not want the event any more. event_gone: there is no such event any more.
 
@@ -500,6 +503,14 @@ table job_archive_bound
   job_archive_bound_pkey PRIMARY KEY (job_kind)
   -- table: For each kind of archived jobs, the greatest created_at of the events that they were made from: a newer event has no job there.
   -- newest_event: infinity: a key held the id of something else than its own event, so nothing is known.
+
+table job_archive_forgotten
+  is_only boolean not null default true
+  until timestamp with time zone not null
+  job_archive_forgotten_only_check CHECK (is_only)
+  job_archive_forgotten_pkey PRIMARY KEY (is_only)
+  -- table: One row: how far the keys of archived jobs went with their months. Whoever asks for the job of an older event would be told that there never was one.
+  -- until: Of jobs that ended from then on, every key is known, and so of events created from then on. -infinity: no month has gone.
 
 table job_archive_key
   job_kind text not null
@@ -990,8 +1001,11 @@ view v_consumer_lag
      LEFT JOIN audit_consumer v ON v.consumer_key = c.consumer_key AND v.replaced_at IS NULL AND v.changed_at = c.updated_at
      LEFT JOIN audit_domain d ON d.event_domain = c.event_domain
      LEFT JOIN LATERAL ( SELECT count(*) AS n, min(o.event_created_at) AS first_at
-           FROM dispatch_gap o
-          WHERE o.event_domain = c.event_domain AND o.consumer_key = c.consumer_key AND o.closed_at IS NULL) g ON true;
+           FROM ( SELECT x.event_created_at
+                   FROM dispatch_gap x
+                  WHERE x.event_domain = c.event_domain AND x.consumer_key = c.consumer_key AND x.closed_at IS NULL
+                  ORDER BY x.event_created_at
+                 LIMIT 10000) o) g ON true;
 
 view v_dead_letter_all
   -- Dead letters of jobs and, where the host has them, of its older route worker.
@@ -1416,6 +1430,31 @@ begin
 end
 $function$
 
+-- Why an open gap is over: event_gone, not_wanted, decided; null while the consumer owes its decision. Internal.
+CREATE OR REPLACE FUNCTION fn_audit_outcome(p_event_id uuid, p_consumer_key text)
+ RETURNS text
+ LANGUAGE plpgsql
+ SET search_path TO 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
+ SET jit TO 'off'
+AS $function$
+begin
+  return (
+    select case
+      when e.id is null then 'event_gone'
+      when c.job_kind is null or fn_consumer_verdict(c, e) <> 'match' then 'not_wanted'
+      when (fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e)))).job_id is not null
+        or exists (select from dispatch_error d where d.event_id = p_event_id and d.consumer_key = p_consumer_key) then 'decided'
+      end
+    from (select) o
+    left join event_outbox e on e.id = p_event_id
+    left join consumer_registry c on c.consumer_key = p_consumer_key);
+end
+$function$
+
 -- Dispatches open gaps, all or those named, the oldest first; answers how many jobs came of it. Internal.
 CREATE OR REPLACE FUNCTION fn_audit_repair(p_limit integer, p_event_ids uuid[], p_consumer_keys text[])
  RETURNS integer
@@ -1423,6 +1462,8 @@ CREATE OR REPLACE FUNCTION fn_audit_repair(p_limit integer, p_event_ids uuid[], 
  SET search_path TO 'public', 'pg_temp'
 AS $function$
 declare
+  v_events uuid[] := p_event_ids;
+  v_consumers text[] := p_consumer_keys;
   v_pair record;
   v_counts record;
   v_repaired int := 0;
@@ -1433,22 +1474,33 @@ begin
   if not fn_gate_is_open('queue.job_substrate.enabled') then
     return 0;
   end if;
+  if v_events is null then -- consumer by consumer, or those that may not have any would stand before the others
+    select array_agg(o.event_id), array_agg(o.consumer_key) into v_events, v_consumers
+    from (
+      select g.event_id, c.consumer_key
+      from consumer_registry c
+      cross join lateral (
+        select x.event_id, x.event_created_at from dispatch_gap x
+        where x.event_domain = c.event_domain and x.consumer_key = c.consumer_key and x.closed_at is null
+        order by x.event_created_at, x.event_id limit p_limit) g
+      where c.enabled and not c.dry_run and fn_domain_pause(c.event_domain) is null
+      order by g.event_created_at, g.event_id, c.consumer_key
+      limit p_limit) o;
+  end if;
   for v_pair in
     select g.event_id, g.consumer_key, g.event_domain
-    from dispatch_gap g
-    where g.closed_at is null
-      and fn_domain_pause(g.event_domain) is null
-      and (p_event_ids is null or (g.event_id, g.consumer_key) in (select u.e, u.c from unnest(p_event_ids, p_consumer_keys) u (e, c)))
+    from unnest(v_events, v_consumers) u (event_id, consumer_key)
+    join dispatch_gap g on g.event_id = u.event_id and g.consumer_key = u.consumer_key
+    where g.closed_at is null and fn_domain_pause(g.event_domain) is null
     order by g.event_created_at, g.event_id, g.consumer_key
     limit p_limit
-    for update skip locked -- another audit has it
+    for update of g skip locked -- another audit has it
   loop
     begin
       select d.* into v_counts from fn_dispatch_events(array[v_pair.event_id], v_pair.consumer_key) d;
       v_outcome := case when v_counts.jobs > 0 then 'repaired'
         when v_counts.duplicates > 0 or v_counts.errors > 0 then 'decided'
-        when exists (select from event_outbox o where o.id = v_pair.event_id) then 'not_wanted'
-        else 'event_gone' end;
+        else fn_audit_outcome(v_pair.event_id, v_pair.consumer_key) end;
     exception
       when data_exception or integrity_constraint_violation or program_limit_exceeded or feature_not_supported or raise_exception
         or undefined_object then
@@ -1472,7 +1524,7 @@ begin
       perform fn_job_gate_events(array[v_pair.event_id]); -- if no pass has read the event, they have not seen it either
     end if;
     update dispatch_gap g set closed_at = clock_timestamp(), outcome = v_outcome
-    where g.event_id = v_pair.event_id and g.consumer_key = v_pair.consumer_key;
+    where g.event_id = v_pair.event_id and g.consumer_key = v_pair.consumer_key and v_outcome is not null;
   end loop;
   return v_repaired;
 end
@@ -1565,7 +1617,9 @@ begin
     next_id := case when next_at = p_after_at then p_after_id else '00000000-0000-0000-0000-000000000000' end;
   end if;
   with versions as materialized (
-    select v.version_id, v.changed_at, v.seen_at, coalesce(v.replaced_at, 'infinity') as replaced_at,
+    select v.version_id, v.changed_at, coalesce(v.replaced_at, 'infinity') as replaced_at,
+      -- read together with the keys: of older events nothing is known
+      greatest(v.seen_at, (select f.until from job_archive_forgotten f)) as seen_at,
       case when v.replaced_at is not null then v.holds_until
         when fn_audit_text(c) = v.consumer then 'infinity'
         else coalesce(d.closed_until, '-infinity') end as holds_until,
@@ -1766,6 +1820,7 @@ declare
   v_found boolean;
   v_obstacle jsonb;
   v_closed timestamptz;
+  v_forgotten timestamptz;
   v_until timestamptz;
   v_page record;
   v_done record;
@@ -1796,6 +1851,13 @@ begin
     select c.* into v_consumer from consumer_registry c where c.consumer_key = v_run.consumer_key for share;
     v_found := found;
     v_obstacle := case when v_found then fn_rehearse_obstacle(v_consumer, v_run.consumer) else '{"reason": "consumer_gone"}' end;
+    if v_obstacle is null and v_run.mode = 'backfill' then
+      perform from job_archive_forgotten f for share; -- no key may go between the look and the batch
+      v_forgotten := fn_rehearse_forgotten(v_consumer);
+      if v_run.place_at < v_forgotten then
+        v_obstacle := jsonb_build_object('reason', 'keys_forgotten', 'forgotten_until', v_forgotten);
+      end if;
+    end if;
     if v_obstacle is not null then
       update consumer_backfill b
       set status = 'paused', note = concat_ws(' ', v_obstacle ->> 'reason', v_obstacle ->> 'scope', v_obstacle ->> 'columns'), updated_at = clock_timestamp()
@@ -2710,7 +2772,7 @@ begin
 end
 $function$
 
--- Expected, found and missing decisions of the closed part of a window of one domain: {events, expected, found, missing, repaired, unproven, closed_until, gaps, next}. Changes nothing unless p_repair.
+-- Expected, found and missing decisions of the closed part of a window of one domain: {events, expected, found, missing, repaired, unproven, closed_until, forgotten_until, gaps, next}. Changes nothing unless p_repair.
 CREATE OR REPLACE FUNCTION fn_dispatch_audit(p_event_domain text, p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_until timestamp with time zone DEFAULT NULL::timestamp with time zone, p_repair boolean DEFAULT false, p_limit integer DEFAULT 10000, p_after jsonb DEFAULT NULL::jsonb, p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -2719,7 +2781,8 @@ CREATE OR REPLACE FUNCTION fn_dispatch_audit(p_event_domain text, p_since timest
 AS $function$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
-  v_since timestamptz := coalesce(p_since, v_now - interval '1 day');
+  v_forgotten timestamptz := (select f.until from job_archive_forgotten f where f.until > '-infinity');
+  v_since timestamptz := greatest(coalesce(p_since, v_now - interval '1 day'), v_forgotten);
   v_closed timestamptz;
   v_until timestamptz;
   v_at timestamptz;
@@ -2755,7 +2818,8 @@ begin
   v_id := coalesce((p_after ->> 'id')::uuid, '00000000-0000-0000-0000-000000000000');
   if v_at >= v_until then
     return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'since', v_since, 'until', case when v_closed is not null then v_until end,
-      'closed_until', v_closed, 'events', 0, 'expected', 0, 'found', 0, 'missing', 0, 'repaired', 0, 'unproven', 0, 'gaps', jsonb_build_array(), 'next', null);
+      'closed_until', v_closed, 'events', 0, 'expected', 0, 'found', 0, 'missing', 0, 'repaired', 0, 'unproven', 0, 'gaps', jsonb_build_array(), 'next', null,
+      'forgotten_until', v_forgotten);
   end if;
   select * into v_window from fn_audit_window(p_event_domain, v_at, v_id, v_until, p_limit);
   if p_repair and v_window.missing > 50 then
@@ -2774,17 +2838,19 @@ begin
   end if;
   return jsonb_build_object('refused', false, 'event_domain', p_event_domain, 'since', v_since, 'until', v_until, 'closed_until', v_closed,
     'events', v_window.events, 'expected', v_window.expected, 'found', v_window.present, 'missing', v_window.missing,
-    'repaired', v_repaired, 'unproven', v_window.unproven, 'gaps', v_window.gaps,
+    'repaired', v_repaired, 'unproven', v_window.unproven, 'gaps', v_window.gaps, 'forgotten_until', v_forgotten,
     'next', case when v_window.more then jsonb_build_object('at', v_window.next_at, 'id', v_window.next_id) end) || v_told;
 end
 $function$
 
--- Findings about the audit: gap, behind.
+-- Findings about the audit: gap, gap_held, behind.
 CREATE OR REPLACE FUNCTION fn_dispatch_audit_check(p_now timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS TABLE(event_domain text, severity text, finding text, what text, hint text, age_seconds numeric)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
  SET jit TO 'off'
 AS $function$
 #variable_conflict use_column
@@ -2792,15 +2858,29 @@ declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
 begin
   return query
-  select g.event_domain, 'error', 'gap',
-    format('%s decisions are missing, the first for event %s and consumer %s', count(*), (array_agg(g.event_id order by g.event_created_at, g.event_id))[1],
-      (array_agg(g.consumer_key order by g.event_created_at, g.event_id))[1]),
-    format('reveille events audit --domain %s --since %s --repair', g.event_domain,
-      to_char(min(g.event_created_at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
-    round(extract(epoch from v_now - min(g.found_at))::numeric, 3)
-  from dispatch_gap g
-  where g.closed_at is null
-  group by g.event_domain
+  select s.event_domain, case when s.is_served then 'error' else 'warning' end, case when s.is_served then 'gap' else 'gap_held' end,
+    format(case when s.is_served then '%s decisions are missing, the first for event %s and consumer %s'
+        else '%s decisions are missing of consumers that are disabled or in their dry run, the first for event %s and consumer %s' end,
+      case when s.n < 10000 then s.n::text else '10000+' end, s.event_id, s.consumer_key),
+    case when s.is_served then '' else format('once `reveille consumers show %s` says enabled and not dry_run: ', s.consumer_key) end
+      || format('reveille events audit --domain %s --since %s --repair', s.event_domain,
+        to_char(s.first_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
+    round(extract(epoch from v_now - s.found_at)::numeric, 3)
+  from (
+    select c.event_domain, c.enabled and not c.dry_run as is_served, sum(k.n) as n, min(k.found_at) as found_at, min(f.event_created_at) as first_at,
+      (array_agg(f.event_id order by f.event_created_at, f.event_id, c.consumer_key))[1] as event_id,
+      (array_agg(c.consumer_key order by f.event_created_at, f.event_id, c.consumer_key))[1] as consumer_key
+    from consumer_registry c
+    cross join lateral (
+      select g.event_id, g.event_created_at from dispatch_gap g
+      where g.event_domain = c.event_domain and g.consumer_key = c.consumer_key and g.closed_at is null
+      order by g.event_created_at, g.event_id limit 1) f
+    cross join lateral (
+      select count(*) as n, min(o.found_at) as found_at
+      from (select g.found_at from dispatch_gap g
+        where g.event_domain = c.event_domain and g.consumer_key = c.consumer_key and g.closed_at is null
+        order by g.event_created_at, g.event_id limit 10000) o) k
+    group by 1, 2) s
   union all
   select d.event_domain, 'warning', 'behind',
     'nothing later than ' || to_char(d.place_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"') || ' has been audited',
@@ -2855,6 +2935,7 @@ declare
   v_counts bigint[] := '{0,0,0,0,0}';
   v_untold boolean := false;
   v_trouble text;
+  v_again record;
 begin
   if p_limit is null or p_limit not between 1 and 100000 then
     raise exception 'fn_dispatch_audit_pass: p_limit must be from 1 to 100000' using errcode = '22023';
@@ -2878,28 +2959,46 @@ begin
   from unnest(v_domains, v_closed) u (d, c)
   where u.c is not null
   on conflict (event_domain) do update
-  set closed_until = greatest(audit_domain.closed_until, excluded.closed_until), audited_at = clock_timestamp();
+  set closed_until = greatest(audit_domain.closed_until, excluded.closed_until);
 
-  -- what was found before, and is over without us
-  update dispatch_gap g set closed_at = clock_timestamp(), outcome = x.outcome
-  from (
-    select o.event_id, o.consumer_key, case
-        when e.id is null then 'event_gone'
-        when not coalesce(c.enabled and not c.dry_run and c.job_kind is not null and fn_consumer_verdict(c, e) = 'match', false) then 'not_wanted'
-        when (fn_job_by_key(c.job_kind, fn_job_key(fn_template_render(c.idempotency_key, c.consumer_key, e)))).job_id is not null
-          or exists (select from dispatch_error d where d.event_id = o.event_id and d.consumer_key = o.consumer_key) then 'decided'
-      end as outcome
-    from (select n.event_id, n.consumer_key from dispatch_gap n where n.closed_at is null order by n.event_domain, n.event_created_at limit 1000) o
-    left join event_outbox e on e.id = o.event_id
-    left join consumer_registry c on c.consumer_key = o.consumer_key) x
-  where g.event_id = x.event_id and g.consumer_key = x.consumer_key and g.closed_at is null and x.outcome is not null;
+  -- what was found before, and is over without us: some of each domain, those of the next events with the next pass
+  for v_place in
+    select d.* from audit_domain d
+    where exists (select from dispatch_gap g where g.event_domain = d.event_domain and g.closed_at is null)
+    order by d.event_domain
+    for update
+  loop
+    with again as materialized (
+      select g.event_id, g.consumer_key, g.event_created_at
+      from dispatch_gap g
+      where g.event_domain = v_place.event_domain and g.closed_at is null
+        and g.event_created_at >= v_place.gap_at and (g.event_created_at, g.event_id) > (v_place.gap_at, v_place.gap_id)
+      order by g.event_created_at, g.event_id
+      fetch first 200 rows with ties
+    ),
+    over as (
+      update dispatch_gap g set closed_at = clock_timestamp(), outcome = x.outcome
+      from (select a.event_id, a.consumer_key, fn_audit_outcome(a.event_id, a.consumer_key) as outcome from again a offset 0) x
+      where g.event_id = x.event_id and g.consumer_key = x.consumer_key and g.closed_at is null and x.outcome is not null
+      returning 1
+    )
+    select (select count(*) from again) as looked, (select count(*) from over) as closed, a.event_created_at as at, a.event_id as id into v_again
+    from (select) o left join (select * from again n order by n.event_created_at desc, n.event_id desc limit 1) a on true;
+    if v_again.looked < 200 then
+      v_again.at := '-infinity';
+      v_again.id := '00000000-0000-0000-0000-000000000000';
+    end if;
+    update audit_domain d set gap_at = v_again.at, gap_id = v_again.id
+    where d.event_domain = v_place.event_domain and (d.gap_at, d.gap_id) is distinct from (v_again.at, v_again.id);
+    v_more := v_more or (v_again.looked >= 200 and v_again.closed > 0);
+  end loop;
 
   for v_place in
     select d.* from audit_domain d where d.event_domain = any (v_domains) and d.place_at < d.closed_until order by d.event_domain
   loop
     select * into v_window from fn_audit_window(v_place.event_domain, v_place.place_at, v_place.place_id, v_place.closed_until, p_limit);
     update audit_domain d
-    set place_at = v_window.next_at, place_id = v_window.next_id, audited_at = clock_timestamp(), events = d.events + v_window.events,
+    set place_at = v_window.next_at, place_id = v_window.next_id, events = d.events + v_window.events,
         expected = d.expected + v_window.expected, found = d.found + v_window.present, missing = d.missing + v_window.missing,
         unproven = d.unproven + v_window.unproven
     where d.event_domain = v_place.event_domain;
@@ -4732,7 +4831,7 @@ declare
   v_dry boolean := coalesce(p_dry_run, not v_is_open);
   v_answer jsonb;
   v_month record;
-  v_keys int;
+  v_keys tid[];
   v_left int := p_limit;
   v_dropped text[] := '{}';
   v_locked text[] := '{}';
@@ -4764,17 +4863,21 @@ begin
     -- who reads the whole archive locks each of them, and every other reader waits behind each try
     continue when v_dry or v_more or cardinality(v_locked) = 3;
     begin
-      delete from job_archive_key k
-      where k.ctid = any (array(
-        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left));
-      get diagnostics v_keys = row_count;
-      if v_keys < v_left then
+      v_keys := array(
+        select o.ctid from job_archive_key o where o.finished_at >= v_month.begins and o.finished_at < v_month.ends limit v_left);
+      -- before the first of them goes; waits for a batch of a backfill, which holds the row
+      if cardinality(v_keys) > 0 and not exists (select from job_archive_forgotten f where f.until >= v_month.ends) then
+        insert into job_archive_forgotten as f (until) values (v_month.ends)
+        on conflict (is_only) do update set until = greatest(f.until, excluded.until);
+      end if;
+      delete from job_archive_key k where k.ctid = any (v_keys);
+      if cardinality(v_keys) < v_left then
         execute format('drop table %I.%I', current_schema(), v_month.relname);
         v_dropped := v_dropped || v_month.relname::text;
       else
         v_more := true;
       end if;
-      v_left := v_left - v_keys;
+      v_left := v_left - cardinality(v_keys);
     exception when lock_not_available or dependent_objects_still_exist then
       v_locked := v_locked || v_month.relname::text;
     end;
@@ -6470,37 +6573,36 @@ BEGIN ATOMIC
                   LIMIT 10000) q
            WHERE (q.lease_token IS NOT NULL)
          )
-  SELECT w.subject,
-     w.job_kind,
+  SELECT a.subject,
+     a.job_kind,
      w.what
-    FROM ( SELECT ('consumer '::text || c.consumer_key) AS subject,
+    FROM (( SELECT ('consumer '::text || c.consumer_key) AS subject,
              (c.job_kind)::text AS job_kind,
-             fn_job_kind_warning((c.job_kind)::text) AS what
+             c.dry_run
             FROM consumer_registry c
-           WHERE (c.enabled AND ((c.job_kind)::text ~~ 'workflow:%'::text))
-         UNION ALL
-          SELECT ('consumer '::text || c.consumer_key),
-             (c.job_kind)::text AS job_kind,
-             format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it, and nobody has claimed one'::text, c.job_kind) AS format
-            FROM consumer_registry c
-           WHERE (c.enabled AND (NOT c.dry_run) AND ((c.job_kind)::text !~~ 'workflow:%'::text) AND (NOT (EXISTS ( SELECT
-                    FROM job_handler h
-                   WHERE (h.job_kind = (c.job_kind)::text)))) AND (NOT (EXISTS ( SELECT
-                    FROM job_subscription s
-                   WHERE (((c.job_kind)::text ~~ s.job_kind_like) AND (s.job_kind <> '*'::text))))) AND (NOT (EXISTS ( SELECT
-                    FROM queue_heartbeat h
-                   WHERE ((c.job_kind)::text = ANY (h.wakes_for))))) AND (NOT (EXISTS ( SELECT
-                    FROM job_archive_bound b
-                   WHERE (b.job_kind = (c.job_kind)::text)))) AND (NOT ((c.job_kind)::text IN ( SELECT k.job_kind
-                    FROM claimed k))))
+           WHERE c.enabled
          UNION ALL
           SELECT ('schedule '::text || s.schedule_key),
              (s.job_kind)::text AS job_kind,
-             fn_job_kind_warning((s.job_kind)::text) AS fn_job_kind_warning
+             false
             FROM job_schedule s
-           WHERE s.enabled) w
+           WHERE s.enabled) a
+      CROSS JOIN LATERAL ( SELECT fn_job_kind_warning(a.job_kind) AS what
+           WHERE (a.job_kind ~~ 'workflow:%'::text)
+         UNION ALL
+          SELECT format('nobody says that he runs jobs of kind %s: no row of job_handler, no executor and no subscription names it, and nobody has claimed one'::text, a.job_kind) AS format
+           WHERE ((NOT a.dry_run) AND (a.job_kind !~~ 'workflow:%'::text) AND (NOT (EXISTS ( SELECT
+                    FROM job_handler h
+                   WHERE (h.job_kind = a.job_kind)))) AND (NOT (EXISTS ( SELECT
+                    FROM job_subscription s
+                   WHERE ((a.job_kind ~~ s.job_kind_like) AND (s.job_kind <> '*'::text))))) AND (NOT (EXISTS ( SELECT
+                    FROM queue_heartbeat h
+                   WHERE (a.job_kind = ANY (h.wakes_for))))) AND (NOT (EXISTS ( SELECT
+                    FROM job_archive_bound b
+                   WHERE (b.job_kind = a.job_kind)))) AND (NOT (a.job_kind IN ( SELECT k.job_kind
+                    FROM claimed k))))) w)
    WHERE (w.what IS NOT NULL)
-   ORDER BY w.subject;
+   ORDER BY a.subject;
 END
 
 -- What stands against jobs of a kind: no such template, or nobody who is known to run it; null when nothing does.
@@ -7542,6 +7644,7 @@ CREATE OR REPLACE FUNCTION fn_job_run(p_job_id uuid, p_lease_token bigint, p_tra
 AS $function$
 declare
   v_path text := current_setting('search_path');
+  v_trace text := current_setting('reveille.traceparent', true);
   v_run record;
   v_answer jsonb;
   v_done jsonb;
@@ -7571,6 +7674,7 @@ begin
   if v_done ->> 'refused' = 'true' then
     raise exception 'lease_lost: the lease of job % ended while its handler ran; the effect is undone', p_job_id using errcode = 'RV002';
   end if;
+  perform set_config('reveille.traceparent', coalesce(v_trace, ''), true);
   return v_done || jsonb_build_object('answer', v_answer);
 end
 $function$
@@ -10221,6 +10325,7 @@ declare
   v_consumer consumer_registry;
   v_obstacle jsonb;
   v_closed timestamptz;
+  v_forgotten timestamptz;
   v_since timestamptz;
   v_until timestamptz;
   v_priority int;
@@ -10261,13 +10366,18 @@ begin
   if v_closed is null then
     v_obstacle := coalesce(v_obstacle, '{"reason": "not_closed"}');
   end if;
+  v_forgotten := fn_rehearse_forgotten(v_consumer);
+  v_since := coalesce(p_since, (p_after ->> 'since')::timestamptz,
+    case when p_event_ids is null then greatest((select min(o.created_at) from event_outbox o), v_forgotten)
+      else (select min(o.created_at) from event_outbox o where o.id = any (p_event_ids)) end, v_now);
+  v_until := coalesce(p_until, (p_after ->> 'until')::timestamptz, greatest(v_now, v_since));
+  -- what has a job is not known of older events; a replay repeats only what is known to have one
+  if p_mode = 'backfill' and (v_since < v_forgotten or v_until <= v_forgotten) and coalesce(v_obstacle ->> 'reason', 'not_closed') = 'not_closed' then
+    v_obstacle := jsonb_build_object('reason', 'keys_forgotten', 'forgotten_until', v_forgotten);
+  end if;
   if not p_dry_run and v_obstacle is not null and (v_obstacle ->> 'reason' <> 'not_closed' or not exists (select from dispatch_sweep)) then
     return jsonb_build_object('refused', true, 'consumer_key', p_consumer_key) || v_obstacle;
   end if;
-  v_since := coalesce(p_since, (p_after ->> 'since')::timestamptz,
-    case when p_event_ids is null then (select min(o.created_at) from event_outbox o)
-      else (select min(o.created_at) from event_outbox o where o.id = any (p_event_ids)) end, v_now);
-  v_until := coalesce(p_until, (p_after ->> 'until')::timestamptz, greatest(v_now, v_since));
   v_priority := coalesce(p_priority, least(32767, greatest(200, v_consumer.priority + 100)));
   if p_mode = 'replay' then
     v_generation := 1 + coalesce((select max(b.generation) from consumer_backfill b where b.consumer_key = p_consumer_key), 1);
@@ -10332,6 +10442,22 @@ declare
 begin
   execute format('explain (format json) select from event_outbox o where o.created_at >= %L and o.created_at < %L', p_since, p_until) into v_plan;
   return (v_plan -> 0 -> 'Plan' ->> 'Plan Rows')::bigint;
+end
+$function$
+
+-- Until when the keys of a consumer's jobs may be forgotten; null: none is. Internal.
+CREATE OR REPLACE FUNCTION fn_rehearse_forgotten(p_consumer consumer_registry)
+ RETURNS timestamp with time zone
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'public', 'pg_temp'
+AS $function$
+begin
+  return (
+    select f.until from job_archive_forgotten f
+    where f.until > '-infinity'
+      and (strpos((p_consumer).idempotency_key, '{consumer_key}') = 0
+        or f.until > least((p_consumer).created_at, (select min(v.changed_at) from audit_consumer v where v.consumer_key = (p_consumer).consumer_key))));
 end
 $function$
 
@@ -11015,12 +11141,15 @@ begin
   if (v_answer ->> 'refused')::boolean then
     return v_answer;
   end if;
+  if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.route.' || p_route_code, 0)) then
+    return v_answer || '{"trigger_left": "table_busy"}';
+  end if;
   begin
     for v_trigger in select t.* from fn_route_triggers(p_route_code) t loop
       execute format('drop trigger %I on %I.%I', v_trigger.trigger_name, v_trigger.table_schema, v_trigger.table_name);
     end loop;
   exception
-    when lock_not_available then v_left := 'table_busy';
+    when lock_not_available or deadlock_detected then v_left := 'table_busy';
     when insufficient_privilege then v_left := 'not_owner';
   end;
   return v_answer || jsonb_build_object('trigger_left', v_left);
@@ -11243,8 +11372,8 @@ declare
     'audit_consumer', 'audit_domain', 'audit_mark', 'consumer_backfill', 'consumer_registry', 'dead_letter_authority', 'dispatch_cursor', 'dispatch_error', 'dispatch_gap',
     'dispatch_pass', 'dispatch_sweep', 'dot_config_audit',
     'event_arrival', 'event_route', 'event_route_count', 'event_route_fault', 'event_route_key', 'event_route_sample', 'host_constraint',
-    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_key', 'job_attempt', 'job_dead_letter', 'job_dependency',
-    'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
+    'host_object', 'job_approval', 'job_archive', 'job_archive_bound', 'job_archive_forgotten', 'job_archive_key', 'job_attempt', 'job_dead_letter',
+    'job_dependency', 'job_gate', 'job_handler', 'job_order_pending', 'job_queue', 'job_rate', 'job_schedule', 'job_subscription', 'job_workflow', 'mot_template',
     'queue_heartbeat', 'queue_pause', 'reveille_migration'];
 begin
   return exists (
@@ -13386,6 +13515,10 @@ grant SELECT on table job_archive to reveille_reader
 grant SELECT on table job_archive_bound to reveille_operator
 
 grant SELECT on table job_archive_bound to reveille_reader
+
+grant SELECT on table job_archive_forgotten to reveille_operator
+
+grant SELECT on table job_archive_forgotten to reveille_reader
 
 grant SELECT on table job_archive_key to reveille_operator
 

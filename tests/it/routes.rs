@@ -8,6 +8,7 @@ mod faults;
 mod feedback;
 mod gate;
 mod kept;
+mod locks;
 mod policies;
 mod roles;
 mod shapes;

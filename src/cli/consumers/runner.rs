@@ -7,13 +7,13 @@ use deadpool_postgres::GenericClient;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::backoff::Backoff;
 use crate::cli::context::{Context, Outcome};
 use crate::cli::output::pairs;
 use crate::cli::progress::Progress;
 use crate::cli::signals::Signals;
+use crate::cli::tries::tried;
 use crate::error::Result;
-use crate::model::refusal::{Answer, remedy};
+use crate::model::refusal::{Answer, Refusal};
 use crate::store::backfills::{self, Request};
 
 /// Events of the outbox that one statement looks at.
@@ -24,9 +24,6 @@ const CLOSES_WITHIN: Duration = Duration::from_mins(5);
 
 /// Between two looks at whether something has changed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How often a statement that was in another's way is tried.
-const TRIES: usize = 5;
 
 /// What is counted.
 const COUNTS: [&str; 8] =
@@ -44,7 +41,7 @@ pub(super) async fn count(
     let mut after = None;
     let mut document = loop {
         let page = tokio::select! {
-            page = backfills::ask(client, request, false, after.as_ref(), BATCH) => page?,
+            page = tried(async || backfills::ask(client, request, false, after.as_ref(), BATCH).await) => page?,
             () = signals.next() => {
                 context.out.line("stopped before all was counted; nothing was changed")?;
                 return Ok(Outcome::Failed);
@@ -83,7 +80,8 @@ fn counted(document: &Value) -> String {
     match document["obstacle"]["reason"].as_str() {
         Some(reason) => {
             let _ = write!(text, "\n\nnow --apply would be refused: {reason}");
-            text.extend(remedy(reason).map(|remedy| format!("\nhint: {remedy}")));
+            let refusal = Refusal { reason: reason.to_owned(), answer: document["obstacle"].clone() };
+            text.extend(refusal.hint().map(|hint| format!("\nhint: {hint}")));
         }
         None => text.push_str("\n\nnothing was changed; --apply does it"),
     }
@@ -180,17 +178,10 @@ async fn until_it_ends(
         };
         let next = async {
             tokio::time::sleep(pause).await;
-            step(client, id).await
+            tried(async || backfills::step(client, id, BATCH).await).await
         };
-        tokio::pin!(next);
-        let (answer, stopped) = tokio::select! {
-            answer = &mut next => (answer?, false),
-            () = signals.next() => (tokio::select! {
-                answer = &mut next => answer?,
-                () = signals.next() => return Ok(None),
-            }, true),
-        };
-        run = match answer {
+        let Some((answer, stopped)) = signals.let_finish(next).await else { return Ok(None) };
+        run = match answer? {
             Answer::Done(run) => run,
             refused @ Answer::Refused(_) => return Ok(Some(refused)),
         };
@@ -199,20 +190,6 @@ async fn until_it_ends(
             return backfills::set_status(client, id, "paused", actor, why, false).await.map(Some);
         }
     }
-}
-
-/// A batch; tried again when another session was in its way.
-async fn step(client: &impl GenericClient, id: Uuid) -> Result<Answer> {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    for _ in 1..TRIES {
-        match backfills::step(client, id, BATCH).await {
-            Err(error) if matches!(error.sqlstate(), Some("40P01" | "40001" | "55P03")) => {
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-            answer => return answer,
-        }
-    }
-    backfills::step(client, id, BATCH).await
 }
 
 /// What became of a run, and what can be done next.

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::stage::{Stage, numbers};
+use crate::commands::words;
 use crate::support::emit;
 
 #[tokio::test]
@@ -117,7 +118,7 @@ async fn a_gap_that_somebody_else_mended_or_nobody_wants_any_more_is_closed() {
     stage.run("delete from job_queue").await;
     stage.sweep().await;
     assert_eq!(stage.audit().await["missing"], json!(4));
-    stage.run("select fn_consumer_set_enabled('two', false, 'test', 'test')").await;
+    stage.run("update consumer_registry set event_type = 'another' where consumer_key = 'two'").await;
     stage.run("select fn_consumer_dispatch(id) from event_outbox where event_domain = 'iu'").await;
     assert_eq!(numbers(&stage.audit().await), [0, 0, 0, 0, 0]);
     let outcomes = "select string_agg(consumer_key || ' ' || outcome, ', ' order by consumer_key, event_id) from dispatch_gap";
@@ -172,4 +173,84 @@ async fn two_repairs_at_once_make_each_job_once() {
     stage.outbox.assert_exactly_once().await;
     emit(&stage.outbox.client, "iu", 1).await;
     assert_eq!(stage.closed().await["missing"], json!(0));
+}
+
+#[tokio::test]
+async fn gaps_of_a_consumer_that_rests_for_a_moment_are_held_and_not_given_up() {
+    let stage = Stage::new().await;
+    stage.outbox.emit(60).await; // more than a pass repairs
+    stage.outbox.drain(1000).await;
+    stage.run("delete from job_queue").await;
+    stage.sweep().await;
+    assert_eq!(stage.audit().await["missing"], json!(120));
+    stage.outbox.gate("queue.audit.repair_enabled", true).await;
+    let findings =
+        "select string_agg(severity || ' ' || finding, ', ' order by finding) from fn_dispatch_audit_check()";
+    for rest in [
+        "update consumer_registry set enabled = false where consumer_key = 'one'",
+        "update consumer_registry set enabled = true, dry_run = true where consumer_key = 'one'",
+    ] {
+        stage.run(rest).await;
+        assert!(stage.text(&format!("({findings})")).await.contains("warning gap_held"), "{rest}");
+        stage.audit().await;
+        stage.outbox.answer("fn_dispatch_audit('iu', p_repair => true)").await;
+        assert_eq!(
+            stage
+                .count("select count(*) from dispatch_gap where consumer_key = 'one' and closed_at is null")
+                .await,
+            60,
+            "{rest}"
+        );
+    }
+    stage.audit().await;
+    assert_eq!(
+        stage.count("select count(*) from job_queue where consumer_key = 'two'").await,
+        60,
+        "and they do not stand before those of the others"
+    );
+    assert_eq!(stage.text(&format!("({findings})")).await, "warning gap_held");
+    let (code, text, _) = words(&stage.outbox.db, &["health"]);
+    assert!(
+        code == Some(0) && text.contains("audit iu: 60 decisions are missing of consumers that are disabled"),
+        "{text}"
+    );
+    stage.run("update consumer_registry set dry_run = false where consumer_key = 'one'").await;
+    while stage.audit().await["repaired"] != 0 {}
+    stage.outbox.assert_exactly_once().await;
+    assert_eq!(stage.text(&format!("({findings})")).await, "");
+}
+
+#[tokio::test]
+async fn every_open_gap_is_looked_at_again_however_many_stand_before_it() {
+    let stage = Stage::new().await;
+    stage.outbox.consumer("d", "dot", json!({})).await;
+    emit(&stage.outbox.client, "dot", 1001).await;
+    stage.run("update consumer_registry set starts_at = '2020-01-01'").await;
+    stage
+        .run(
+            "insert into event_outbox (event_domain, event_type, event_stream, delivery_lane)
+             select 'dot', 'later', 'update', 'immediate' from generate_series(1, 2)",
+        )
+        .await;
+    stage.outbox.emit(1).await;
+    stage
+        .run(
+            "insert into dispatch_gap (event_id, consumer_key, event_domain, event_type, event_created_at)
+             select id, case event_domain when 'iu' then 'one' else 'd' end, event_domain, event_type, created_at from event_outbox",
+        )
+        .await;
+    // somebody mends the last of each
+    stage.run("select fn_consumer_dispatch(id) from event_outbox where event_domain = 'iu' or event_type = 'later'").await;
+    let open = "select count(*) from dispatch_gap where closed_at is null and event_domain = ";
+    stage.audit().await;
+    assert_eq!(stage.count(&format!("{open} 'iu'")).await, 0, "one domain does not hold up another");
+    for _ in 0..5 {
+        stage.audit().await;
+    }
+    assert_eq!(stage.count(&format!("{open} 'dot'")).await, 1001, "and behind the last it begins anew");
+    stage.run("select fn_consumer_dispatch(id) from event_outbox where event_domain = 'dot' order by created_at limit 200").await;
+    for _ in 0..6 {
+        stage.audit().await;
+    }
+    assert_eq!(stage.count(&format!("{open} 'dot'")).await, 801);
 }

@@ -64,3 +64,27 @@ async fn a_domain_that_nobody_wants_anything_of_is_not_read() {
     let done = "select bool_and(place_at = closed_until)::text from audit_domain where event_domain in ('iu', 'tac')";
     assert_eq!(stage.text(&format!("({done})")).await, "true");
 }
+
+#[tokio::test]
+async fn what_health_asks_of_gaps_does_not_grow_with_them() {
+    let stage = Stage::new().await;
+    stage.outbox.emit(1).await;
+    for settle in ["select 'nothing is known of them'", "analyze"] {
+        stage
+            .run(
+                "insert into dispatch_gap (event_id, consumer_key, event_domain, event_type, event_created_at)
+                 select gen_random_uuid(), 'one', 'iu', 'any', clock_timestamp() from generate_series(1, 12000)",
+            )
+            .await;
+        stage.run(settle).await;
+        let read = "select coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)::bigint
+            from pg_stat_xact_user_tables where relname = 'dispatch_gap'";
+        stage.run("begin").await;
+        let before = stage.count(read).await;
+        let told = stage.text("(select what from fn_dispatch_audit_check() where finding = 'gap')").await;
+        let read = stage.count(read).await - before;
+        stage.run("commit").await;
+        assert!(told.starts_with("10000+ decisions are missing"), "{told}");
+        assert!(read <= 10_100, "after {settle}: {read}");
+    }
+}

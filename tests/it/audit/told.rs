@@ -83,7 +83,11 @@ async fn the_command_shows_the_same_numbers_before_and_while_it_repairs() {
     stage.run("delete from job_queue where consumer_key = 'two'").await;
     let (code, text, _) = words(db, &["events", "audit", "--repair"]);
     assert!(code == Some(3) && text.contains("refused: paused"), "the others are mended: {text}");
+    assert!(text.contains("paused: `reveille pause` says by whom and why"), "{text}");
     stage.outbox.assert_exactly_once().await;
+    let (code, audits, _) = document(db, &["events", "audit", "--repair"]);
+    let dot = audits.as_array().unwrap().iter().find(|one| one["event_domain"] == "dot");
+    assert_eq!((code, &dot.unwrap()["refused"]), (Some(3), &json!("paused")), "one document: {audits}");
     stage.outbox.gate("queue.job_substrate.enabled", false).await;
     assert_eq!(words(db, &["events", "audit", "--domain", "iu", "--repair"]).0, Some(3));
 }

@@ -149,3 +149,22 @@ async fn a_month_of_many_keys_goes_in_small_steps() {
     );
     assert_eq!(stage.value("select count(*) from job_archive_key", &[]).await, 0);
 }
+
+#[tokio::test]
+async fn how_far_keys_are_forgotten_is_known_and_a_batch_that_relies_on_it_is_not_overtaken() {
+    let stage = open().await;
+    let (_, month) = aged(&stage, "old", 20).await;
+    aged(&stage, "young", 10).await;
+    let until = "select (select f.until from job_archive_forgotten f) = k.ends from (
+        select date_trunc('month', (clock_timestamp() - make_interval(months => 20)) at time zone 'UTC') + interval '1 month' as at) m,
+        lateral (select m.at at time zone 'UTC' as ends) k";
+    stage.set("queue.retention.archive_months", "12").await;
+    let batch = stage.db.client().await;
+    batch.batch_execute("begin; select from job_archive_forgotten for share").await.unwrap();
+    let done = drop_now(&stage).await;
+    assert_eq!((&done["locked"], &done["keys"]), (&json!([month]), &json!(0)), "{done}");
+    assert_eq!(stage.value(until, &[]).await, json!(false));
+    batch.batch_execute("commit").await.unwrap();
+    assert_eq!(drop_now(&stage).await["dropped"], json!([month]));
+    assert_eq!(stage.value(until, &[]).await, json!(true));
+}

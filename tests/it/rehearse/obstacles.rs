@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::stage::Stage;
+use crate::commands::words;
 use crate::support::{connect, login};
 
 #[tokio::test]
@@ -169,4 +170,41 @@ async fn a_run_without_a_runner_is_a_line_of_health() {
     assert!(lines.iter().any(|one| one["component"] == "backfill" && one["name"] == "k"), "{health}");
     stage.set_status(&first, "cancelled", "").await;
     assert_eq!(stage.count(&check(100_000)).await, 0);
+}
+
+#[tokio::test]
+async fn events_whose_jobs_would_not_be_known_any_more_are_not_made_again() {
+    let stage = Stage::new(100, json!({})).await;
+    // as if the month of the first 40 had gone
+    stage.run("update job_archive_forgotten set until = (select created_at from event_outbox order by created_at offset 40 limit 1)").await;
+    let dry = stage.dry("backfill", "").await;
+    assert_eq!(dry["made"], json!(100), "of a consumer that came later no key can have gone");
+    // another one that came before
+    let old = stage.begin("backfill", ", p_batch => 10").await;
+    stage
+        .run("update consumer_registry set created_at = '2020-01-01', updated_at = updated_at where consumer_key = 'k'")
+        .await;
+    let stopped = stage.step(&old, ", 10").await;
+    assert_eq!(
+        (&stopped["refused"], &stopped["reason"], &stopped["status"]),
+        (&json!(true), &json!("keys_forgotten"), &json!("paused")),
+        "one that was under way: {stopped}"
+    );
+    assert_eq!(stage.set_status(&old, "cancelled", "").await["status"], "cancelled");
+    let since = ", p_since => '2020-01-01'";
+    let refused = stage.begin("backfill", since).await;
+    assert_eq!((&refused["reason"], stage.jobs().await), (&json!("keys_forgotten"), 10), "{refused}");
+    let page = "fn_consumer_backfill('k', '2020-01-01')";
+    assert_eq!(stage.outbox.answer(page).await["obstacle"]["reason"], "keys_forgotten", "a dry run says so");
+    let (code, text, err) =
+        words(stage.db(), &["consumers", "backfill", "k", "--since", "190days", "--until", "10m", "--apply"]);
+    assert!(code == Some(3) && err.contains("all are known from 20"), "{text}{err}");
+    let made = stage.real("backfill", "").await;
+    assert_eq!((&made["made"], &made["since"]), (&json!(60), &refused["forgotten_until"]), "{made}");
+    let replay = stage.real("replay", since).await;
+    assert_eq!(
+        (&replay["status"], &replay["made"]),
+        (&json!("finished"), &json!(70)),
+        "what is known to have a job"
+    );
 }

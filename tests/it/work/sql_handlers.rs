@@ -7,6 +7,7 @@ use super::shop::Shop;
 use crate::cli::{output, reveille};
 use crate::commands::json;
 use crate::support::{SOON, wait_until};
+use crate::tracing::PARENT;
 
 const EFFECT: &str = "insert into effect values ((p_job ->> 'job_id')::uuid, p_job ->> 'source_ref');";
 
@@ -214,4 +215,32 @@ async fn a_connection_whose_statement_was_cancelled_runs_no_other_job() {
     let same = "select (select note from effect) = (select last_value::text from cancelled_in)";
     assert!(!shop.client.query_one(same, &[]).await.unwrap().get::<_, bool>(0));
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_follows_in_the_transaction_of_a_run_belongs_to_the_callers_trace() {
+    let shop = Shop::open().await;
+    shop.handler(
+        "traced",
+        "return jsonb_build_object('result_ref', 'trace:' || current_setting('reveille.traceparent'));",
+    )
+    .await;
+    let of_job = PARENT.replace("4bf9", "0000");
+    for caller in [PARENT, ""] {
+        let id = shop.enqueue("traced").await;
+        shop.client
+            .batch_execute(&format!(
+                "begin; set local reveille.traceparent = '{caller}';
+                 select fn_queue_heartbeat_register('traced', 'PG_worker')"
+            ))
+            .await
+            .unwrap();
+        let run = "select fn_job_run(c.job_id, c.lease_token, $1) from fn_job_claim('traced', 1) c";
+        let done: Value = shop.client.query_one(run, &[&of_job]).await.unwrap().get(0);
+        assert_eq!(done["refused"], false, "{done}");
+        let left = "select current_setting('reveille.traceparent')";
+        assert_eq!(shop.client.query_one(left, &[]).await.unwrap().get::<_, &str>(0), caller);
+        shop.client.batch_execute("commit").await.unwrap();
+        assert_eq!(shop.job(id).await["result_ref"], format!("trace:{of_job}"));
+    }
 }

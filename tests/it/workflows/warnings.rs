@@ -93,3 +93,25 @@ async fn jobs_that_somebody_has_claimed_without_saying_so_first_are_known() {
     client.batch_execute(claim).await.unwrap();
     assert_eq!(warning().await, None);
 }
+
+#[tokio::test]
+async fn that_a_consumer_asks_for_a_kind_makes_nobody_run_it_for_a_schedule() {
+    let db = TestDb::new().await;
+    let client = db.client().await;
+    let put = r#"select fn_consumer_put('{"consumer_key": "idle", "event_domain": "iu", "job_kind": "report.make"}', 't', 'sql')"#;
+    client.batch_execute(put).await.unwrap();
+    words(&db, &["schedules", "put", "hourly", "--kind", "report.make", "--every", "1h"]);
+    words(&db, &["schedules", "enable", "hourly", "--reason", "x"]);
+    let subjects = async || {
+        let subjects =
+            "select coalesce(string_agg(subject, ', ' order by subject), '') from fn_job_kind_check()";
+        client.query_one(subjects, &[]).await.unwrap().get::<_, String>(0)
+    };
+    assert_eq!(subjects().await, "schedule hourly", "its consumer is disabled");
+    client.batch_execute("update consumer_registry set enabled = true, dry_run = true").await.unwrap();
+    assert_eq!(subjects().await, "schedule hourly", "its consumer only counts");
+    client.batch_execute("update consumer_registry set dry_run = false").await.unwrap();
+    assert_eq!(subjects().await, "consumer idle, schedule hourly");
+    client.batch_execute(HANDLER).await.unwrap();
+    assert_eq!(subjects().await, "");
+}
