@@ -216,7 +216,7 @@ impl Executor {
         };
         let within = since.elapsed() + Duration::from_secs(1);
         self.ask("giving back unknown jobs", async |client| {
-            store::work::release_unknown(client, self.name(), within, &known).await
+            store::work::release_unknown(client, &self.beater, within, &known).await
         })
         .await?;
         self.held().unsure = None;
