@@ -1,8 +1,8 @@
 //! Assembly: what `run` and `tick` are made of, in start order and stop order. Nothing else starts long tasks.
 //!
 //! Start: the HTTP face; the database answers and the schema fits; listener, dispatcher, sweeper, reaper, scheduler,
-//! archiver, housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are forgotten, if it ended well,
-//! and the face goes; at the deadline, or at the second signal, they are cut.
+//! archiver, auditor, housekeeper. Stop: all of these are asked at once and end; then the sidecar's names are forgotten, if it ended
+//! well, and the face goes; at the deadline, or at the second signal, they are cut.
 
 mod tick;
 
@@ -103,7 +103,8 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
 struct Parts<'a> {
     settings: &'a Settings,
     server: Server,
-    /// For what is not dispatch: checks, sweeps, chores.
+    /// For what takes little: checks, heartbeats, leases that have ended, schedules, the archive. Sweep and audit have
+    /// connections of their own.
     pool: Pool,
     domains: Vec<String>,
     listener: Option<Listener>,
@@ -155,7 +156,7 @@ async fn run_parts(parts: Parts<'_>, shutdown: &Shutdown) -> Result<()> {
     let sweeper = Sweeper::new(&server, &settings.sweep, waker)?;
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
-    let auditor = Auditor::new(server.clone(), pool.clone(), &settings.maintenance);
+    let auditor = Auditor::new(&server, &settings.maintenance)?;
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance)
         .beating_for("dispatcher", dispatcher.alive())
         .beating_for("sweeper", sweeper.alive())

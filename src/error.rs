@@ -88,11 +88,12 @@ impl Error {
     pub fn pool(what: impl fmt::Display, source: deadpool_postgres::PoolError) -> Self {
         match source {
             deadpool_postgres::PoolError::Backend(source) => Self::postgres(what, source),
+            // the server is there: what we have of it is in use
             deadpool_postgres::PoolError::Timeout(_) => Self::new(
-                Kind::Unreachable,
-                format!("{what}: no connection within the deadline"),
+                Kind::Transient,
+                format!("{what}: none within the deadline"),
             )
-            .hint("every connection is in use: raise [database] pool_size, or lower [dispatch] concurrency")
+            .hint("other work of this process has it: pg_stat_activity shows what that does, by application_name")
             .because(source),
             other => Self::new(Kind::Database, format!("{what}: {other}")).because(other),
         }

@@ -24,7 +24,7 @@ drop function fn_job_cancellations(uuid[]);
 drop function fn_job_cancel(uuid, text, text);
 drop function fn_job_take_back(uuid, text, text);
 drop function fn_job_snooze(uuid, bigint, timestamptz);
-drop function fn_job_release_unknown(text, interval, uuid[]);
+drop function fn_job_release_unknown(text, interval, uuid[], text);
 drop function fn_job_busy(uuid[], bigint[]);
 drop function fn_job_release(uuid, bigint);
 drop function fn_job_succeed_mixed(uuid[], bigint[], text[]);

@@ -1939,7 +1939,14 @@ comment on function fn_job_busy(uuid[], bigint[]) is 'Which of these leased jobs
 
 -- Gives back what was leased under a name within the last p_within and is none of p_known: a claim that was committed,
 -- but whose answer never reached its worker. Called by a worker after a claim failed, with the jobs that it knows of.
-create or replace function fn_job_release_unknown(p_executor_name text, p_within interval, p_known uuid[]) returns jsonb
+-- With p_instance it is refused as executor_alive once another process has taken the name over: what is leased by then
+-- may be that one's.
+create or replace function fn_job_release_unknown(
+  p_executor_name text,
+  p_within interval,
+  p_known uuid[],
+  p_instance text default null
+) returns jsonb
 language plpgsql volatile security definer set search_path from current
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off
 as $$
@@ -1948,12 +1955,16 @@ declare
   v_released bigint;
   v_executor record;
 begin
-  select h.executor_kind, fn_executor_is_ours(h.owner_role) as is_ours into v_executor
-  from queue_heartbeat h where h.executor_name = p_executor_name;
+  -- with its lock the name cannot change hands before these jobs are back
+  select h.instance, fn_executor_is_ours(h.owner_role) as is_ours into v_executor
+  from queue_heartbeat h where h.executor_name = p_executor_name
+  for share;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'executor_not_registered', 'executor_name', p_executor_name);
   elsif not v_executor.is_ours then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name);
+  elsif v_executor.instance <> p_instance then
+    return jsonb_build_object('refused', true, 'reason', 'executor_alive', 'executor_name', p_executor_name);
   end if;
   select count(fn_job_requeue(f.job, 'released', 'the answer to its claim never came', null)) into v_released
   from (
@@ -1964,8 +1975,8 @@ begin
   return jsonb_build_object('refused', false, 'executor_name', p_executor_name, 'released', v_released);
 end
 $$;
-comment on function fn_job_release_unknown(text, interval, uuid[])
-  is 'Gives back what an executor leased lately without knowing it: {released}. Refused executor_not_registered or not_owner.';
+comment on function fn_job_release_unknown(text, interval, uuid[], text)
+  is 'Gives back what an executor leased lately without knowing it: {released}. Refused executor_not_registered, not_owner or executor_alive.';
 
 -- The job as its handler sees it, with the handler's name. Called by fn_job_run.
 create or replace function fn_job_handler_of(p_job_id uuid, p_lease_token bigint) returns table (job jsonb, handler text)
@@ -2032,7 +2043,7 @@ begin
   foreach v_function in array array[
     'fn_job_claim(text, int, int, text[], text)', 'fn_job_start(uuid, bigint)', 'fn_job_renew(uuid, bigint, int)',
     'fn_job_succeed(uuid, bigint, text)', 'fn_job_succeed_many(uuid[], bigint[], text[])', 'fn_job_release(uuid, bigint)',
-    'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[])', 'fn_job_snooze(uuid, bigint, timestamptz)',
+    'fn_job_busy(uuid[], bigint[])', 'fn_job_release_unknown(text, interval, uuid[], text)', 'fn_job_snooze(uuid, bigint, timestamptz)',
     'fn_job_cancel_done(uuid, bigint)', 'fn_job_cancellations(uuid[])', 'fn_job_enqueue_many(jsonb)',
     'fn_job_handler_of(uuid, bigint)', 'fn_job_lease_lost(uuid, bigint)', 'fn_job_run(uuid, bigint, text)', 'fn_job_kinds(text[])',
     'fn_job_pass_on(text, text, text[], boolean)', 'fn_executor_rest(text, boolean)', 'fn_executor_rest_key(text)',

@@ -70,7 +70,7 @@ pub async fn tick(settings: &Settings, limit: Duration) -> Result<Tick> {
     let reaper = Reaper::new(server.clone(), pool.clone(), &settings.maintenance);
     let scheduler = Scheduler::new(server.clone(), pool.clone(), &settings.maintenance);
     let archiver = Archiver::new(server.clone(), pool.clone(), &settings.maintenance);
-    let auditor = Auditor::new(server.clone(), pool.clone(), &settings.maintenance);
+    let auditor = Auditor::new(&server, &settings.maintenance)?;
     let housekeeper = Housekeeper::new(server, pool, &settings.maintenance);
     let mut tick = Tick::default();
     // dispatch first: a sweep that takes long, or fails, must not keep back what is known already

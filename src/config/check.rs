@@ -1,15 +1,16 @@
 //! Stage two: every key, the range it must lie in, and the rules between keys.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::executor::ExecutorKind;
 
 use super::problem::{Problem, Problems};
 use super::read::{Checked, Fault, Reader, choice, count, duration, list, switch, text};
-use super::settings::{LogFormat, LogLevel, Secret, Settings};
+use super::settings::{LogFormat, LogLevel, Settings};
 use super::telemetry;
+use super::token::token;
 use super::typed::{Typed, Value};
 
 /// The settings, and the keys in the order of reading; or every problem, those found before included.
@@ -121,25 +122,18 @@ fn faces(read: &mut Reader, settings: &mut Settings) {
     });
     read.read("http.hosts", &mut it.hosts, list(host_name));
     read.read("http.token", &mut it.token, token);
-    let mut from_file = Secret::default();
-    read.read("http.token_file", &mut from_file, token_file);
+    read.read("http.token_file", &mut it.token_file, |value| text(value).map(PathBuf::from));
     read.relate(
         ["http.token", "http.token_file"],
-        it.token.0.is_empty() || from_file.0.is_empty(),
+        it.token.0.is_empty() || it.token_file.as_os_str().is_empty(),
         "http.token and http.token_file are both given: leave one of them empty",
     );
-    if it.token.0.is_empty() {
-        it.token = from_file;
-    }
     read.read("http.behind_tls", &mut it.behind_tls, switch);
     read.read("shutdown.deadline", &mut settings.shutdown.deadline, duration(Duration::ZERO..=hours(1)));
     let it = &mut settings.log;
     read.read("log.format", &mut it.format, choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
     read.read("log.level", &mut it.level, choice(&LEVELS));
 }
-
-/// Fewest characters of a token.
-const TOKEN: usize = 16;
 
 const LEVELS: [(&str, LogLevel); 6] = [
     ("off", LogLevel::Off),
@@ -149,31 +143,6 @@ const LEVELS: [(&str, LogLevel); 6] = [
     ("debug", LogLevel::Debug),
     ("trace", LogLevel::Trace),
 ];
-
-/// Short enough to be guessed is not a token. The value is never shown.
-fn token(value: &Value) -> Checked<Secret> {
-    let text = text(value)?;
-    match text.chars().count() {
-        0 | TOKEN.. if !text.contains(char::is_whitespace) => Ok(Secret(text)),
-        0 | TOKEN.. => Err(Fault::rule("must be one word, without white space")),
-        short => Err(Fault::rule(format!(
-            "must have at least {TOKEN} characters, not {short}: `openssl rand -hex 24` makes one"
-        ))),
-    }
-}
-
-fn token_file(value: &Value) -> Checked<Secret> {
-    let path = text(value)?;
-    if path.is_empty() {
-        return Ok(Secret::default());
-    }
-    let content = std::fs::read_to_string(&path)
-        .map_err(|error| Fault::rule(format!("the file `{path}` cannot be read: {error}")))?;
-    match content.trim() {
-        "" => Err(Fault::rule(format!("the file `{path}` is empty"))),
-        content => token(&Value::Plain(content.to_owned())),
-    }
-}
 
 /// The form alone is checked, and the value never shown: it may hold a password.
 fn address(value: &Value) -> Checked<String> {

@@ -15,6 +15,7 @@ mod redact;
 mod services;
 mod settings;
 mod telemetry;
+mod token;
 mod typed;
 
 use std::path::PathBuf;

@@ -67,6 +67,17 @@ impl Reader {
         }
     }
 
+    /// Where the word of a key that was read came from; none when it was not typed, or is a problem.
+    pub(super) fn origin(&self, key: &str) -> Option<&Origin> {
+        self.origins.get(key)
+    }
+
+    /// Takes the problems of these places out: they are not to stop anybody.
+    pub(super) fn set_aside(&mut self, is_meant: impl Fn(&Origin) -> bool) -> Vec<Problem> {
+        let meant = |problem: &mut Problem| problem.origin.as_ref().is_some_and(&is_meant);
+        self.problems.extract_if(.., meant).collect()
+    }
+
     /// A rule between two keys; the first of them that was typed is named. Keys that have a problem of
     /// their own are left alone.
     pub(super) fn relate(&mut self, keys: [&'static str; 2], holds: bool, rule: &str) {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::redact::redact;
@@ -104,8 +105,10 @@ pub struct Http {
     pub listen: SocketAddr,
     /// Names beside addresses and `localhost` under which the dashboard and `/api/v1` may be asked.
     pub hosts: Vec<String>,
-    /// What signs in at the dashboard, from `token` or the file `token_file`; empty: nothing can be written there.
+    /// What signs in at the dashboard; where this is empty and there is no `token_file`, nothing can be written there.
     pub token: Secret,
+    /// A file that holds it instead; [`Http::read_token`] reads it. Empty: none.
+    pub token_file: PathBuf,
     /// Whether browsers come over TLS, through a proxy: the cookie of a session is sent over nothing else then.
     pub behind_tls: bool,
 }
@@ -127,6 +130,7 @@ impl Default for Http {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7045)),
             hosts: Vec::new(),
             token: Secret::default(),
+            token_file: PathBuf::new(),
             behind_tls: false,
         }
     }
@@ -145,6 +149,10 @@ pub struct Telemetry {
     pub service_name: String,
     /// Longest time of one request.
     pub timeout: Duration,
+    /// Whether the endpoint is that of the standard variables, which platforms set for everybody.
+    pub is_of_platform: bool,
+    /// What of the standard variables does not fit; it is left out, and must be said.
+    pub unfit: Option<String>,
 }
 
 /// How spans travel.
@@ -163,6 +171,8 @@ impl Default for Telemetry {
             protocol: Protocol::default(),
             service_name: "reveille".to_owned(),
             timeout: Duration::from_secs(10),
+            is_of_platform: false,
+            unfit: None,
         }
     }
 }

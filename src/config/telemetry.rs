@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::problem::Origin;
 use super::read::{Checked, Fault, Reader, choice, duration, text};
 use super::settings::{Protocol, Telemetry};
 use super::typed::Value;
@@ -50,6 +51,28 @@ pub(super) fn check(read: &mut Reader, it: &mut Telemetry) {
     read.read("telemetry.service_name", &mut it.service_name, service_name);
     let (shortest, longest) = (Duration::from_millis(100), Duration::from_mins(1));
     read.read("telemetry.timeout", &mut it.timeout, duration(shortest..=longest));
+    it.is_of_platform = read.origin("telemetry.endpoint").is_some_and(is_standard);
+    set_unfit_aside(read, it);
+}
+
+fn is_standard(origin: &Origin) -> bool {
+    matches!(origin, Origin::Environment(name) if STANDARD.iter().any(|(standard, _)| standard == name))
+}
+
+/// A platform sets the standard variables for everybody: what of them does not fit stops no command. It costs the export,
+/// unless the endpoint is of our own keys.
+fn set_unfit_aside(read: &mut Reader, it: &mut Telemetry) {
+    let unfit = read.set_aside(is_standard);
+    if unfit.is_empty() {
+        return;
+    }
+    let effect =
+        if it.endpoint.is_empty() || it.is_of_platform { "no spans are exported" } else { "left out" };
+    let words: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+    it.unfit = Some(format!("{effect}: the standard variables do not fit: {}", words.join("; ")));
+    if it.is_of_platform {
+        (it.endpoint, it.is_of_platform) = (String::new(), false);
+    }
 }
 
 /// The form alone is checked, and the value never shown: somebody may put a password into it.

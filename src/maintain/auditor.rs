@@ -3,7 +3,10 @@
 //! Settings: `[maintenance] audit_interval`; in the database `queue.audit.enabled` (true) and `queue.audit.repair_enabled`
 //! (false). A round is passes of `fn_dispatch_audit_pass`, each bounded, until nothing that is closed is left; of any
 //! number of sidecars one audits at a time. It reads the outbox by time: without an index for that it runs more seldom.
+//! A pass may take longer than other statements, so it has a connection of its own; one that took too long is followed
+//! by smaller ones.
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
@@ -15,15 +18,22 @@ use tokio::time::{Instant, sleep};
 use crate::alive::Alive;
 use crate::backoff::Trouble;
 use crate::config;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::refusal::Answer;
 use crate::postgres::Server;
 use crate::postgres::pool::hand_back;
 use crate::shutdown::Shutdown;
 use crate::store;
 
-/// Events of the outbox that a pass looks at, for each domain.
-const BATCH: i32 = 5000;
+/// Events of the outbox that a pass looks at, for each domain: at most, and when passes take too long.
+const LARGEST_BATCH: i32 = 5000;
+const SMALLEST_BATCH: i32 = 100;
+
+/// How many times the statement timeout a pass may take.
+const PATIENCE: u32 = 4;
+
+/// After a round it pauses at least this many times as long as the longest of its passes.
+const LARGEST_SHARE: u32 = 10;
 
 /// Between two passes of a round.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -44,6 +54,8 @@ pub struct Auditor {
     alive: Alive,
     passes: Counter,
     gaps: Counter,
+    /// Events of the next pass.
+    batch: AtomicI32,
 }
 
 /// What a round found.
@@ -70,10 +82,13 @@ pub struct Audited {
 }
 
 impl Auditor {
-    /// An auditor that takes its connection from `pool`.
-    pub fn new(server: Server, pool: Pool, settings: &config::Maintenance) -> Self {
+    /// Opens nothing yet.
+    pub fn new(server: &Server, settings: &config::Maintenance) -> Result<Self> {
+        let server = server.patient(PATIENCE);
+        let pool = server.pool("audit", 1, &server.session())?;
         let (passes, gaps) = (Counter::default(), Counter::default());
-        Self { server, pool, interval: settings.audit_interval, alive: Alive::default(), passes, gaps }
+        let (interval, batch) = (settings.audit_interval, AtomicI32::new(LARGEST_BATCH));
+        Ok(Self { server, pool, interval, alive: Alive::default(), passes, gaps, batch })
     }
 
     /// Whether it turns.
@@ -93,7 +108,7 @@ impl Auditor {
         let mut interval = None;
         let mut told = false;
         loop {
-            let mut audited = Audited::default();
+            let (mut audited, begun) = (Audited::default(), Instant::now());
             let round = tokio::select! {
                 // a pass that is cut off leaves nothing behind
                 () = shutdown.requested() => return Ok(()),
@@ -112,7 +127,8 @@ impl Auditor {
                     if trouble.failed(error.sort()) && error.kind() != Kind::Unreachable {
                         tracing::warn!("the audit waits: {}", error.trying_again());
                     }
-                    trouble.next_try().saturating_duration_since(Instant::now().into_std())
+                    let pause = trouble.next_try().saturating_duration_since(Instant::now().into_std());
+                    pause.max(self.rest_after(&error, begun.elapsed()))
                 }
             };
             self.alive.turns(pause);
@@ -122,13 +138,22 @@ impl Auditor {
         }
     }
 
+    /// A pass that was given up has cost the server all the same; when even the smallest is, that is to be seldom.
+    fn rest_after(&self, error: &Error, took: Duration) -> Duration {
+        match error.sqlstate() {
+            Some("57014") if self.batch.load(Ordering::Relaxed) == SMALLEST_BATCH => took * LARGEST_SHARE,
+            Some("57014") => took,
+            _ => Duration::ZERO,
+        }
+    }
+
     async fn round(&self, interval: &mut Option<Duration>, audited: &mut Audited) -> Result<Duration> {
         let pause = match *interval {
             Some(pause) => pause,
             None => *interval.insert(self.affordable_interval().await?),
         };
-        self.run_once(audited).await?;
-        Ok(pause)
+        let longest = self.passes(audited).await?;
+        Ok(pause.max(longest * LARGEST_SHARE))
     }
 
     async fn affordable_interval(&self) -> Result<Duration> {
@@ -142,19 +167,41 @@ impl Auditor {
 
     /// Passes until nothing that is closed is left, or another sidecar audits; counted pass by pass, for who cuts it off.
     pub async fn run_once(&self, audited: &mut Audited) -> Result<()> {
+        self.passes(audited).await.map(|_| ())
+    }
+
+    /// The same; answers how long the longest pass took.
+    async fn passes(&self, audited: &mut Audited) -> Result<Duration> {
+        let mut longest = Duration::ZERO;
         loop {
             self.alive.turns(self.server.limit(1));
             let client = self.server.take(&self.pool).await?;
-            let pass = store::audit::pass(&client, BATCH);
+            let begun = Instant::now();
+            let pass = store::audit::pass(&client, self.batch.load(Ordering::Relaxed));
             let outcome = self.server.in_time(1, "auditing dispatch", pass).await;
-            let Answer::Done(answer) = hand_back(client, outcome)? else { return Ok(()) }; // switched off
+            let outcome = hand_back(client, outcome);
+            let took = begun.elapsed();
+            self.fit_batch(outcome.as_ref().err().and_then(Error::sqlstate), took);
+            longest = longest.max(took);
+            let Answer::Done(answer) = outcome? else { return Ok(longest) }; // switched off
             self.passes.inc();
             self.gaps.inc_by(audited.add(&answer));
             if answer["more"] != true {
-                return Ok(());
+                return Ok(longest);
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// A pass that was given up is followed by smaller ones, quick ones by larger.
+    fn fit_batch(&self, sqlstate: Option<&str>, took: Duration) {
+        let batch = self.batch.load(Ordering::Relaxed);
+        let next = match sqlstate {
+            Some("57014") => (batch / 2).max(SMALLEST_BATCH),
+            None if took < self.server.session().statement_timeout / 10 => (batch * 2).min(LARGEST_BATCH),
+            _ => batch,
+        };
+        self.batch.store(next, Ordering::Relaxed);
     }
 }
 

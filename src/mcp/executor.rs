@@ -4,15 +4,17 @@
 //! The server beats, also when the agent is idle or a gate is closed: it is what can fall silent. Leases it does not
 //! renew, so that an agent that hangs loses its job, and somebody else gets it.
 
-use std::collections::BTreeMap;
+mod held;
+mod leases;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
+use self::held::Held;
 use super::Name;
 use crate::backoff::Backoff;
 use crate::config::Settings;
@@ -25,10 +27,16 @@ use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
 use crate::store;
 use crate::store::heartbeats::{Beater, Registration};
-use crate::store::work::Leases;
 
-/// Longest that leaving may take.
+/// What is said of a server that keeps silent at the end.
+const NO_ANSWER: &str = "giving back: the database has not answered";
+/// Longest that leaving may take, and each step of it.
 const LEAVING: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(2);
+/// How long leaving waits for a claim that is under way, so that its jobs go back, too.
+const TURN: Duration = Duration::from_secs(1);
+/// Calls of the agent's that may be at the database at the same time.
+const CALLS: usize = 4;
 
 /// One name and its leases.
 pub(super) struct Executor {
@@ -38,18 +46,22 @@ pub(super) struct Executor {
     pub(super) lease: Option<Duration>,
     cadence: Duration,
     server: Server,
-    pool: Pool,
-    held: Mutex<Held>,
-    /// Calls that change what is leased, one at a time; false when it has left.
-    turn: tokio::sync::Mutex<bool>,
+    /// For what the agent calls.
+    calls: Pool,
+    /// For beats and for leaving, which wait for no call.
+    control: Pool,
+    state: Mutex<State>,
+    /// Claims, one at a time: of one alone it is known what an answer that never came may have leased.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    leases: BTreeMap<Uuid, i64>,
+struct State {
+    held: Held,
     registered: bool,
     /// Since when a claim may have leased jobs that we have not heard of.
     unsure: Option<Instant>,
+    has_left: bool,
 }
 
 impl Executor {
@@ -62,10 +74,11 @@ impl Executor {
             takeover: name.takeover,
             lease: (!settings.worker.lease.is_zero()).then_some(settings.worker.lease),
             cadence: settings.maintenance.heartbeat_interval,
-            pool: server.pool("mcp-executor", 2, &session)?,
+            calls: server.pool("mcp-executor", CALLS, &session)?,
+            control: server.pool("mcp-heartbeat", 1, &session)?,
             server: server.clone(),
-            held: Mutex::default(),
-            turn: tokio::sync::Mutex::new(true),
+            state: Mutex::default(),
+            turn: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -81,8 +94,8 @@ impl Executor {
         self.kind
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registers the name. A database that is not there is left to [`Self::keep`].
@@ -105,10 +118,15 @@ impl Executor {
     /// Beats until it is told to end.
     pub(super) async fn keep(&self, shutdown: &Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut told = !self.held().registered;
+        let mut told = !self.state().registered;
         let mut pause = if told { backoff.next_delay() } else { self.cadence };
         while shutdown.pause(pause).await {
-            pause = match self.beat().await {
+            let beat = tokio::select! {
+                // what it has leased is not to wait for a beat
+                () = shutdown.requested() => return,
+                beat = self.beat() => beat,
+            };
+            pause = match beat {
                 Ok(answer) => {
                     self.tell(&answer, &mut told);
                     backoff.reset();
@@ -152,22 +170,24 @@ impl Executor {
             takeover: self.takeover,
         };
         let answer = self
-            .ask("registering", async |client| {
+            .ask_through(&self.control, "registering", async |client| {
                 store::heartbeats::register(client, &self.beater, registration).await
             })
             .await?;
-        self.held().registered = matches!(answer, Answer::Done(_));
+        self.state().registered = matches!(answer, Answer::Done(_));
         Ok(answer)
     }
 
     /// One beat; a name that is not known any more, or not yet, is registered.
     pub(super) async fn beat(&self) -> Result<Answer> {
-        if !self.held().registered {
+        if !self.state().registered {
             return self.register().await;
         }
-        let current = self.held().leases.keys().next().copied();
+        let current = self.state().held.current(Instant::now());
         let answer = self
-            .ask("beating", async |client| store::heartbeats::tick(client, &self.beater, current).await)
+            .ask_through(&self.control, "beating", async |client| {
+                store::heartbeats::tick(client, &self.beater, current).await
+            })
             .await?;
         match answer {
             Answer::Refused(refusal) if refusal.reason == "executor_not_registered" => self.register().await,
@@ -175,74 +195,65 @@ impl Executor {
         }
     }
 
-    /// Does something with a connection, within the deadline of one statement.
+    /// Does for the agent something with a connection, within the deadline of one statement.
     pub(super) async fn ask<T>(&self, what: &str, ask: impl AsyncFnOnce(&Object) -> Result<T>) -> Result<T> {
-        let client = self.server.take(&self.pool).await?;
+        self.ask_through(&self.calls, what, ask).await
+    }
+
+    async fn ask_through<T>(
+        &self,
+        pool: &Pool,
+        what: &str,
+        ask: impl AsyncFnOnce(&Object) -> Result<T>,
+    ) -> Result<T> {
+        let client = self.server.take(pool).await?;
         let outcome = self.server.in_time(1, what, ask(&client)).await;
         hand_back(client, outcome)
     }
 
-    /// The turn to change what is leased; none when the server is stopping.
-    pub(super) async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, bool>> {
-        Some(self.turn.lock().await).filter(|open| **open)
+    /// The turn to claim.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
-    /// A claim begins: until its answer is here, jobs may be ours that we do not know.
-    pub(super) fn becomes_unsure(&self) {
-        self.held().unsure.get_or_insert_with(Instant::now);
+    /// Whether the server is stopping: what is leased now would be nobody's.
+    pub(super) fn has_left(&self) -> bool {
+        self.state().has_left
     }
 
-    /// Its answer is here: these are ours.
-    pub(super) fn holds(&self, leases: impl IntoIterator<Item = (Uuid, i64)>) {
-        let mut held = self.held();
-        held.unsure = None;
-        held.leases.extend(leases);
-    }
-
-    /// A job is not ours any more.
-    pub(super) fn lets_go(&self, (id, token): (Uuid, i64)) {
-        let mut held = self.held();
-        if held.leases.get(&id) == Some(&token) {
-            held.leases.remove(&id);
-        }
-    }
-
-    /// Gives back what a claim leased whose answer never came.
-    pub(super) async fn release_unknown(&self) -> Result<()> {
-        let (since, known) = {
-            let held = self.held();
-            let Some(since) = held.unsure else { return Ok(()) };
-            (since, held.leases.keys().copied().collect::<Vec<_>>())
-        };
-        let within = since.elapsed() + Duration::from_secs(1);
-        self.ask("giving back unknown jobs", async |client| {
-            store::work::release_unknown(client, self.name(), within, &known).await
-        })
-        .await?;
-        self.held().unsure = None;
-        Ok(())
-    }
-
-    /// Gives back what is leased and leaves the name to another process. What cannot be told now, the reaper does.
+    /// Gives back what is leased and leaves the name to another process. Each step is tried, whatever became of those
+    /// before; what cannot be told now, the reaper does.
     pub(super) async fn leave(&self) {
+        self.state().has_left = true;
+        self.control.retain(|_, _| false); // it may be busy with a beat that was cut off
         let leave = async {
-            *self.turn.lock().await = false; // after the call that is under way
-            self.release_unknown().await?;
-            let leases: Leases = self.held().leases.iter().map(|(id, token)| (*id, *token)).collect();
-            if !leases.is_empty() {
-                self.ask("giving jobs back", async |client| store::work::release(client, &leases).await)
-                    .await?;
-                tracing::info!(executor = %self.name(), "gave {} jobs back", leases.len());
-            }
-            if self.held().registered {
-                self.ask("leaving", async |client| store::heartbeats::leave(client, &self.beater).await)
-                    .await?;
-            }
-            Ok(())
+            let _turn = timeout(TURN, self.turn.lock()).await; // one that hangs longer is fenced by its tokens
+            let known = self.step(self.release(&self.control, false)).await;
+            let unknown = self.step(self.release_unknown(&self.control)).await;
+            let name = self.step(self.leave_name()).await;
+            [known, unknown, name]
+                .into_iter()
+                .filter_map(Result::err)
+                .fold(None, |earlier, error| Some(Error::and(earlier, error)))
         };
-        let late = Error::new(Kind::Timeout, "giving back: the database has not answered");
-        if let Err(error) = timeout(LEAVING, leave).await.unwrap_or(Err(late)) {
+        let late = Error::new(Kind::Timeout, NO_ANSWER);
+        if let Some(error) = timeout(LEAVING, leave).await.unwrap_or(Some(late)) {
             tracing::warn!(executor = %self.name(), "what is leased comes back when its lease has ended: {error}");
         }
+    }
+
+    async fn step(&self, step: impl Future<Output = Result<()>>) -> Result<()> {
+        timeout(STEP, step).await.unwrap_or_else(|_| {
+            self.control.retain(|_, _| false); // its connection is busy with what was cut off
+            Err(Error::new(Kind::Timeout, NO_ANSWER))
+        })
+    }
+
+    async fn leave_name(&self) -> Result<()> {
+        if !self.state().registered {
+            return Ok(());
+        }
+        let leave = async |client: &Object| store::heartbeats::leave(client, &self.beater).await;
+        self.ask_through(&self.control, "leaving", leave).await.map(|_| ())
     }
 }

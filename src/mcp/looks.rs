@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::answer::Told;
 use super::fields::Given;
@@ -29,13 +30,16 @@ pub(super) struct Looks {
     server: Server,
     direct: Server,
     pool: Pool,
+    /// For the doctor, who opens connections of his own: one at a time.
+    doctor: Semaphore,
 }
 
 impl Looks {
     /// Opens nothing yet.
     pub(super) fn new(server: Server, settings: &Settings) -> Result<Self> {
         let pool = server.pool("mcp", LOOKERS, &server.session())?;
-        Ok(Self { direct: Server::direct(&settings.database)?, server, pool })
+        let direct = Server::direct(&settings.database)?;
+        Ok(Self { server, direct, pool, doctor: Semaphore::new(1) })
     }
 
     /// One look, which ends within a deadline.
@@ -52,6 +56,9 @@ impl Looks {
     }
 
     async fn doctor(&self, given: &Given) -> Result<Told> {
+        let busy =
+            || Error::new(Kind::Transient, "a doctor is at work already").hint("its answer comes first");
+        let _turn = self.doctor.try_acquire().map_err(|_| busy())?;
         let older_than = Duration::from_secs(given.number("older_than_seconds").unwrap_or(300));
         let report = doctor::examine(self.server.clone(), self.direct.clone(), older_than).await?;
         let wrong = report.findings.iter().filter(|finding| finding.is_wrong()).count();

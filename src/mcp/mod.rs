@@ -10,6 +10,7 @@ mod executor;
 mod fields;
 mod looks;
 mod server;
+mod stdio;
 mod tools;
 mod working;
 
@@ -18,9 +19,12 @@ use std::time::Duration;
 
 use rmcp::ServiceExt as _;
 use rmcp::service::{QuitReason, ServerInitializeError};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use self::executor::Executor;
 use self::server::Agents;
+use self::stdio::Input;
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::model::executor::ExecutorKind;
@@ -30,6 +34,12 @@ use crate::shutdown::Shutdown;
 
 /// Longest that the start waits for the database; after that it is answered without, and tried again.
 const AT_START: Duration = Duration::from_secs(5);
+
+/// How long answers may still be written after the end of standard input: a second more than the protocol's side waits
+/// for calls that are under way.
+const AFTER_INPUT: Duration = Duration::from_secs(6);
+/// The same after a request to stop.
+const AFTER_STOP: Duration = Duration::from_secs(3);
 
 /// The name that the agent works under.
 #[derive(Debug, Clone)]
@@ -53,12 +63,13 @@ pub async fn serve(
 ) -> Result<std::result::Result<(), Refusal>> {
     let server = Server::from_settings(&settings.database)?;
     let executor = name.map(|name| Executor::new(&server, settings, name)).transpose()?.map(Arc::new);
+    // before the name is taken: one that is registered by a server that cannot start would fall silent
+    let agents = Agents::new(server, settings, executor.clone())?;
     if let Some(executor) = &executor
         && let Err(refusal) = executor.begin(AT_START).await?
     {
         return Ok(Err(refusal));
     }
-    let agents = Agents::new(server, settings, executor.clone())?;
     let kept = Shutdown::new();
     let keep = async {
         match &executor {
@@ -81,10 +92,19 @@ pub async fn serve(
     outcome.map(Ok)
 }
 
-/// Speaks until the other side has gone, or until told to stop; what was asked before is answered.
+/// Speaks until the other side has gone, or until told to stop; what was asked before is answered, if somebody reads it.
 async fn talk(agents: Agents, shutdown: &Shutdown) -> Result<()> {
+    let input_ended = CancellationToken::new();
+    let (reader, writer) = rmcp::transport::stdio_pipes();
+    let reader = Input::new(reader, input_ended.clone());
+    let unread = async {
+        input_ended.cancelled().await;
+        sleep(AFTER_INPUT).await;
+    };
+    tokio::pin!(unread);
     let begun = tokio::select! {
-        begun = agents.serve(rmcp::transport::stdio_pipes()) => begun,
+        begun = agents.serve((reader, writer)) => begun,
+        () = &mut unread => return Ok(()),
         () = shutdown.requested() => return Ok(()),
     };
     let running = match begun {
@@ -100,16 +120,21 @@ async fn talk(agents: Agents, shutdown: &Shutdown) -> Result<()> {
     let ended = running.waiting();
     tokio::pin!(ended);
     let ended = tokio::select! {
-        ended = &mut ended => ended,
+        ended = &mut ended => Some(ended),
+        () = unread => None,
         () = shutdown.requested() => {
             stop.cancel();
-            ended.await
+            timeout(AFTER_STOP, ended).await.ok()
         }
     };
     match ended {
-        Ok(QuitReason::JoinError(error)) | Err(error) => {
+        Some(Ok(QuitReason::JoinError(error)) | Err(error)) => {
             Err(Error::new(Kind::Io, format!("a part of the server failed: {error}")).because(error))
         }
-        Ok(_) => Ok(()),
+        Some(Ok(_)) => Ok(()),
+        None => {
+            tracing::warn!("not all answers were read: ending without");
+            Ok(())
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Object;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -28,16 +29,21 @@ const OWN: [&str; 9] = [
     "causation_event_id",
 ];
 
-/// Runs one tool under the executor's name. Nobody reads the answer of a call that is cancelled, so a claim then keeps nothing.
+/// Runs one tool under the executor's name. Nobody reads the answer of a call that is cancelled, so a claim then keeps
+/// nothing. Claims take turns; a report that waits for a locked row keeps nobody waiting.
 pub(super) async fn run(
     executor: &Executor,
     tool: &str,
     given: &Given,
     is_cancelled: impl Fn() -> bool,
 ) -> Told {
-    let Some(_turn) = executor.turn().await else {
-        return Error::new(Kind::Unreachable, format!("{tool}: this server is stopping")).into();
+    let _turn = match tool {
+        "claim_job" => Some(executor.turn().await),
+        _ => None,
     };
+    if executor.has_left() {
+        return Error::new(Kind::Unreachable, format!("{tool}: this server is stopping")).into();
+    }
     let job = (given.id("job_id"), given.token("lease_token"));
     let told = match tool {
         "claim_job" if is_cancelled() => Err(cancelled()),
@@ -56,19 +62,8 @@ fn cancelled() -> Error {
     Error::new(Kind::Transient, "claim_job: the call was cancelled; nothing is leased by it")
 }
 
-/// Gives jobs back that nobody will hear of.
-async fn give_back(executor: &Executor, jobs: &[Job]) -> Result<()> {
-    let leases: Leases = jobs.iter().map(|job| (job.job_id, job.lease_token)).collect();
-    executor.ask("giving jobs back", async |client| store::work::release(client, &leases).await).await?;
-    for job in jobs {
-        executor.lets_go((job.job_id, job.lease_token));
-    }
-    tracing::info!(executor = %executor.name(), "gave {} jobs back: their claim was cancelled", jobs.len());
-    Ok(())
-}
-
 async fn claim(executor: &Executor, given: &Given, is_cancelled: impl Fn() -> bool) -> Result<Told> {
-    executor.release_unknown().await?;
+    executor.settle().await?;
     let kinds = given.texts("job_kinds");
     let mut claimed = once(executor, given, kinds.as_deref()).await?;
     // what the server itself can mend: it was away for long, or its name was forgotten
@@ -84,14 +79,16 @@ async fn claim(executor: &Executor, given: &Given, is_cancelled: impl Fn() -> bo
     }
     for lost in &claimed.unreadable {
         let (job, error) = ((lost.job_id, lost.lease_token), lost.error.to_string());
-        executor
-            .ask("failing a job", async |client| store::work::fail(client, job, true, &error).await)
-            .await?;
-        executor.lets_go(job);
+        let fail = async |client: &Object| store::work::fail(client, job, true, &error).await;
+        match executor.ask("failing a job", fail).await {
+            Ok(_) => executor.lets_go(job),
+            // its neighbours are the agent's all the same; it goes back at the end, or when its lease has ended
+            Err(error) => tracing::warn!("job {}, which cannot be read, stays leased: {error}", job.0),
+        }
     }
     let unwanted = start(executor, &claimed.jobs).await;
-    if is_cancelled() && !claimed.jobs.is_empty() {
-        give_back(executor, &claimed.jobs).await?;
+    if (is_cancelled() || executor.has_left()) && !claimed.jobs.is_empty() {
+        executor.give_back(claimed.jobs.iter().map(|job| (job.job_id, job.lease_token))).await?;
         return Err(cancelled());
     }
     let seconds = claimed.lease.as_secs();
@@ -117,7 +114,8 @@ async fn once(executor: &Executor, given: &Given, kinds: Option<&[String]>) -> R
     let claimed =
         executor.ask("claiming jobs", async |client| store::claims::claim(client, &claim).await).await?;
     let jobs = claimed.jobs.iter().map(|job| (job.job_id, job.lease_token));
-    executor.holds(jobs.chain(claimed.unreadable.iter().map(|lost| (lost.job_id, lost.lease_token))));
+    let unreadable = claimed.unreadable.iter().map(|lost| (lost.job_id, lost.lease_token));
+    executor.has_claimed(jobs.chain(unreadable), claimed.lease);
     Ok(claimed)
 }
 
@@ -158,6 +156,7 @@ async fn renew(executor: &Executor, given: &Given, job: (Uuid, i64)) -> Result<T
         .await?;
     let mut told = answer(executor, job, answers)?;
     if let Told::Done(words, document) = &mut told {
+        executor.holds([job], lasts);
         let asked = document["cancel_requested"] == true;
         let asked = if asked { "; somebody has cancelled it: end the work, then release_job" } else { "" };
         *words = format!("yours for {} seconds{asked}", lasts.as_secs());

@@ -63,7 +63,13 @@ impl Server {
             PoolError::Timeout(deadpool_postgres::TimeoutType::Create) => {
                 explain::silent(&place, self.connect_timeout())
             }
-            other => Error::pool(format!("waiting for a connection to {place}"), other),
+            other => {
+                let size = pool.status().max_size;
+                Error::pool(
+                    format!("waiting for one of this part's connections to {place} ({size} at most)"),
+                    other,
+                )
+            }
         })
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::heartbeats::Beater;
 use super::{get, row, rows};
 use crate::error::{Error, Result};
 use crate::model::refusal::Answer;
@@ -101,18 +102,20 @@ pub async fn release(client: &impl GenericClient, leases: &Leases) -> Result<Ans
     answers(&rows(client, "giving jobs back", SQL, &[&leases.ids, &leases.tokens]).await?)
 }
 
-/// Gives back what was leased under the name within that time without its worker knowing; answers how many.
+/// Gives back what was leased by this process within that time without its knowing; answers how many. Refused once
+/// another process has the name: what is leased under it may be that one's.
 pub async fn release_unknown(
     client: &impl GenericClient,
-    executor_name: &str,
+    beater: &Beater,
     within: Duration,
     known: &[Uuid],
 ) -> Result<Answer> {
     const SQL: &str = "
         select fn_job_release_unknown(
-          p_executor_name => $1, p_within => make_interval(secs => $2), p_known => $3) as answer";
+          p_executor_name => $1, p_within => make_interval(secs => $2), p_known => $3, p_instance => $4) as answer";
+    let Beater { name, instance } = beater;
     let found =
-        row(client, "giving back unknown jobs", SQL, &[&executor_name, &within.as_secs_f64(), &known])
+        row(client, "giving back unknown jobs", SQL, &[name, &within.as_secs_f64(), &known, instance])
             .await?;
     Ok(Answer::from_json(get(&found, "answer")?))
 }

@@ -1,4 +1,5 @@
-//! One request to a collector: HTTP/1.1, plain or TLS, a connection for each; at most one a second is made.
+//! One request to a collector: HTTP/1.1, plain or TLS, a connection for each. The exporter makes one at a time, once a second
+//! or when a batch is full.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,12 +21,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
 /// Where traces go below an endpoint.
 const PATH: &str = "/v1/traces";
 /// Most of an answer that is read.
 const ANSWER: usize = 64 * 1024;
+/// Most characters of it that are told.
+const TOLD: usize = 200;
 
 /// Where spans go.
 pub(super) struct Collector {
@@ -39,6 +42,15 @@ pub(super) struct Collector {
     limit: Duration,
 }
 
+/// What a collector has taken, though maybe not all of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// How many of the spans it refused.
+    pub(super) rejected: u64,
+    /// What it said of that, if anything.
+    pub(super) why: String,
+}
+
 /// Why a request did not do.
 #[derive(Debug)]
 pub(super) struct Failed {
@@ -50,6 +62,10 @@ pub(super) struct Failed {
 impl Failed {
     fn may_pass(why: impl Into<String>) -> Self {
         Self { why: why.into(), may_pass: true }
+    }
+
+    fn because(error: &dyn std::error::Error) -> Self {
+        Self::may_pass(chain(error))
     }
 }
 
@@ -97,22 +113,22 @@ impl Collector {
         Ok(Self { host, port, authority, path, tls, headers, limit: settings.timeout })
     }
 
-    /// Sends one message; answers how many of its spans the collector refused.
-    pub(super) async fn post(&self, body: Bytes) -> Result<u64, Failed> {
+    /// Sends one message.
+    pub(super) async fn post(&self, body: Bytes) -> Result<Taken, Failed> {
         timeout(self.limit, self.ask(body)).await.unwrap_or_else(|_| {
             let limit = humantime::format_duration(self.limit);
             Err(Failed::may_pass(format!("no answer within {limit}")))
         })
     }
 
-    async fn ask(&self, body: Bytes) -> Result<u64, Failed> {
+    async fn ask(&self, body: Bytes) -> Result<Taken, Failed> {
         let at = (self.host.as_str(), self.port);
-        let stream = TcpStream::connect(at).await.map_err(|error| Failed::may_pass(error.to_string()))?;
+        let stream = TcpStream::connect(at).await.map_err(|error| Failed::because(&error))?;
         match &self.tls {
             None => self.ask_through(stream, body).await,
             Some((tls, name)) => {
                 let stream = tls.connect(name.clone(), stream).await;
-                self.ask_through(stream.map_err(|error| Failed::may_pass(error.to_string()))?, body).await
+                self.ask_through(stream.map_err(|error| Failed::because(&error))?, body).await
             }
         }
     }
@@ -121,8 +137,9 @@ impl Collector {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         body: Bytes,
-    ) -> Result<u64, Failed> {
-        let failed = |error: hyper::Error| Failed::may_pass(error.to_string());
+    ) -> Result<Taken, Failed> {
+        // hyper itself says only in which step it failed
+        let failed = |error: hyper::Error| Failed::because(&error);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
         let request = self.request(body)?;
@@ -153,16 +170,26 @@ impl Collector {
 }
 
 /// What an answer means; the statuses after which to try again are the standard's.
-fn judge(status: StatusCode, said: &[u8]) -> Result<u64, Failed> {
+fn judge(status: StatusCode, said: &[u8]) -> Result<Taken, Failed> {
     if status.is_success() {
         let answer = ExportTraceServiceResponse::decode(said).unwrap_or_default();
-        let rejected = answer.partial_success.map_or(0, |partly| partly.rejected_spans);
-        return Ok(u64::try_from(rejected).unwrap_or_default());
+        let partly = answer.partial_success.unwrap_or_default();
+        let rejected = u64::try_from(partly.rejected_spans).unwrap_or_default();
+        return Ok(Taken { rejected, why: beginning(partly.error_message.as_bytes()) });
     }
-    Err(Failed {
-        why: format!("the collector answers {status}"),
-        may_pass: matches!(status.as_u16(), 429 | 502 | 503 | 504),
-    })
+    let why = match beginning(said) {
+        why if why.is_empty() => format!("the collector answers {status}"),
+        why => format!("the collector answers {status}: {why}"),
+    };
+    Err(Failed { why, may_pass: matches!(status.as_u16(), 429 | 502 | 503 | 504) })
+}
+
+/// What can be read of an answer that somebody else wrote, in one line: plain text, JSON, or the text in a protobuf status.
+fn beginning(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    let plain = text.chars().map(|one| if one.is_control() || one == '\u{fffd}' { ' ' } else { one });
+    let words = plain.collect::<String>();
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TOLD).collect()
 }
 
 fn connector() -> Result<TlsConnector> {
@@ -221,6 +248,8 @@ fn decoded(text: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+
     use super::*;
 
     fn settings(endpoint: &str, headers: &str) -> config::Telemetry {
@@ -261,6 +290,18 @@ mod tests {
             let failed = judge(StatusCode::from_u16(status).unwrap(), b"").unwrap_err();
             assert_eq!(failed.may_pass, may_pass, "{status}");
         }
-        assert_eq!(judge(StatusCode::OK, b"").unwrap(), 0);
+        assert_eq!(judge(StatusCode::OK, b"").unwrap(), Taken::default());
+    }
+
+    #[test]
+    fn what_a_collector_says_of_a_refusal_is_told_in_a_line() {
+        let said = format!("\u{8}\u{3}\u{12}missing\n tenant \u{1b}[31m{}", "x".repeat(500));
+        let why = judge(StatusCode::UNAUTHORIZED, said.as_bytes()).unwrap_err().why;
+        assert!(why.starts_with("the collector answers 401 Unauthorized: missing tenant [31mxx"), "{why}");
+        assert!(why.len() < 300, "{why}");
+        let partly = ExportTracePartialSuccess { rejected_spans: 2, error_message: "too old".into() };
+        let answer = ExportTraceServiceResponse { partial_success: Some(partly) }.encode_to_vec();
+        let taken = judge(StatusCode::OK, &answer).unwrap();
+        assert_eq!(taken, Taken { rejected: 2, why: "too old".into() });
     }
 }

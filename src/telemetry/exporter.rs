@@ -19,7 +19,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::collector::Collector;
+use super::collector::{Collector, Taken};
 use super::spans::Spans;
 use super::stats::{Lost, SpanStats};
 use crate::config;
@@ -38,6 +38,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long stopping waits for the collector.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// What to do about variables that do not fit.
+const OWN_KEYS: &str = "[telemetry] has keys for all of them, and is stronger: docs/tracing.md";
+
 /// Empties the queue of spans; nothing without an endpoint.
 #[derive(Debug)]
 pub struct Exporter(Option<Sender>);
@@ -51,17 +54,32 @@ struct Sender {
     resource: ResourceAttributesWithSchema,
     stats: Arc<SpanStats>,
     is_down: bool,
+    /// That it takes a batch and refuses some of it is said once.
+    has_told_refusal: bool,
 }
 
 /// What makes spans and what sends them, as `settings` say. Opens nothing yet.
 ///
 /// # Errors
-/// Kind Usage when the endpoint cannot be used.
+/// Kind Usage when the endpoint of our own settings cannot be used. One that a platform names for everybody is left alone
+/// then, with a warning.
 pub fn start(settings: &config::Telemetry) -> Result<(Spans, Exporter)> {
+    if let Some(unfit) = &settings.unfit {
+        tracing::warn!(hint = OWN_KEYS, "{unfit}");
+    }
     if settings.endpoint.is_empty() {
         return Ok((Spans::default(), Exporter(None)));
     }
-    let collector = Collector::new(settings)?;
+    let collector = match Collector::new(settings) {
+        Err(error) if settings.is_of_platform => {
+            tracing::warn!(
+                hint = OWN_KEYS,
+                "no spans are exported: the standard variables do not fit: {error}"
+            );
+            return Ok((Spans::default(), Exporter(None)));
+        }
+        collector => collector?,
+    };
     let resource = Resource::builder()
         .with_service_name(settings.service_name.clone())
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
@@ -71,7 +89,15 @@ pub fn start(settings: &config::Telemetry) -> Result<(Spans, Exporter)> {
     let of_all = ResourceAttributesWithSchema::from(&resource);
     tracing::info!(collector = %collector, "spans are exported");
     let spans = Spans::new(ended, resource, Arc::clone(&stats));
-    let sender = Sender { queue, batch: Vec::new(), collector, resource: of_all, stats, is_down: false };
+    let sender = Sender {
+        queue,
+        batch: Vec::new(),
+        collector,
+        resource: of_all,
+        stats,
+        is_down: false,
+        has_told_refusal: false,
+    };
     Ok((spans, Exporter(Some(sender))))
 }
 
@@ -141,8 +167,11 @@ impl Sender {
         let resource_spans = group_spans_by_resource_and_scope(self.batch.clone(), &self.resource);
         let body = Bytes::from(ExportTraceServiceRequest { resource_spans }.encode_to_vec());
         match self.collector.post(body).await {
-            Ok(rejected) => {
+            Ok(Taken { rejected, why }) => {
                 let rejected = rejected.min(count);
+                if (rejected > 0 || !why.is_empty()) && !std::mem::replace(&mut self.has_told_refusal, true) {
+                    tracing::warn!(collector = %self.collector, hint = "said once; what is refused is counted in reveille_spans_dropped_total", "the collector refuses {rejected} of {count} spans: {why}");
+                }
                 self.stats.taken(count - rejected);
                 self.stats.lost(Lost::Rejected, rejected);
                 if self.is_down {

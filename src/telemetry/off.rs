@@ -27,10 +27,11 @@ pub struct Exporter;
 /// # Errors
 /// None: the settings have refused an endpoint already.
 pub fn start(_: &config::Telemetry) -> Result<(Spans, Exporter)> {
-    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty()) {
-        tracing::info!(
-            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this binary was built without otlp: no spans"
-        );
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|endpoint| !endpoint.is_empty());
+    if let Some(name) =
+        ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"].into_iter().find(is_set)
+    {
+        tracing::info!("{name} is set, but this binary was built without otlp: no spans");
     }
     Ok((Spans::default(), Exporter))
 }

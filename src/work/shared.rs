@@ -85,7 +85,7 @@ impl Shared {
     pub(super) async fn release_unknown(&self, client: &Object) -> Result<()> {
         let Some(unsure_for) = self.unsure_for() else { return Ok(()) };
         let (within, known) = (unsure_for + Duration::from_secs(1), self.board.known());
-        let release = store::work::release_unknown(client, &self.beater.name, within, &known);
+        let release = store::work::release_unknown(client, &self.beater, within, &known);
         let answer = self.server.in_time(1, "giving back unknown jobs", release).await?;
         let released = match &answer {
             Answer::Done(answer) => answer.get("released").and_then(Value::as_u64).unwrap_or_default(),

@@ -7480,8 +7480,8 @@ begin
 end
 $function$
 
--- Gives back what an executor leased lately without knowing it: {released}. Refused executor_not_registered or not_owner.
-CREATE OR REPLACE FUNCTION fn_job_release_unknown(p_executor_name text, p_within interval, p_known uuid[])
+-- Gives back what an executor leased lately without knowing it: {released}. Refused executor_not_registered, not_owner or executor_alive.
+CREATE OR REPLACE FUNCTION fn_job_release_unknown(p_executor_name text, p_within interval, p_known uuid[], p_instance text DEFAULT NULL::text)
  RETURNS jsonb
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -7495,12 +7495,16 @@ declare
   v_released bigint;
   v_executor record;
 begin
-  select h.executor_kind, fn_executor_is_ours(h.owner_role) as is_ours into v_executor
-  from queue_heartbeat h where h.executor_name = p_executor_name;
+  -- with its lock the name cannot change hands before these jobs are back
+  select h.instance, fn_executor_is_ours(h.owner_role) as is_ours into v_executor
+  from queue_heartbeat h where h.executor_name = p_executor_name
+  for share;
   if not found then
     return jsonb_build_object('refused', true, 'reason', 'executor_not_registered', 'executor_name', p_executor_name);
   elsif not v_executor.is_ours then
     return jsonb_build_object('refused', true, 'reason', 'not_owner', 'executor_name', p_executor_name);
+  elsif v_executor.instance <> p_instance then
+    return jsonb_build_object('refused', true, 'reason', 'executor_alive', 'executor_name', p_executor_name);
   end if;
   select count(fn_job_requeue(f.job, 'released', 'the answer to its claim never came', null)) into v_released
   from (
@@ -13072,7 +13076,7 @@ grant EXECUTE on function fn_job_reject(uuid,text,text) to reveille_operator
 
 grant EXECUTE on function fn_job_release(uuid,bigint) to reveille_executor
 
-grant EXECUTE on function fn_job_release_unknown(text,interval,uuid[]) to reveille_executor
+grant EXECUTE on function fn_job_release_unknown(text,interval,uuid[],text) to reveille_executor
 
 grant EXECUTE on function fn_job_renew(uuid,bigint,integer) to reveille_executor
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reveille::config::{self, Database, Flag, Origin, Problem, Settings, Sources};
+use reveille::error::Kind;
 use reveille::model::executor::ExecutorKind;
 
 fn environment(pairs: &[(&str, &str)]) -> Sources {
@@ -88,10 +89,21 @@ fn the_standard_variables_of_otlp_are_weaker_than_our_own_and_count_only_with_an
     }
     assert_eq!(environment(&given[1..4]).load().unwrap(), Settings::default());
     let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
-    let found = problems(&environment(&[endpoint, grpc]));
-    let problem = problem(&found, "telemetry.protocol");
-    assert!(problem.rule.contains("http/protobuf"), "{problem:?}");
-    assert_eq!(problem.origin, Some(Origin::Environment(grpc.0.to_owned())));
+    // a platform sets them for everybody: they stop no command, and what they cost is said
+    let unfit = environment(&[endpoint, grpc]).load().unwrap().telemetry;
+    assert_eq!(unfit.endpoint, "");
+    let words = unfit.unfit.unwrap();
+    assert!(words.starts_with("no spans are exported") && words.contains(grpc.0), "{words}");
+    assert!(words.contains("http/protobuf"), "{words}");
+    let own = ("REVEILLE__TELEMETRY__ENDPOINT", "http://localhost:4318");
+    let left_out = environment(&[endpoint, grpc, own]).load().unwrap().telemetry;
+    assert_eq!((left_out.endpoint.as_str(), left_out.is_of_platform), (own.1, false));
+    assert!(left_out.unfit.unwrap().starts_with("left out"));
+    let found = problems(&environment(&[("REVEILLE__TELEMETRY__PROTOCOL", "grpc")]));
+    assert!(
+        problem(&found, "telemetry.protocol").rule.contains("http/protobuf"),
+        "our own key is to be right"
+    );
 }
 
 #[test]
@@ -271,7 +283,10 @@ fn the_dashboards_token_comes_from_settings_or_a_file_is_long_enough_and_is_neve
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("token");
     std::fs::write(&path, format!("{token}\n")).unwrap();
     let file = path.display().to_string();
-    assert_eq!(set("REVEILLE__HTTP__TOKEN_FILE", &file).load().unwrap().http.token.0, token);
+    let http = |file: &str| set("REVEILLE__HTTP__TOKEN_FILE", file).load().unwrap().http;
+    assert_eq!(http(&file).read_token().unwrap().0, token);
+    assert_eq!(settings.http.read_token().unwrap().0, token);
+    assert_eq!(Settings::default().http.read_token().unwrap().0, "");
     let both = environment(&[("REVEILLE__HTTP__TOKEN", token), ("REVEILLE__HTTP__TOKEN_FILE", &file)]);
     assert!(problem(&problems(&both), "http.token").rule.contains("both given"));
     for wrong in ["hush-is-short", "hush hush hush hush"] {
@@ -280,11 +295,16 @@ fn the_dashboards_token_comes_from_settings_or_a_file_is_long_enough_and_is_neve
         assert!(rule.contains("16 characters") || rule.contains("one word"), "{rule}");
         assert!(!format!("{all:?}").contains("hush"), "{all:?}");
     }
-    for (content, words) in [("short", "16 characters"), ("", "is empty")] {
+    // whoever serves no dashboard does not look
+    let missing = http("/no/such/file").read_token().unwrap_err();
+    assert_eq!(missing.kind(), Kind::Usage);
+    assert!(
+        missing.to_string().contains("token_file") && missing.to_string().contains("cannot be read"),
+        "{missing}"
+    );
+    for (content, words) in [("hush", "16 characters"), ("", "is empty")] {
         std::fs::write(&path, content).unwrap();
-        let all = problems(&set("REVEILLE__HTTP__TOKEN_FILE", &file));
-        assert!(problem(&all, "http.token_file").rule.contains(words), "{all:?}");
+        let error = http(&file).read_token().unwrap_err().to_string();
+        assert!(error.contains(words) && !error.contains("hush"), "{error}");
     }
-    let all = problems(&set("REVEILLE__HTTP__TOKEN_FILE", "/no/such/file"));
-    assert!(problem(&all, "http.token_file").rule.contains("cannot be read"), "{all:?}");
 }

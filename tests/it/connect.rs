@@ -254,13 +254,15 @@ fn without_options(body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_pool_without_a_free_connection_names_the_setting_that_makes_it_larger() {
+async fn a_pool_without_a_free_connection_is_no_server_that_is_away() {
     let database = TestDb::empty().await;
     let settings = Database { connect_timeout: Duration::from_secs(2), ..database_at(&database.url()) };
     let server = Server::from_settings(&settings).unwrap();
     let pool = server.pool("test", 1, &server.session()).unwrap();
     let taken = server.take(&pool).await.unwrap();
     let error = server.take(&pool).await.map(|_| ()).unwrap_err();
-    assert!(error.hint_text().unwrap().contains("[database] pool_size"), "{error:?}");
+    assert_eq!(error.kind(), Kind::Transient, "{error}");
+    assert!(error.to_string().contains("1 at most"), "{error}");
+    assert!(error.hint_text().unwrap().contains("other work of this process"), "{error:?}");
     drop(taken);
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use reveille::maintain::{Audited, Auditor};
+use reveille::postgres::Server;
 use serde_json::json;
 
 use super::stage::{Stage, numbers};
-use crate::support::{Outbox, SOON, Sidecar, emit, own_server, polling, quiet_options, wait_until};
+use crate::support::{Outbox, SOON, Sidecar, TestDb, emit, own_server, polling, quiet_options, wait_until};
 
 #[tokio::test]
 async fn a_transaction_that_commits_late_is_waited_for_and_then_proven() {
@@ -132,4 +134,26 @@ async fn after_a_restored_dump_nothing_is_claimed_until_its_positions_are_valid_
     stage.run("select fn_dispatch_attach()").await;
     stage.outbox.drain(1000).await;
     assert_eq!(numbers(&stage.audit().await), [3, 6, 6, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_pass_that_takes_too_long_is_followed_by_smaller_ones() {
+    let db = TestDb::new().await;
+    let slow = "create or replace function fn_dispatch_audit_pass(p_limit int default 10000, p_now timestamptz default null) returns jsonb
+        language plpgsql as 'begin
+          if p_limit > 2000 then perform pg_sleep(600); end if;
+          return jsonb_build_object(''refused'', false, ''more'', false, ''events'', p_limit);
+        end'";
+    db.client().await.batch_execute(slow).await.unwrap();
+    let mut settings = db.settings();
+    settings.database.statement_timeout = Duration::from_millis(100);
+    let auditor =
+        Auditor::new(&Server::from_settings(&settings.database).unwrap(), &settings.maintenance).unwrap();
+    let mut audited = Audited::default();
+    for _ in [5000, 2500] {
+        let error = auditor.run_once(&mut audited).await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("57014"), "{error}");
+    }
+    auditor.run_once(&mut audited).await.unwrap();
+    assert_eq!(audited.events, 1250);
 }

@@ -14,8 +14,7 @@ pub(super) struct Stage {
 pub(super) fn auditor(db: &TestDb) -> Auditor {
     let settings = db.settings();
     let server = Server::from_settings(&settings.database).unwrap();
-    let pool = server.pool("chores", 1, &server.session()).unwrap();
-    Auditor::new(server, pool, &settings.maintenance)
+    Auditor::new(&server, &settings.maintenance).unwrap()
 }
 
 impl Stage {

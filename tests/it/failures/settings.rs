@@ -69,6 +69,19 @@ async fn a_port_that_is_taken_ends_it_before_the_database_is_asked() {
 }
 
 #[tokio::test]
+async fn the_file_of_the_dashboards_token_is_read_by_nobody_but_run() {
+    let db = TestDb::new().await;
+    let secret =
+        [("REVEILLE__HTTP__TOKEN_FILE", "/no/such/token"), ("REVEILLE__HTTP__LISTEN", "127.0.0.1:0")];
+    let health = Program::start(&db.url(), &["health"], &secret).ends().await;
+    assert_eq!(health.code, Some(0), "{}", health.err);
+    let run =
+        Program::run(&db.url(), &[&secret[..], &[("REVEILLE__HTTP__ENABLED", "true")]].concat()).ends().await;
+    assert_eq!(run.code, Some(2), "{}", run.err);
+    assert!(run.err.contains("[http] token_file: the file `/no/such/token` cannot be read"), "{}", run.err);
+}
+
+#[tokio::test]
 async fn an_address_that_cannot_be_read_is_not_printed_with_its_password() {
     for url in ["postgresql://postgres@127.0.0.1:port/app", "http://postgres@127.0.0.1/app"] {
         let ended = Program::run(url, &[]).ends().await;

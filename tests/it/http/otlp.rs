@@ -248,7 +248,25 @@ async fn what_a_collector_refuses_is_counted_and_said_once() {
     .await;
     let (status, log) = sidecar.stop().await;
     assert!(status.success(), "{log}");
-    assert_eq!(log.matches("spans cannot be exported: the collector answers 400").count(), 1, "{log}");
+    assert_eq!(
+        log.matches("spans cannot be exported: the collector answers 400 Bad Request").count(),
+        1,
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn standard_variables_that_do_not_fit_stop_no_command_and_are_said_by_those_that_would_export() {
+    let db = TestDb::new().await;
+    db.open_gates().await;
+    for (endpoint, protocol) in [("http://localhost:4318", "grpc"), ("http://", "http/protobuf")] {
+        let platform = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
+        let ended = Program::start(&db.url(), &["health"], &platform).ends().await;
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{endpoint}");
+        let ended = Program::start(&db.url(), &["work", "--once"], &platform).ends().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.err);
+        assert_eq!(ended.err.matches("no spans are exported").count(), 1, "{}", ended.err);
+    }
 }
 
 #[tokio::test]

@@ -82,3 +82,22 @@ async fn a_finished_job_opens_to_no_token_but_that_of_its_end() {
         assert!(is_nothing || answer == 0, "{name}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_process_that_was_superseded_takes_nothing_back_from_its_successor() {
+    let stage = Stage::open().await;
+    let register =
+        "select fn_queue_heartbeat_register('two', 'PG_worker', p_instance => $1, p_takeover => true)";
+    let unknown = "select fn_job_release_unknown('two', interval '1 hour', '{}', $1)";
+    let job = stage.enqueue("any").await;
+    stage.value(register, &[&"first"]).await;
+    stage.value(register, &[&"second"]).await;
+    let claim = "select lease_token from fn_job_claim('two', p_instance => 'second')";
+    let token: i64 = stage.client.query_one(claim, &[]).await.unwrap().get(0);
+    let answer = stage.value(unknown, &[&"first"]).await;
+    assert_eq!(answer["reason"], "executor_alive", "{answer}");
+    let kept = stage.job(job).await;
+    assert_eq!((&kept["status"], &kept["lease_token"]), (&json!("leased"), &json!(token)));
+    assert_eq!(stage.value(unknown, &[&"second"]).await["released"], 1);
+    assert_eq!(stage.job(job).await["status"], "queued");
+}

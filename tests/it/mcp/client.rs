@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::cli::reveille;
-use crate::support::{SOON, TestDb};
+use crate::support::{SOON, TestDb, wait_until};
 
 /// A server of the test's own, and the talk with it.
 pub(super) struct Agent {
@@ -136,6 +136,11 @@ impl Agent {
         self.child.kill().await.unwrap();
     }
 
+    /// Waits for its end without reading what it says.
+    pub(super) async fn ends_unread(mut self) -> ExitStatus {
+        timeout(SOON, self.child.wait()).await.expect("it ends in time").unwrap()
+    }
+
     /// Waits for its end; what is left on standard output must be of the protocol, too.
     pub(super) async fn ends(mut self) -> (ExitStatus, String) {
         let mut said = String::new();
@@ -175,9 +180,25 @@ pub(super) async fn job(client: &Client, id: Uuid) -> Value {
     client.query_one("select to_jsonb(j) from job_queue j where job_id = $1", &[&id]).await.unwrap().get(0)
 }
 
+/// The status of a job that may hold what cannot be read.
+pub(super) async fn status(client: &Client, id: Uuid) -> String {
+    client.query_one("select status from job_queue where job_id = $1", &[&id]).await.unwrap().get(0)
+}
+
 /// The id and token of a claimed job, and more arguments.
 pub(super) fn of(job: &Value, more: &Value) -> Value {
     let mut arguments = json!({"job_id": job["job_id"], "lease_token": job["lease_token"]});
     arguments.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
     arguments
+}
+
+/// Waits until somebody waits for what this session has locked, or for anything else that is locked.
+pub(super) async fn waits_for_a_lock(client: &Client) {
+    let waits = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+    wait_until("it waits", SOON, async || {
+        // a transaction goes on seeing what it has seen once
+        client.execute("select pg_stat_clear_snapshot()", &[]).await.unwrap();
+        client.query_one(waits, &[]).await.unwrap().get(0)
+    })
+    .await;
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{Agent, enqueue, stage};
+use super::client::{Agent, enqueue, stage, waits_for_a_lock};
 use crate::cli::{output, reveille};
 use crate::support::TestDb;
 
@@ -120,4 +120,28 @@ async fn what_is_not_there_is_told_with_a_hint_and_is_no_success() {
     assert!(answer["error"]["hint"].as_str().unwrap().contains("list_jobs"), "{answer}");
     let answer = agent.fails("preview_consumer", json!({"consumer_key": "nobody"})).await;
     assert!(answer["error"]["hint"].as_str().unwrap().contains("list_consumers"), "{answer}");
+}
+
+#[tokio::test]
+async fn one_doctor_at_a_time_is_at_work() {
+    let (db, client) = stage().await;
+    let mut agent = Agent::start(&db.url(), &[]).await;
+    client.batch_execute("begin; lock table dot_config").await.unwrap();
+    let ask = |id: u32| {
+        let params = json!({"name": "doctor", "arguments": {}});
+        json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}).to_string()
+    };
+    agent.say(&ask(801)).await;
+    waits_for_a_lock(&client).await;
+    agent.say(&ask(802)).await;
+    let second = agent.answer_to(802).await["result"]["structuredContent"].clone();
+    assert_eq!(
+        (&second["error"]["kind"], &second["error"]["try_again"]),
+        (&json!("transient"), &json!(true)),
+        "{second}"
+    );
+    client.batch_execute("commit").await.unwrap();
+    let first = agent.answer_to(801).await;
+    assert_eq!(first["result"]["isError"], false, "{first}");
+    agent.done("doctor", json!({})).await;
 }

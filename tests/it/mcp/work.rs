@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::client::{Agent, enqueue, job, of, stage};
+use super::client::{Agent, enqueue, job, of, stage, status, waits_for_a_lock};
 use crate::support::{SOON, login, wait_until};
 
 const AGENT: [&str; 2] = ["--executor", "agent-1"];
@@ -170,12 +170,64 @@ async fn the_server_beats_while_the_agent_is_idle_and_the_gate_is_closed() {
 async fn a_lease_is_not_renewed_for_an_agent_that_hangs() {
     let (db, client) = stage().await;
     let id = enqueue(&client, "page.write").await;
-    let mut agent = Agent::start(&db.url(), &["--executor", "agent-1", "--lease", "1s"]).await;
+    let often = [("REVEILLE__MAINTENANCE__HEARTBEAT_INTERVAL", "1s")];
+    let mut agent = Agent::start_with(&db.url(), &["--executor", "agent-1", "--lease", "1s"], &often).await;
     let claimed = agent.claim().await;
     wait_until("the lease ends by itself", SOON, async || {
         let over = "select lease_until < clock_timestamp() from job_queue where job_id = $1";
         client.query_one(over, &[&id]).await.unwrap().get::<_, bool>(0)
     })
     .await;
+    let beats = async || {
+        let beats =
+            "select beats_total::bigint, current_job_id from queue_heartbeat where executor_name = 'agent-1'";
+        let row = client.query_one(beats, &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, Option<uuid::Uuid>>(1))
+    };
+    let before = beats().await.0;
+    wait_until("two more beats", SOON, async || beats().await.0 >= before + 2).await;
+    assert_eq!(beats().await.1, None, "no beat names a job that is somebody else's by now");
     assert_eq!(agent.fails("succeed_job", of(&claimed, &json!({}))).await["reason"], "lease_lost");
+}
+
+#[tokio::test]
+async fn a_report_that_waits_for_a_locked_row_keeps_no_other_lease_from_being_renewed() {
+    let (db, client) = stage().await;
+    enqueue(&client, "page.write").await;
+    enqueue(&client, "page.write").await;
+    let mut agent = Agent::start(&db.url(), &AGENT).await;
+    let claimed = agent.done("claim_job", json!({"limit": 2})).await;
+    let [locked, other] = [&claimed["jobs"][0], &claimed["jobs"][1]];
+    let lock = format!("begin; select from job_queue where job_id = {} for update", locked["job_id"]);
+    client.batch_execute(&lock.replace('"', "'")).await.unwrap();
+    let report = json!({"name": "succeed_job", "arguments": of(locked, &json!({}))});
+    let report = json!({"jsonrpc": "2.0", "id": 801, "method": "tools/call", "params": report});
+    agent.say(&report.to_string()).await;
+    waits_for_a_lock(&client).await;
+    agent.done("renew_job", of(other, &json!({}))).await;
+    client.batch_execute("rollback").await.unwrap();
+    let report = agent.answer_to(801).await;
+    assert_eq!(report["result"]["isError"], false, "it waited on meanwhile: {report}");
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_costs_the_agent_none_of_its_neighbours() {
+    let (db, client) = stage().await;
+    let unreadable = enqueue(&client, "page.write").await;
+    let sound = enqueue(&client, "page.write").await;
+    let spoil = "update job_queue set safe_payload = '{\"n\": 1e400}' where job_id = $1";
+    client.execute(spoil, &[&unreadable]).await.unwrap();
+    let refuse = "create function refuse() returns trigger language plpgsql as
+          'begin raise exception ''no dead letters today''; end';
+        create trigger refuse before update on job_queue for each row when (new.status = 'dead_letter') execute function refuse()";
+    client.batch_execute(refuse).await.unwrap();
+    let mut agent = Agent::start(&db.url(), &AGENT).await;
+    let answer = agent.done("claim_job", json!({"limit": 2})).await;
+    assert_eq!(answer["jobs"].as_array().map(Vec::len), Some(1), "{answer}");
+    assert_eq!(answer["jobs"][0]["job_id"], json!(sound));
+    assert_eq!(status(&client, unreadable).await, "leased");
+    agent.hang_up();
+    let (_, said) = agent.ends().await;
+    assert!(said.contains("which cannot be read") && said.contains("gave 2 jobs back"), "{said}");
+    assert_eq!(status(&client, unreadable).await, "queued");
 }

@@ -18,7 +18,7 @@ async fn sessions(client: &Client) -> BTreeMap<String, i64> {
 }
 
 #[tokio::test]
-async fn a_busy_sidecar_holds_its_pool_and_four_connections() {
+async fn a_busy_sidecar_holds_its_pool_and_five_connections() {
     let db = TestDb::new().await;
     let client = flow(&db).await;
     let settings = [
@@ -36,7 +36,7 @@ async fn a_busy_sidecar_holds_its_pool_and_four_connections() {
     let lock = db.client().await;
     lock.batch_execute("begin; lock table dispatch_pass in access exclusive mode").await.unwrap();
     client.batch_execute("notify queue_control").await.unwrap(); // every domain is looked at
-    let all = [("chores", 1), ("dispatch", 4), ("http", 1), ("listener", 1), ("sweep", 1)];
+    let all = [("audit", 1), ("chores", 1), ("dispatch", 4), ("http", 1), ("listener", 1), ("sweep", 1)];
     let all: BTreeMap<String, i64> = all.map(|(name, count)| (name.to_owned(), count)).into();
     wait_until("every connection is open", SOON, async || sessions(&client).await == all).await;
     drop(lock);

@@ -156,6 +156,43 @@ async fn a_claim_whose_answer_never_came_is_given_back_and_run() {
 }
 
 #[tokio::test]
+async fn a_worker_that_was_superseded_in_an_outage_takes_nothing_back_from_its_successor() {
+    let shop = Shop::open().await;
+    let proxy = Proxy::to(shop.db.server().port()).await;
+    let mut settings = shop.settings();
+    settings.database.url = shop.db.url_through(proxy.port());
+    settings.worker.poll_interval = std::time::Duration::from_millis(100);
+    let worker = shop.start(&settings, Handlers::new().on("held", Held::new(1))).await;
+    // as above: what it claims it does not hear of
+    let hold = "create function hold() returns trigger language plpgsql as
+          'begin perform pg_advisory_xact_lock_shared(7); return new; end';
+        create trigger hold before update on job_queue for each row execute function hold();
+        select pg_advisory_lock(7)";
+    shop.client.batch_execute(hold).await.unwrap();
+    let first = shop.enqueue("held").await;
+    let waits = "select exists (select from pg_stat_activity
+        where datname = current_database() and wait_event = 'advisory' and query like '%fn_job_claim%')";
+    wait_until("a claim waits", SOON, async || shop.client.query_one(waits, &[]).await.unwrap().get(0)).await;
+    proxy.set(Mode::Mute).await;
+    shop.client.batch_execute("select pg_advisory_unlock(7)").await.unwrap();
+    shop.wait_for_status(first, "leased").await;
+    proxy.set(Mode::Refuse).await;
+    let takeover = "select fn_queue_heartbeat_register('worker-1', 'PG_worker', p_instance => 'successor', p_takeover => true)";
+    shop.value(takeover, &[]).await;
+    let second = shop.enqueue("held").await;
+    let claim = "select job_id, lease_token from fn_job_claim('worker-1', p_instance => 'successor')";
+    let claimed = shop.client.query_one(claim, &[]).await.unwrap();
+    assert_eq!(claimed.get::<_, uuid::Uuid>(0), second);
+    proxy.set(Mode::Pass).await;
+    assert_eq!(worker.end().await.unwrap_err().kind(), Kind::Refused, "another process has its name");
+    let kept = shop.job(second).await;
+    assert_eq!(
+        (kept["status"].as_str(), kept["lease_token"].as_i64()),
+        (Some("leased"), Some(claimed.get(1)))
+    );
+}
+
+#[tokio::test]
 async fn a_job_that_cannot_be_read_goes_to_the_dead_letters_and_its_neighbours_run() {
     let shop = Shop::open().await;
     let deep = format!("{{\"a\": {}1{}}}", "[".repeat(200), "]".repeat(200));

@@ -67,7 +67,8 @@ enum Unknown {
 impl Desk {
     /// None without a token. Opens nothing yet.
     pub(super) fn new(settings: &config::Http, port: u16, server: &Server) -> Result<Option<Self>> {
-        if settings.token.0.is_empty() {
+        let token = settings.read_token()?;
+        if token.0.is_empty() {
             return Ok(None);
         }
         if !settings.listen.ip().is_loopback() && !settings.behind_tls {
@@ -81,7 +82,7 @@ impl Desk {
         // browsers keep one cookie for all ports of a name
         let prefix = if settings.behind_tls { "__Host-" } else { "" };
         Ok(Some(Self {
-            token: digest(&settings.token.0),
+            token: digest(&token.0),
             cookie: format!("{prefix}reveille_{port}"),
             behind_tls: settings.behind_tls,
             hosts: Hosts::new(&settings.hosts),
