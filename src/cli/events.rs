@@ -139,7 +139,8 @@ fn unknown_type(kind: &str, known: &[String]) -> Error {
 
 async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    let Some(document) = events::show(&client, id).await? else {
+    let made = explain::event(&client, id).await?.unwrap_or_default();
+    let Some(document) = events::show(&client, id, &explain::jobs(&made)).await? else {
         return Err(Error::new(Kind::Database, format!("there is no event {id}")));
     };
     context.out.answer(&document, || as_text(&document))?;
@@ -157,7 +158,7 @@ async fn explain_fact(id: Option<Uuid>, context: &Context) -> Result<Outcome> {
 
 async fn recipients(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    if events::show(&client, id).await?.is_none() {
+    if events::show(&client, id, &[]).await?.is_none() {
         return Err(Error::new(Kind::Database, format!("there is no event {id}")));
     }
     let all = recipients::of_event(&client, id).await?;
