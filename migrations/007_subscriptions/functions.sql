@@ -1,9 +1,9 @@
 -- Functions of phase 007: pauses, subscriptions, and what waits for whom.
 
 -- The names that a pause of a scope can mean as things stand. Of a kind of job something has to speak that is still there: a
--- job, a handler, a consumer or a subscription. Called by fn_pause and by operators.
+-- job that waits, one of the newest 1000 jobs, a handler, a consumer or a subscription. Called by fn_pause and by operators.
 create or replace function fn_pause_names(p_scope text) returns text[]
-language plpgsql stable security definer set search_path from current
+language plpgsql stable security definer set search_path from current set enable_seqscan = off set jit = off
 as $$
 begin
   return array(
@@ -25,15 +25,13 @@ begin
       select c.job_kind from consumer_registry c where c.job_kind is not null
       union
       select s.job_kind from job_subscription s where s.job_kind not like '%*%'
-      union (
-        -- the kinds of job_queue, one index probe each
-        with recursive kinds as (
-          (select j.job_kind from job_queue j order by j.job_kind limit 1)
-          union all
-          select (select j.job_kind from job_queue j where j.job_kind > i.job_kind order by j.job_kind limit 1)
-          from kinds i where i.job_kind is not null
-        )
-        select i.job_kind from kinds i where i.job_kind is not null)) k
+      union
+      -- no index leads with the kind: those that wait, a step from lane to lane, and those that were made last
+      select l.job_kind
+      from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
+      cross join lateral fn_job_lanes(x.executor) l
+      union
+      select n.job_kind from (select j.job_kind from job_queue j order by j.job_id desc limit 1000) n) k
     where p_scope = 'job_kind'
     order by 1);
 end

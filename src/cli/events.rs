@@ -144,7 +144,8 @@ fn no_event(id: Uuid) -> Error {
 
 async fn show(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    let Some(document) = events::show(&client, id).await? else {
+    let made = explain::event(&client, id).await?.unwrap_or_default();
+    let Some(document) = events::show(&client, id, &explain::jobs(&made)).await? else {
         return Err(no_event(id));
     };
     context.out.answer(&document, || as_text(&document))?;
@@ -162,7 +163,7 @@ async fn explain_fact(id: Option<Uuid>, context: &Context) -> Result<Outcome> {
 
 async fn recipients(id: Uuid, context: &Context) -> Result<Outcome> {
     let client = context.client().await?;
-    if events::show(&client, id).await?.is_none() {
+    if events::show(&client, id, &[]).await?.is_none() {
         return Err(no_event(id));
     }
     let all = recipients::of_event(&client, id).await?;

@@ -80,8 +80,9 @@ async fn look(client: &Object, tool: &str, given: &Given) -> Result<Told> {
         "queue_reasons" => rows(&explain::counts(client, text("about").unwrap_or("job")).await?, "reasons"),
         "show_event" => {
             let id = given.id("event_id");
+            let made = explain::event(client, id).await?.unwrap_or_default();
             one(
-                events::show(client, id).await?,
+                events::show(client, id, &explain::jobs(&made)).await?,
                 &format!("event {id}"),
                 "show_job and show_event take different ids",
             )?

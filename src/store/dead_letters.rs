@@ -29,6 +29,9 @@ pub struct DeadLetter {
     pub created_at: Timestamp,
 }
 
+/// Where in the list a dead letter stands: when it was made, and its id.
+pub type Place = (Timestamp, Uuid);
+
 /// Which dead letters; what is none does not narrow.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs, reason = "the names are the columns")]
@@ -67,14 +70,17 @@ pub async fn list(client: &impl GenericClient, filter: &Filter<'_>, limit: i64) 
     rows(client, "listing dead letters", sql, parameters).await?.iter().map(dead_letter).collect()
 }
 
+/// Most dead letters that one page of decided ones looks at; where few fit, the page ends there, and the next goes on.
+pub const WINDOW: i64 = 20_000;
+
 /// One page: those that are open, the oldest first, or those that were decided about, the newest first; at most `limit`,
-/// behind the moment and id of another when given.
+/// behind the moment and id of another when given; and behind which one the next page begins, when there may be more.
 pub async fn page(
     client: &impl GenericClient,
     decided: bool,
-    behind: Option<(Timestamp, Uuid)>,
+    behind: Option<Place>,
     limit: i64,
-) -> Result<Vec<DeadLetter>> {
+) -> Result<(Vec<DeadLetter>, Option<Place>)> {
     const OPEN: &str = "
         select d.dead_letter_id, d.job_id, d.job_kind::text, d.event_domain, d.reason_class, d.error, d.triage_status,
                d.triage_actor, d.created_at
@@ -82,21 +88,58 @@ pub async fn page(
         where $1::timestamptz is null or (d.created_at, d.dead_letter_id) > ($1, $2::uuid)
         order by d.created_at, d.dead_letter_id
         limit $3";
-    // ids are time-ordered; the look ends after 20,000
+    // ids are time-ordered; the inner limit bounds the look also when nothing fits
     const DECIDED: &str = "
         select d.dead_letter_id, d.job_id, d.job_kind::text, d.event_domain, d.reason_class, d.error, d.triage_status,
                d.triage_actor, d.created_at
         from (
           select l.* from job_dead_letter l
-          where $1::timestamptz is null or l.dead_letter_id < $2::uuid
+          where $1::uuid is null or l.dead_letter_id < $1
           order by l.dead_letter_id desc
-          limit 20000) d
+          limit $2) d
         where d.triage_status in ('discarded', 'superseded', 'closed')
         order by d.dead_letter_id desc
         limit $3";
+    const END: &str = "
+        select l.created_at, l.dead_letter_id
+        from job_dead_letter l
+        where $1::uuid is null or l.dead_letter_id < $1
+        order by l.dead_letter_id desc
+        offset $2::bigint - 1
+        limit 1";
+    const WHAT: &str = "listing dead letters";
     let (at, id) = behind.unzip();
-    let sql = if decided { DECIDED } else { OPEN };
-    rows(client, "listing dead letters", sql, &[&at, &id, &limit]).await?.iter().map(dead_letter).collect()
+    let more = limit + 1;
+    let found = if decided {
+        rows(client, WHAT, DECIDED, &[&id, &WINDOW, &more]).await?
+    } else {
+        rows(client, WHAT, OPEN, &[&at, &id, &more]).await?
+    };
+    let mut letters: Vec<DeadLetter> = found.iter().map(dead_letter).collect::<Result<_>>()?;
+    if i64::try_from(letters.len()).unwrap_or(i64::MAX) == more {
+        letters.pop();
+        let next = letters.last().map(|letter| (letter.created_at, letter.dead_letter_id));
+        return Ok((letters, next));
+    }
+    if !decided {
+        return Ok((letters, None));
+    }
+    let end = rows(client, "looking for more dead letters", END, &[&id, &WINDOW]).await?;
+    let place = |row: &Row| Ok((get(row, "created_at")?, get(row, "dead_letter_id")?));
+    let next: Result<Option<Place>> = end.first().map(place).transpose();
+    Ok((letters, next?))
+}
+
+/// The newest dead letter of a job; none when it never died.
+pub async fn of_job(client: &impl GenericClient, job_id: Uuid) -> Result<Option<Uuid>> {
+    const SQL: &str = "
+        select d.dead_letter_id
+        from job_dead_letter d
+        where d.job_id = $1
+        order by d.created_at desc
+        limit 1";
+    let found = rows(client, "looking for the dead letter of a job", SQL, &[&job_id]).await?;
+    found.first().map(|row| get(row, "dead_letter_id")).transpose()
 }
 
 fn dead_letter(row: &Row) -> Result<DeadLetter> {

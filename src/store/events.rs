@@ -3,7 +3,7 @@
 use deadpool_postgres::GenericClient;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{get, row, rows};
@@ -79,16 +79,21 @@ pub struct Fact {
     pub created_at: Timestamp,
 }
 
-/// Most facts that one page looks at.
+/// Where in the list a fact stands: when it was written, and its id.
+pub type Place = (Timestamp, Uuid);
+
+/// Most facts that one page looks at; where few fit, the page ends there, and the next goes on.
 pub const WINDOW: i64 = 20_000;
 
-/// The newest facts of a domain, or of all, at most `limit`, behind the moment and id of another when given.
+/// The newest facts of a domain, or of all, at most `limit`, behind the moment and id of another when given; and behind which
+/// one the next page begins, when there may be more.
 pub async fn page(
     client: &impl GenericClient,
     event_domain: Option<&str>,
-    before: Option<(Timestamp, Uuid)>,
+    before: Option<Place>,
     limit: i64,
-) -> Result<Vec<Fact>> {
+) -> Result<(Vec<Fact>, Option<Place>)> {
+    // the inner limit bounds the look also when nothing fits
     const SQL: &str = "
         select e.id, e.event_domain, e.event_type, e.event_severity, e.event_subject_ref, e.actor_ref, e.created_at
         from (
@@ -114,8 +119,30 @@ pub async fn page(
             created_at: get(row, "created_at")?,
         })
     };
-    let found = rows(client, "listing events", SQL, &[&event_domain, &at, &id, &WINDOW, &limit]).await?;
-    found.iter().map(fact).collect()
+    let more = limit + 1;
+    let found = rows(client, "listing events", SQL, &[&event_domain, &at, &id, &WINDOW, &more]).await?;
+    let mut facts: Vec<Fact> = found.iter().map(fact).collect::<Result<_>>()?;
+    if i64::try_from(facts.len()).unwrap_or(i64::MAX) == more {
+        facts.pop();
+        let next = facts.last().map(|fact| (fact.created_at, fact.id));
+        return Ok((facts, next));
+    }
+    Ok((facts, window_end(client, before).await?))
+}
+
+/// The last of the [`WINDOW`] newest facts, behind another when given; none when there are fewer.
+pub async fn window_end(client: &impl GenericClient, before: Option<Place>) -> Result<Option<Place>> {
+    const SQL: &str = "
+        select o.created_at, o.id
+        from event_outbox o
+        where o.created_at <= coalesce($1, 'infinity'::timestamptz)
+          and ($1::timestamptz is null or (o.created_at, o.id) < ($1, $2::uuid))
+        order by o.created_at desc, o.id desc
+        offset $3::bigint - 1
+        limit 1";
+    let (at, id) = before.unzip();
+    let found = rows(client, "looking for more events", SQL, &[&at, &id, &WINDOW]).await?;
+    found.first().map(|row| Ok((get(row, "created_at")?, get(row, "id")?))).transpose()
 }
 
 /// What an id belongs to: `events`, `jobs`, `dead-letters` or `workflows`; none when nothing has it.
@@ -131,11 +158,21 @@ pub async fn whose(client: &impl GenericClient, id: Uuid) -> Result<Option<Strin
     get(&row(client, "looking for an id", SQL, &[&id]).await?, "whose")
 }
 
+/// Most jobs, of those made since a fact, among which its own are looked for.
+pub const NEXT: i64 = 5000;
+
 /// A fact and what became of it: `{"event": {…}, "jobs": […], "errors": […]}`; none when there is no such fact.
-pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>> {
-    const SQL: &str = "
+///
+/// The jobs are those of `made`, which are the ones that its explanation names, those among the [`NEXT`] jobs that were made
+/// since it was written, and those of the archive: no index of the queue leads from a fact to its jobs.
+pub async fn show(client: &impl GenericClient, id: Uuid, made: &[Uuid]) -> Result<Option<Value>> {
+    const EVENT: &str = "
+        select to_jsonb(e) as event, fn_uuid_v7_floor(least(greatest(e.created_at, 'epoch'), clock_timestamp())) as since
+        from event_outbox e
+        where e.id = $1";
+    // `since` is a parameter, so that the planner knows how little lies behind it
+    const REST: &str = "
         select jsonb_build_object(
-          'event', to_jsonb(e),
           'jobs', (
             select coalesce(jsonb_agg(jsonb_build_object(
                 'job_id', j.job_id, 'job_kind', j.job_kind, 'status', j.status, 'consumer_key', j.consumer_key,
@@ -143,7 +180,11 @@ pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>
             from (
               select q.job_id, q.job_kind::text, q.status::text, q.consumer_key, q.attempts::int, q.last_error
               from job_queue q
-              where q.causation_event_id = $1
+              where q.job_id = any ($2) and q.causation_event_id = $1
+              union
+              select n.job_id, n.job_kind::text, n.status::text, n.consumer_key, n.attempts::int, n.last_error
+              from (select q.* from job_queue q where q.job_id >= $3 order by q.job_id limit $4) n
+              where n.causation_event_id = $1
               union all
               select a.job_id, a.job_kind, a.status, a.consumer_key, a.attempts, a.last_error
               from job_archive a
@@ -151,9 +192,11 @@ pub async fn show(client: &impl GenericClient, id: Uuid) -> Result<Option<Value>
           'errors', (
             select coalesce(jsonb_agg(to_jsonb(d) order by d.consumer_key), '[]')
             from dispatch_error d
-            where d.event_id = $1)) as document
-        from event_outbox e
-        where e.id = $1";
-    let found = rows(client, "reading an event", SQL, &[&id]).await?;
-    found.first().map(|row| get(row, "document")).transpose()
+            where d.event_id = $1)) as rest";
+    const WHAT: &str = "reading an event";
+    let found = rows(client, WHAT, EVENT, &[&id]).await?;
+    let Some(found) = found.first() else { return Ok(None) };
+    let (event, since): (Value, Uuid) = (get(found, "event")?, get(found, "since")?);
+    let rest: Value = get(&row(client, WHAT, REST, &[&id, &made, &since, &NEXT]).await?, "rest")?;
+    Ok(Some(json!({ "event": event, "jobs": rest["jobs"], "errors": rest["errors"] })))
 }

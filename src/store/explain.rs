@@ -49,6 +49,11 @@ pub async fn event(client: &impl GenericClient, id: Uuid) -> Result<Explanation>
     explanation(&rows(client, "explaining an event", SQL, &[&id]).await?, "event_id", id)
 }
 
+/// The jobs that an explanation names.
+pub fn jobs(lines: &[Line]) -> Vec<Uuid> {
+    lines.iter().filter_map(|line| line.job_id).collect()
+}
+
 /// Why a job does not run, who runs it, or how it ended; then its attempts, oldest first.
 pub async fn job(client: &impl GenericClient, id: Uuid) -> Result<Explanation> {
     const SQL: &str = "

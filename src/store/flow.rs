@@ -71,6 +71,24 @@ pub async fn passed(client: &impl GenericClient) -> Result<Vec<Passed>> {
     rows(client, "reading what was dispatched", SQL, &[&MOST_PASSES]).await?.iter().map(passed).collect()
 }
 
+/// Which of the newest jobs ended in the last hour.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    /// By domain and minute.
+    pub ended: Vec<Ended>,
+    /// How many jobs were looked at.
+    pub looked: i64,
+    /// When the oldest of them was made; none when there are no jobs.
+    pub oldest: Option<Timestamp>,
+}
+
+impl Ends {
+    /// Whether there are jobs that were not looked at.
+    pub fn is_part(&self) -> bool {
+        self.looked >= MOST_JOBS
+    }
+}
+
 /// Jobs of one domain that ended in one minute.
 #[derive(Debug, Clone)]
 pub struct Ended {
@@ -82,41 +100,41 @@ pub struct Ended {
     pub done: i64,
     /// Those that ended otherwise.
     pub failed: i64,
-    /// How many jobs were looked at, all in all.
-    pub looked: i64,
-    /// When the oldest of them was made.
-    pub oldest: Timestamp,
 }
 
 /// The newest jobs by domain and the minute of their end.
-pub async fn ended(client: &impl GenericClient) -> Result<Vec<Ended>> {
+pub async fn ended(client: &impl GenericClient) -> Result<Ends> {
+    // how many were looked at is told also when none of them has ended
     const SQL: &str = "
-        select j.event_domain, j.ago, count(*) filter (where j.status in ('succeeded', 'cleaned')) as done,
-               count(*) filter (where j.status in ('failed', 'dead_letter')) as failed,
-               max(j.looked)::bigint as looked, min(j.oldest) as oldest
-        from (
-          select n.event_domain, n.status::text,
-                 floor(extract(epoch from date_trunc('minute', clock_timestamp()) + interval '1 minute' - n.finished_at) / 60)::int as ago,
-                 count(*) over () as looked, min(n.created_at) over () as oldest
+        with newest as materialized (
+          select q.event_domain, q.status::text, q.finished_at, q.created_at
+          from job_queue q
+          order by q.job_id desc
+          limit $1)
+        select l.looked, l.oldest, e.event_domain, e.ago, e.done, e.failed
+        from (select count(*) as looked, min(n.created_at) as oldest from newest n) l
+        left join (
+          select j.event_domain, j.ago, count(*) filter (where j.status in ('succeeded', 'cleaned')) as done,
+                 count(*) filter (where j.status in ('failed', 'dead_letter')) as failed
           from (
-            select q.event_domain, q.status, q.finished_at, q.created_at
-            from job_queue q
-            order by q.job_id desc
-            limit $1) n) j
-        where j.ago between 0 and 59
-        group by j.event_domain, j.ago
-        order by j.event_domain, j.ago";
+            select n.event_domain, n.status,
+                   floor(extract(epoch from date_trunc('minute', clock_timestamp()) + interval '1 minute' - n.finished_at) / 60)::int as ago
+            from newest n) j
+          where j.ago between 0 and 59
+          group by j.event_domain, j.ago) e on true
+        order by e.event_domain, e.ago";
+    let found = rows(client, "reading which jobs ended", SQL, &[&MOST_JOBS]).await?;
     let ended = |row: &Row| {
-        Ok(Ended {
-            domain: get(row, "event_domain")?,
-            ago: get(row, "ago")?,
-            done: get(row, "done")?,
-            failed: get(row, "failed")?,
-            looked: get(row, "looked")?,
-            oldest: get(row, "oldest")?,
-        })
+        let Some(ago) = get(row, "ago")? else { return Ok(None) };
+        let (done, failed) = (get(row, "done")?, get(row, "failed")?);
+        Ok(Some(Ended { domain: get(row, "event_domain")?, ago, done, failed }))
     };
-    rows(client, "reading which jobs ended", SQL, &[&MOST_JOBS]).await?.iter().map(ended).collect()
+    let (looked, oldest) = match found.first() {
+        Some(row) => (get(row, "looked")?, get(row, "oldest")?),
+        None => (0, None),
+    };
+    let ended = found.iter().filter_map(|row| ended(row).transpose()).collect::<Result<_>>()?;
+    Ok(Ends { ended, looked, oldest })
 }
 
 /// Leased jobs by domain, at most [`MOST_RUNNING`] in all.

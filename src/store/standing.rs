@@ -83,7 +83,7 @@ pub fn complaint(ill: &Component) -> String {
 
 /// Whether what is wrong with it is told as a finding.
 pub fn is_watched(one: &Component) -> bool {
-    ["workflow", "route", "schedule", "audit"].contains(&one.component.as_str())
+    ["workflow", "route", "schedule", "audit", "backfill"].contains(&one.component.as_str())
 }
 
 /// What is wrong, since when, why it matters, and what to do; in one line.

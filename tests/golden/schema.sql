@@ -9864,6 +9864,8 @@ CREATE OR REPLACE FUNCTION fn_pause_names(p_scope text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   return array(
@@ -9885,15 +9887,13 @@ begin
       select c.job_kind from consumer_registry c where c.job_kind is not null
       union
       select s.job_kind from job_subscription s where s.job_kind not like '%*%'
-      union (
-        -- the kinds of job_queue, one index probe each
-        with recursive kinds as (
-          (select j.job_kind from job_queue j order by j.job_kind limit 1)
-          union all
-          select (select j.job_kind from job_queue j where j.job_kind > i.job_kind order by j.job_kind limit 1)
-          from kinds i where i.job_kind is not null
-        )
-        select i.job_kind from kinds i where i.job_kind is not null)) k
+      union
+      -- no index leads with the kind: those that wait, a step from lane to lane, and those that were made last
+      select l.job_kind
+      from unnest(array['DOT', 'Agent', 'Hermes', 'Codex', 'PG_worker', 'external_worker', 'future_Kestra_adapter']) x (executor)
+      cross join lateral fn_job_lanes(x.executor) l
+      union
+      select n.job_kind from (select j.job_kind from job_queue j order by j.job_id desc limit 1000) n) k
     where p_scope = 'job_kind'
     order by 1);
 end

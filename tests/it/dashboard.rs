@@ -6,6 +6,7 @@ mod desk;
 mod keyboard;
 mod looks;
 mod plain;
+mod reads;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -120,13 +121,9 @@ async fn what_happens_appears_without_a_reload() {
     browser.sees("the newest subject").await;
     assert_eq!(browser.run("return window.stayed && document.activeElement.href === window.was").await, true);
     // without anybody who looks nothing is read
+    stage.count_readings().await;
     browser.open("about:blank").await;
-    let reads = "select coalesce(sum(calls), 0)::bigint from (select count(*) as calls from pg_stat_activity
-        where datname = current_database() and application_name = 'reveille/board' and state <> 'idle') s";
-    wait_until("the board rests", SOON, async || {
-        stage.client.query_one(reads, &[]).await.unwrap().get::<_, i64>(0) == 0
-    })
-    .await;
+    stage.nobody_reads().await;
 }
 
 #[tokio::test]

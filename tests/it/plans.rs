@@ -1,15 +1,19 @@
 //! Plans that were made while the tables were small serve when they are large.
 
+use reveille::store::{events, explain};
 use serde_json::{Value, json};
+use tokio_postgres::Client;
 
 use crate::support::Outbox;
 
 /// How many rows of a table this transaction has read, by its indexes or in order.
 async fn rows_read(outbox: &Outbox, table: &str) -> i64 {
-    let count = format!(
-        "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = '{table}'"
-    );
-    outbox.count(&count).await
+    rows_read_in(&outbox.client, table).await
+}
+
+async fn rows_read_in(client: &Client, table: &str) -> i64 {
+    let count = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables where relname = $1";
+    client.query_one(count, &[&table]).await.unwrap().get(0)
 }
 
 /// How many jobs it reads to end some that are leased, by their keys alone or each with what it made.
@@ -29,6 +33,16 @@ async fn read_to_succeed(outbox: &Outbox, jobs: i32, results: bool) -> i64 {
 async fn enqueue(outbox: &Outbox, jobs: i32) {
     let enqueue = format!("select fn_job_enqueue('any', 'test') from generate_series(1, {jobs})");
     outbox.client.batch_execute(&enqueue).await.unwrap();
+}
+
+/// How many rows of a table the act reads, by its indexes or in order.
+async fn rows_read_by(outbox: &Outbox, table: &str, act: impl AsyncFnOnce()) -> i64 {
+    outbox.client.batch_execute("begin").await.unwrap();
+    let before = rows_read(outbox, table).await;
+    act().await;
+    let rows = rows_read(outbox, table).await - before;
+    outbox.client.batch_execute("rollback").await.unwrap();
+    rows
 }
 
 /// The same database with a new session, after all its tables were full, analyzed, and emptied: the worst that the
@@ -166,4 +180,59 @@ async fn read_among_leased(settle: &str) {
         outbox.client.batch_execute(sql).await.unwrap();
     }
     reads_its_own(&outbox).await;
+}
+
+/// Nothing in the queue leads from a fact to its jobs: they are found by what its explanation names, and among those made next.
+#[tokio::test]
+async fn a_fact_is_shown_with_its_jobs_and_few_of_the_others_are_read() {
+    let outbox = Outbox::open().await;
+    outbox.consumer("one", "iu", json!({})).await;
+    enqueue(&outbox, 5000).await;
+    let first = newest_fact(&outbox).await;
+    assert_eq!(outbox.drain(1000).await, 1);
+    let (named, found, rows) = shown(&outbox, first).await;
+    assert!(named == 1 && found == 1 && rows <= 10, "{named}, {found} of {rows} rows");
+    // its job is made long after it, as a backfill does
+    let second = newest_fact(&outbox).await;
+    enqueue(&outbox, 6000).await;
+    assert_eq!(outbox.drain(1000).await, 1);
+    let (named, found, rows) = shown(&outbox, second).await;
+    assert!(named == 1 && found == 0 && rows <= 5010, "{named}, {found} of {rows} rows");
+}
+
+async fn newest_fact(outbox: &Outbox) -> uuid::Uuid {
+    outbox.emit(1).await;
+    let newest = "select id from event_outbox order by created_at desc limit 1";
+    outbox.client.query_one(newest, &[]).await.unwrap().get(0)
+}
+
+/// How many jobs a fact is shown with when its explanation has been read, how many without, and the most rows of the queue that were read.
+async fn shown(outbox: &Outbox, id: uuid::Uuid) -> (usize, usize, i64) {
+    outbox.client.batch_execute("analyze job_queue").await.unwrap();
+    let client = outbox.db.pool(1).get().await.unwrap();
+    let made = explain::jobs(&explain::event(&client, id).await.unwrap().unwrap());
+    let read = async |made: &[uuid::Uuid]| {
+        client.batch_execute("begin").await.unwrap();
+        let before = rows_read_in(&client, "job_queue").await;
+        let fact = events::show(&client, id, made).await.unwrap().unwrap();
+        let rows = rows_read_in(&client, "job_queue").await - before;
+        client.batch_execute("rollback").await.unwrap();
+        (fact["jobs"].as_array().unwrap().len(), rows)
+    };
+    let ((named, rows), (found, more)) = (read(&made).await, read(&[]).await);
+    (named, found, rows.max(more))
+}
+
+#[tokio::test]
+async fn a_kind_is_paused_without_a_look_at_every_job() {
+    let outbox = Outbox::open().await;
+    let kinds = "select fn_job_enqueue('kind.' || n % 20, 'test') from generate_series(1, 5000) n";
+    outbox.client.batch_execute(kinds).await.unwrap();
+    outbox.client.batch_execute("analyze job_queue").await.unwrap();
+    let rows = rows_read_by(&outbox, "job_queue", async || {
+        let answer = outbox.answer("fn_pause('job_kind', 'kind.7', 'test', 'a test')").await;
+        assert_eq!(answer["known"], true, "{answer}");
+    })
+    .await;
+    assert!(rows <= 1100, "{rows} rows");
 }

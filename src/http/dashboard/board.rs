@@ -6,7 +6,7 @@ use std::time::Duration;
 use deadpool_postgres::{Object, Pool};
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::pages::overview::Reading;
 use super::view::Section;
@@ -16,7 +16,7 @@ use crate::postgres::{Server, Session};
 use crate::shutdown::Shutdown;
 use crate::store::flow;
 
-/// Between two readings while somebody looks.
+/// Between two readings while somebody looks; half of it when somebody comes.
 const EVERY: Duration = Duration::from_secs(2);
 /// Longest that a reading may take.
 const READ_WITHIN: Duration = Duration::from_secs(3);
@@ -87,13 +87,19 @@ impl Board {
     /// Reads while somebody looks; ends with the streams when told to stop.
     pub(in crate::http) async fn run(&self, shutdown: Shutdown) {
         let work = async {
+            let mut last: Option<Instant> = None;
             loop {
                 if self.shown.receiver_count() == 0 {
                     self.wanted.notified().await;
                 } else {
                     let _ = timeout(EVERY, self.wanted.notified()).await; // late: it is time to look again
                 }
+                // however many come at once: what was read a moment ago serves them, too
+                if let Some(last) = last {
+                    sleep_until(last + EVERY / 2).await;
+                }
                 let read = self.read().await;
+                last = Some(read.began);
                 self.note(&read);
                 self.shown.send_modify(|shown| shown.read = Some(Arc::new(read)));
             }

@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use deadpool_postgres::{Object, Pool};
+use jiff::Timestamp;
 use tokio::time::timeout;
 
 pub(super) use self::board::Board;
@@ -110,8 +111,9 @@ impl Dashboard {
             let client = self.server.take(&self.pool).await?;
             // before the page, so that nothing falls between the two
             let page = async {
+                let at = Timestamp::now();
                 let pulse = flow::pulse(&client).await?;
-                Ok(read(&client).await?.map(|page| Page { pulse: Some(pulse), ..page }))
+                Ok(read(&client).await?.map(|page| Page { pulse: Some(pulse), at, ..page }))
             };
             let page = page.await;
             hand_back(client, page)
@@ -137,7 +139,11 @@ fn write(status: StatusCode, page: Page) -> Response {
 async fn draw(State(desk): State<Option<Arc<Desk>>>, request: Request, next: Next) -> Response {
     let who = desk.as_ref().and_then(|desk| desk.viewer(request.headers()));
     let here = request.uri().path_and_query().map(|here| here.as_str().to_owned()).unwrap_or_default();
-    let mut response = next.run(request).await;
+    let mut response = if here.contains("%00") {
+        trouble(&Error::usage("there is a zero byte in the address, which no text of a database holds"))
+    } else {
+        next.run(request).await
+    };
     let Some(Drawn(page)) = response.extensions_mut().remove::<Drawn>() else { return response };
     let viewer = match who {
         Some((name, csrf)) => Viewer::SignedIn { name, csrf },
@@ -175,6 +181,8 @@ pub(super) fn missing() -> Response {
 /// Why there is no page, and whether it comes back by itself.
 pub(super) fn trouble(error: &Error) -> Response {
     let (status, title, live) = match error.kind() {
+        // the server ended it: tried again by itself it would only cost that much again, and again
+        _ if error.sqlstate() == Some("57014") => (StatusCode::SERVICE_UNAVAILABLE, "This took too long", ""),
         Kind::Denied => (StatusCode::FORBIDDEN, "This login may not read that", ""),
         Kind::Unreachable | Kind::Timeout | Kind::Transient => {
             (StatusCode::SERVICE_UNAVAILABLE, "The database does not answer", "retry")
@@ -186,16 +194,14 @@ pub(super) fn trouble(error: &Error) -> Response {
         Kind::Denied => Some("grant reveille_reader to the sidecar's login".to_owned()),
         _ => error.hint_text().map(str::to_owned),
     };
-    let why = (live == "retry").then(|| "This page tries again by itself every few seconds.".to_owned());
+    let why = (live == "retry").then(|| "This page tries again by itself, more and more seldom.".to_owned());
     let what = crate::model::moment::printable(&error.to_string());
     let problem = Problem { status: Status::new("error", "bad"), what, why, mend, link: None };
     let section = Section::new("trouble", "What happened", vec![Block::Problems(vec![problem])]);
     let page = Page { live, ..Page::new(title, "", vec![section]) };
     let mut response = write(status, page);
     if live == "retry" {
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-        headers.insert(header::REFRESH, HeaderValue::from_static("5")); // also where script is switched off
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     }
     response
 }

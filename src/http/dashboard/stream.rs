@@ -1,7 +1,7 @@
 //! `/stream`: what changed, to whoever looks. It asks the database nothing; the board reads for everybody.
 //!
 //! Events: `section` (`{"id", "html"}`, the first page), `changed` (any other page may be out of date), `down` and `up`
-//! (the database), `at` (when it was read last). A slow reader misses what was in between, never what is.
+//! (the database), `at` (when the first page was read last; of another page its own script knows that). A slow reader misses what was in between, never what is.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

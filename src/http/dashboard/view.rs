@@ -57,6 +57,8 @@ pub(super) struct Page {
     pub(super) sections: Arc<Vec<Section>>,
     /// What the pulse was before it was read.
     pub(super) pulse: Option<i64>,
+    /// When it was read.
+    pub(super) at: Timestamp,
     /// How it is kept new: `push`, `reload`, `retry`, or empty.
     pub(super) live: &'static str,
 }
@@ -157,6 +159,7 @@ impl Page {
             lead: None,
             sections: Arc::new(sections),
             pulse: None,
+            at: Timestamp::now(),
             live: "reload",
         }
     }

@@ -152,16 +152,6 @@ async fn streams_are_bounded_and_end_when_the_sidecar_stops() {
 }
 
 #[tokio::test]
-async fn many_who_look_cost_one_reading() {
-    let stage = Stage::set("words").await;
-    let pages = (0..40).map(|_| get(stage.address(), "/"));
-    let answers = futures::future::join_all(pages).await;
-    assert!(answers.iter().all(|answer| answer.status == 200));
-    let open = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'reveille/board'";
-    assert_eq!(stage.client.query_one(open, &[]).await.unwrap().get::<_, i64>(0), 1);
-}
-
-#[tokio::test]
 async fn every_page_of_the_documentation_is_there_and_the_other_way_round() {
     let stage = Stage::set("words").await;
     let text = include_str!("../../../docs/dashboard.md");

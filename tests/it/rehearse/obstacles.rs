@@ -1,10 +1,14 @@
 //! What stops a run, who may begin one, and how it goes on.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::stage::Stage;
 use crate::commands::words;
-use crate::support::{connect, login};
+use crate::http::Served;
+use crate::http::client::get;
+use crate::support::{connect, login, server_at};
 
 #[tokio::test]
 async fn a_run_stops_at_every_obstacle_says_so_and_goes_on_when_it_is_gone() {
@@ -168,6 +172,14 @@ async fn a_run_without_a_runner_is_a_line_of_health() {
     let (code, health, _) = crate::commands::json(stage.db(), &["health"]);
     let lines = health.as_array().unwrap_or_else(|| panic!("{code:?} {health}"));
     assert!(lines.iter().any(|one| one["component"] == "backfill" && one["name"] == "k"), "{health}");
+    // people are told what to do about it, by the command and on the first page
+    let mend = format!("consumers backfill --resume {}", first["backfill_id"].as_str().unwrap());
+    let (_, told, _) = crate::commands::words(stage.db(), &["health"]);
+    assert!(told.contains(&mend) && told.contains("somebody asked for these jobs"), "{told}");
+    let face = Served::start(server_at(&stage.db().url()), None, Duration::ZERO).await;
+    let page = get(face.address(), "/").await.body;
+    assert!(page.contains(&mend) && page.contains("href=\"/consumers/k\""), "{page}");
+    face.stop().await;
     stage.set_status(&first, "cancelled", "").await;
     assert_eq!(stage.count(&check(100_000)).await, 0);
 }

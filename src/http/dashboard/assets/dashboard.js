@@ -47,37 +47,70 @@
   };
 
   if (mode === "retry") {
-    setInterval(async () => {
+    // one question at a time, each later than the one before, and none while nobody sees the page
+    let pause = 2000;
+    let wanted = false;
+    const again = () => { setTimeout(ask, pause); pause = Math.min(30000, pause * 2); };
+    const ask = async () => {
+      wanted = document.hidden;
+      if (wanted) return;
       try {
         const answer = await fetch(location.href, { cache: "no-store" });
-        if (answer.status < 500) location.reload();
+        // also a page that says why it does not try again
+        if (answer.status < 500 || parse(await answer.text()).body.dataset.live === "") return location.reload();
       } catch { /* not yet */ }
-    }, 2000);
+      again();
+    };
+    document.addEventListener("visibilitychange", () => { if (wanted && !document.hidden) ask(); });
+    again();
     return;
   }
   if (mode !== "push" && mode !== "reload") return;
 
+  let stream = null;
+  let isDown = false;
   let pulse = document.body.dataset.pulse;
+  let at = document.body.dataset.at; // when what stands here was read
+  let isOld = false;
   let waiting = false;
-  let last = 0;
+  let missed = false;
+  let pause = 2000; // between two readings; longer, and longer again, while none comes
+  let last = Date.now();
+  const tell = () => {
+    if (isOld) say(`Read at ${at} UTC, and not since.`, "down");
+    else say(`Live, ${at} UTC`, "live");
+  };
+  const isHeard = () => stream && stream.readyState === EventSource.OPEN && !isDown;
   const reread = () => {
+    missed = true;
     if (waiting) return;
     waiting = true;
     setTimeout(async () => {
-      waiting = false;
+      missed = false;
+      const text = await fetch(location.href, { cache: "no-store" })
+        .then((answer) => (answer.ok ? answer.text() : null))
+        .catch(() => null);
       last = Date.now();
-      try {
-        const answer = await fetch(location.href, { cache: "no-store" });
-        if (!answer.ok) return;
-        const page = parse(await answer.text());
-        pulse = page.body.dataset.pulse;
+      isOld = text === null;
+      pause = isOld ? Math.min(30000, pause * 2) : 2000;
+      if (!isOld) {
+        const page = parse(text);
+        ({ pulse, at } = page.body.dataset);
         page.querySelectorAll("main > section").forEach(put);
-      } catch { /* the stream tells what is wrong */ }
-    }, Math.max(0, 2000 - (Date.now() - last)));
+      }
+      if (isHeard()) tell();
+      waiting = false;
+      if (missed) reread();
+    }, Math.max(0, pause - (Date.now() - last)));
   };
+  // Silence writes nothing, so it moves no pulse: what is not read again looks as alive as it was.
+  const age = () => setTimeout(() => {
+    if (isHeard() && !document.hidden && Date.now() - last > 9000) reread();
+    age();
+  }, 10000 + Math.random() * 5000);
+  if (mode === "reload") age();
 
   // A browser has few connections a server: a page that nobody sees gives its own back.
-  let stream = null;
   const close = () => {
     if (stream) stream.close();
     stream = null;
@@ -91,9 +124,16 @@
       if (next) put(next);
     });
     on("changed", reread);
-    on("down", () => say("The database does not answer; this is what was read last.", "down"));
+    on("down", () => {
+      isDown = true;
+      say("The database does not answer; this is what was read last.", "down");
+    });
     on("up", () => { if (mode === "reload") reread(); });
-    on("at", (at) => say(`Live, ${at} UTC`, "live"));
+    on("at", (now) => {
+      isDown = false;
+      if (mode === "push") at = now;
+      tell();
+    });
     mine.onerror = () => {
       const gone = mine.readyState === EventSource.CLOSED;
       say(gone ? "Not kept new." : "The sidecar does not answer; trying again.", "down");
@@ -101,7 +141,11 @@
     stream = mine;
   };
   open();
-  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) return close();
+    open();
+    if (mode === "reload" && Date.now() - last > 9000) reread();
+  });
   addEventListener("pagehide", close);
   addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 })();

@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::response::Response;
 use deadpool_postgres::Object;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::Dashboard;
 use super::super::view::{Block, Cell, Page, Section, Status, Table};
-use super::{encoded, field, fields, pretty, query};
+use super::{encoded, field, fields, pause_or_resume, paused, pretty};
 use crate::error::{Kind, Result};
 use crate::model::moment::seconds;
 use crate::store::consumers::{self, Columns, Decision, Since, Subject};
+use crate::store::events::{self, WINDOW};
+use crate::store::pauses::Pause;
 use crate::store::views;
 
 /// How far back a dry run is counted, and over how many events.
@@ -23,6 +26,9 @@ const EVENTS: i32 = 200;
 /// Consumers in dry run that the list counts.
 const COUNTED: usize = 5;
 const MOST: i64 = 1000;
+/// After how long no other consumer's dry run is begun.
+const COUNTING: Duration = Duration::from_millis(500);
+const PREVIEW: &str = "What it would do";
 
 /// The rows of `v_consumer_lag` by consumer; empty where this login may not read them.
 async fn lags(client: &Object) -> Result<BTreeMap<String, Value>> {
@@ -33,9 +39,39 @@ async fn lags(client: &Object) -> Result<BTreeMap<String, Value>> {
     Ok(rows.into_iter().map(|row| (field(&row, "consumer_key").to_owned(), row)).collect())
 }
 
+/// Since when a dry run counts: no index leads to the events of one domain, so it looks at the newest [`WINDOW`] of all.
+async fn begin(client: &Object) -> Result<Since> {
+    let end = events::window_end(client, None).await?;
+    let day = Timestamp::now() - BACK;
+    Ok(end.map(|(at, _)| at).filter(|at| *at > day).map_or(Since::Ago(BACK), Since::At))
+}
+
 /// What a consumer would do with the newest events.
-async fn preview(client: &Object, key: &str) -> Result<Vec<Decision>> {
-    consumers::preview(client, &Subject::Stored(key.to_owned()), Some(Since::Ago(BACK)), EVENTS).await
+async fn preview(client: &Object, key: &str, since: Since) -> Result<Vec<Decision>> {
+    consumers::preview(client, &Subject::Stored(key.to_owned()), Some(since), EVENTS).await
+}
+
+/// How many jobs the first consumers in dry run would make, of how many events. What cannot be counted, or not in time, is
+/// left out: the list stands without it.
+async fn count(client: &Object, found: &[Columns]) -> Result<BTreeMap<String, String>> {
+    let begun = Instant::now();
+    let since = begin(client).await?;
+    let mut counted = BTreeMap::new();
+    for one in found.iter().filter(|one| one["dry_run"] == true && one["enabled"] == true).take(COUNTED) {
+        if begun.elapsed() > COUNTING {
+            break;
+        }
+        let key = one["consumer_key"].as_str().unwrap_or_default();
+        match preview(client, key, since).await {
+            Ok(decisions) => {
+                let would = decisions.iter().filter(|one| one.would_enqueue).count();
+                counted.insert(key.to_owned(), format!("{would} of {} events", decisions.len()));
+            }
+            Err(error) if error.kind() == Kind::Unreachable => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Ok(counted)
 }
 
 pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> Response {
@@ -43,27 +79,22 @@ pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> R
         .answer(async |client| {
             let found = consumers::list(client).await?;
             let lags = lags(client).await?;
-            let mut dry = BTreeMap::new();
-            for one in found.iter().filter(|one| one["dry_run"] == true && one["enabled"] == true).take(COUNTED) {
-                let key = one["consumer_key"].as_str().unwrap_or_default();
-                let decisions = preview(client, key).await?;
-                dry.insert(key, (decisions.iter().filter(|one| one.would_enqueue).count(), decisions.len()));
-            }
+            let pauses = paused(client).await?;
+            let counted = count(client, &found).await?;
             let row = |one: &Columns| {
                 let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
                 let key = text("consumer_key");
                 let nothing = Value::Null;
                 let lag = lags.get(key).unwrap_or(&nothing);
-                let counted = dry.get(key).map(|(would, of)| format!("{would} of {of} events"));
                 vec![
                     Cell::link(format!("/consumers/{}", encoded(key)), key),
-                    Cell::Status(standing(one, lag)),
+                    Cell::Status(standing(one, &pauses)),
                     Cell::code(format!("{}.{}", text("event_domain"), text("event_type"))),
                     Cell::code(text("job_kind")),
                     Cell::text(lag["lag_seconds"].as_f64().map(seconds).unwrap_or_default()),
                     Cell::json(&lag["complete_until"]),
                     Cell::json(&lag["open_gaps"]),
-                    Cell::text(counted.unwrap_or_default()),
+                    Cell::maybe(counted.get(key).map(String::as_str)),
                 ]
             };
             let table = Table {
@@ -74,7 +105,8 @@ pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> R
             };
             let note = format!(
                 "Lag is what the audit has proven: until then every event that it wanted has its decision. A dry run is counted \
-                 over the newest {EVENTS} events of the last day, for the first {COUNTED} consumers in dry run; each one's page counts its own."
+                 over the newest {EVENTS} events of its domain, of the last day and among the newest {WINDOW} of all domains, for the first \
+                 {COUNTED} consumers in dry run, as far as that is quick; each one's page counts its own."
             );
             let section = Section::new("consumers", "Who wants which fact", vec![Block::Table(table)]).note(note);
             Ok(Some(Page::new("Consumers", "/consumers", vec![section])))
@@ -82,11 +114,25 @@ pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> R
         .await
 }
 
-fn standing(one: &Columns, lag: &Value) -> Status {
-    match (one["enabled"] == true, one["dry_run"] == true, lag["paused_by"].as_str()) {
-        (false, ..) => Status::new("disabled", "off"),
-        (_, _, Some(scope)) => Status::new(format!("paused by {scope}"), "warn"),
-        (_, true, _) => Status::new("dry run", "warn"),
+/// Whether a pause keeps a consumer's jobs from being made or claimed.
+fn holds(pause: &Pause, one: &Columns) -> bool {
+    let is = |name: &str| one[name].as_str() == Some(&pause.name);
+    match pause.scope.as_str() {
+        "all" => true,
+        "domain" => is("event_domain"),
+        "consumer" => is("consumer_key"),
+        "job_kind" => is("job_kind"),
+        _ => false,
+    }
+}
+
+fn standing(one: &Columns, pauses: &[Pause]) -> Status {
+    let scopes: Vec<&str> =
+        pauses.iter().filter(|pause| holds(pause, one)).map(|pause| pause.scope.as_str()).collect();
+    match (one["enabled"] == true, one["dry_run"] == true) {
+        (false, _) => Status::new("disabled", "off"),
+        _ if !scopes.is_empty() => Status::new(format!("paused by {}", scopes.join(" and ")), "warn"),
+        (_, true) => Status::new("dry run", "warn"),
         _ => Status::new("enabled", "good"),
     }
 }
@@ -98,11 +144,17 @@ pub(in super::super) async fn one(
     dashboard
         .answer(async |client| {
             let Some(columns) = consumers::show(client, &key).await? else { return Ok(None) };
-            let decisions = preview(client, &key).await?;
+            let pauses = paused(client).await?;
             let lags = lags(client).await?;
             let nothing = Value::Null;
             let lag = lags.get(&key).unwrap_or(&nothing);
-            let status = standing(&columns, lag);
+            let mut stands = vec![("Standing", Cell::Status(standing(&columns, &pauses)))];
+            let reason =
+                |pause: &Pause| Cell::text(format!("{}, by {}: {}", pause.scope, pause.actor, pause.reason));
+            let held = pauses.iter().filter(|pause| holds(pause, &columns));
+            stands.extend(held.map(|pause| ("Paused", reason(pause))));
+            let act = pause_or_resume(&pauses, "consumer", &key, ["Pause it…", "Resume…"]);
+            let preview = previewed(preview(client, &key, begin(client).await?).await)?;
             let document = Value::Object(columns);
             let about = fields(
                 &document,
@@ -119,20 +171,42 @@ pub(in super::super) async fn one(
                     ("By", "actor"),
                 ],
             );
-            let lagging = fields(lag, &[("Complete until", "complete_until"), ("Lag in seconds", "lag_seconds"), ("Open gaps", "open_gaps"), ("Proven from", "proven_from")]);
-            let switched = fields(&document["switched"], &[("Switched by", "actor"), ("Why", "reason"), ("When", "at")]);
-            let mut standing = vec![Block::Facts(vec![("Standing", Cell::Status(status))]), about, lagging, switched];
-            let pause = query("/act/pause", &[("scope", Some("consumer")), ("name", Some(&key))]);
-            standing.extend(dashboard.acts([(pause, "Pause it…")]));
-            let note = format!("If it were enabled and made jobs: the newest {EVENTS} events of the last day, as `reveille consumers preview` says.");
+            let lagging = fields(
+                lag,
+                &[
+                    ("Complete until", "complete_until"),
+                    ("Lag in seconds", "lag_seconds"),
+                    ("Open gaps", "open_gaps"),
+                    ("Proven from", "proven_from"),
+                ],
+            );
+            let switched =
+                fields(&document["switched"], &[("Switched by", "actor"), ("Why", "reason"), ("When", "at")]);
+            let mut standing = vec![Block::Facts(stands), about, lagging, switched];
+            standing.extend(dashboard.acts([act]));
             let sections = vec![
                 Section::new("standing", "How it stands", standing),
-                Section::new("preview", "What it would do", vec![counted(&decisions), shown(&decisions)]).note(note),
+                preview,
                 Section::new("columns", "All columns", vec![pretty(&document)]),
             ];
             Ok(Some(Page::new(format!("Consumer {key}"), "/consumers", sections)))
         })
         .await
+}
+
+/// What it would do, or why that cannot be said; the other sections stand either way.
+fn previewed(decisions: Result<Vec<Decision>>) -> Result<Section> {
+    let note = format!(
+        "If it were enabled and made jobs: the newest {EVENTS} events of its domain, of the last day and among the newest {WINDOW} \
+         of all domains; `reveille consumers preview` looks further back."
+    );
+    match decisions {
+        Ok(decisions) => {
+            Ok(Section::new("preview", PREVIEW, vec![counted(&decisions), shown(&decisions)]).note(note))
+        }
+        Err(error) if error.kind() == Kind::Unreachable => Err(error),
+        Err(error) => Ok(Section::failed("preview", PREVIEW, &error).note(note)),
+    }
 }
 
 fn counted(decisions: &[Decision]) -> Block {
@@ -148,7 +222,7 @@ fn counted(decisions: &[Decision]) -> Block {
         caption: "Decisions by reason",
         headings: &["Would make", "Because", "Events"],
         rows: counts.iter().map(row).collect(),
-        empty: "No event of its domain in the last day.",
+        empty: "No event of its domain among those.",
     })
 }
 

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::super::view::{Block, Cell, Field, Filter, Link, Page, Section, Table};
 use super::super::{Dashboard, missing};
-use super::{ROWS, field, fields, given, pager, place, pretty, query};
-use crate::store::dead_letters::{self, DeadLetter};
+use super::{ROWS, field, fields, given, pager, place, placed, pretty, query};
+use crate::store::dead_letters::{self, DeadLetter, WINDOW};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -29,12 +29,9 @@ pub(in super::super) async fn list(
             let show = given(asked.show.as_ref());
             let decided = show == Some("decided");
             let behind = place(given(asked.behind.as_ref()))?;
-            let mut found = dead_letters::page(client, decided, behind, ROWS + 1).await?;
-            let is_more = i64::try_from(found.len()).is_ok_and(|len| len > ROWS);
-            found.truncate(usize::try_from(ROWS).unwrap_or(usize::MAX));
+            let (found, next) = dead_letters::page(client, decided, behind, ROWS).await?;
             let to = |behind: Option<&str>| query("/dead-letters", &[("show", show), ("behind", behind)]);
-            let last = found.last().filter(|_| is_more);
-            let last = last.map(|last| to(Some(&format!("{}_{}", last.created_at, last.dead_letter_id))));
+            let next = placed(next).map(|next| to(Some(&next)));
             let field = Field {
                 name: "show",
                 label: "Show",
@@ -42,14 +39,16 @@ pub(in super::super) async fn list(
                 choices: &["open", "decided"],
             };
             let mut blocks = vec![Block::Filter(Filter { to: "/dead-letters", fields: vec![field] })];
-            blocks.extend(pager(behind.map(|_| to(None)), last));
+            blocks.extend(pager(behind.map(|_| to(None)), next));
             blocks.push(table(&found));
             let title = if decided { "Decided, the newest first" } else { "Open, the oldest first" };
-            Ok(Some(Page::new(
-                "Dead letters",
-                "/dead-letters",
-                vec![Section::new("dead-letters", title, blocks)],
-            )))
+            let mut section = Section::new("dead-letters", title, blocks);
+            if decided {
+                section = section.note(format!(
+                    "A page looks at {WINDOW} dead letters at most, open ones among them, then the next one goes on."
+                ));
+            }
+            Ok(Some(Page::new("Dead letters", "/dead-letters", vec![section])))
         })
         .await
 }

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::super::view::{Block, Cell, Field, Filter, Page, Section, Table};
 use super::super::{Dashboard, missing};
-use super::{ROWS, explained, field, fields, given, pager, place, pretty, query};
-use crate::store::events::{self, Fact, WINDOW};
+use super::{ROWS, explained, field, fields, given, pager, place, placed, pretty, query};
+use crate::store::events::{self, Fact, NEXT, WINDOW};
 use crate::store::explain;
 
 #[derive(Debug, Default, Deserialize)]
@@ -29,12 +29,9 @@ pub(in super::super) async fn list(
         .answer(async |client| {
             let domain = given(asked.domain.as_ref());
             let before = place(given(asked.before.as_ref()))?;
-            let mut found = events::page(client, domain, before, ROWS + 1).await?;
-            let is_more = i64::try_from(found.len()).is_ok_and(|len| len > ROWS);
-            found.truncate(usize::try_from(ROWS).unwrap_or(usize::MAX));
+            let (found, next) = events::page(client, domain, before, ROWS).await?;
             let to = |before: Option<&str>| query("/events", &[("domain", domain), ("before", before)]);
-            let last =
-                found.last().filter(|_| is_more).map(|last| format!("{}_{}", last.created_at, last.id));
+            let next = placed(next).map(|next| to(Some(&next)));
             let field = Field {
                 name: "domain",
                 label: "Domain",
@@ -42,11 +39,12 @@ pub(in super::super) async fn list(
                 choices: &[],
             };
             let mut blocks = vec![Block::Filter(Filter { to: "/events", fields: vec![field] })];
-            blocks.extend(pager(before.map(|_| to(None)), last.map(|last| to(Some(&last)))));
+            blocks.extend(pager(before.map(|_| to(None)), next));
             blocks.push(table(&found));
             let mut section = Section::new("events", "Newest first", blocks);
             if domain.is_some() {
-                section = section.note(format!("Of the newest {WINDOW} events behind this place."));
+                section = section
+                    .note(format!("A page looks at {WINDOW} events at most, then the next one goes on."));
             }
             Ok(Some(Page::new("Events", "/events", vec![section])))
         })
@@ -79,8 +77,10 @@ pub(in super::super) async fn one(
     let Ok(id) = id.parse::<Uuid>() else { return missing() };
     dashboard
         .answer(async |client| {
-            let Some(document) = events::show(client, id).await? else { return Ok(None) };
             let lines = explain::event(client, id).await?.unwrap_or_default();
+            let Some(document) = events::show(client, id, &explain::jobs(&lines)).await? else {
+                return Ok(None);
+            };
             let event = &document["event"];
             let about = fields(
                 event,
@@ -98,7 +98,9 @@ pub(in super::super) async fn one(
             );
             let sections = vec![
                 Section::new("why", "What became of it, and why", vec![about, explained(&lines)]),
-                Section::new("jobs", "Its jobs", vec![jobs(&document["jobs"])]),
+                Section::new("jobs", "Its jobs", vec![jobs(&document["jobs"])]).note(format!(
+                    "Those of its consumers; steps of workflows among the {NEXT} jobs made since, and in the archive."
+                )),
                 Section::new(
                     "errors",
                     "Consumers that could not digest it",

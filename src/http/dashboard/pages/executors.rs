@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::Dashboard;
 use super::super::view::{Block, Cell, Page, Section, Status, Table};
-use super::field;
+use super::{field, pause_or_resume, paused};
 use crate::error::Kind;
 use crate::model::moment::seconds;
 use crate::store::backlog::{self, PATIENCE};
@@ -16,14 +16,14 @@ use crate::store::health::Component;
 use crate::store::standing;
 use crate::store::subscriptions::{self, Subscription};
 
-/// Everybody who is registered, the silent ones first.
-pub(super) fn section(components: &[Component]) -> Section {
+/// Everybody who is registered, the silent ones first; where something can be done, with the way to it.
+pub(super) fn section(components: &[Component], act: Option<&dyn Fn(&str) -> Cell>) -> Section {
     let row = |one: &Component| {
         let nothing = Value::Null;
         let detail = one.detail.as_ref().unwrap_or(&nothing);
         let cadence = detail["expected_cadence_seconds"].as_f64().map(seconds).unwrap_or_default();
         let silent = field(detail, "silent_since").parse().ok();
-        vec![
+        let mut row = vec![
             Cell::code(&one.name),
             Cell::Status(standing_of(one)),
             Cell::text(if field(detail, "executor_kind").is_empty() {
@@ -35,12 +35,17 @@ pub(super) fn section(components: &[Component]) -> Section {
             Cell::text(cadence),
             Cell::time(silent),
             Cell::text(field(detail, "last_beat_status")),
-        ]
+        ];
+        // what the host's own code reads is no worker, and nothing that can be paused
+        row.extend(act.map(|act| if one.component == "executor" { act(&one.name) } else { Cell::Nothing }));
+        row
     };
     let is_executor = |one: &&Component| matches!(one.component.as_str(), "executor" | "legacy_cursor");
+    let headings: &[&str] =
+        &["Name", "Standing", "Kind", "Last beat", "Beats every", "Silence announced", "Says", "Do"];
     let table = Table {
         caption: "Executors, the silent ones first",
-        headings: &["Name", "Standing", "Kind", "Last beat", "Beats every", "Silence announced", "Says"],
+        headings: if act.is_some() { headings } else { &headings[..7] },
         rows: components.iter().filter(is_executor).map(row).collect(),
         empty: "Nobody is registered: `reveille work` starts a worker.",
     };
@@ -73,7 +78,13 @@ pub(in super::super) async fn list(State(dashboard): State<Arc<Dashboard>>) -> R
                 Err(error) => return Err(error),
             };
             let unclaimed = unclaimed(&backlog::unclaimed(client, PATIENCE).await?);
-            let sections = vec![section(&components), unclaimed, claims];
+            let pauses = paused(client).await?;
+            let act = |name: &str| {
+                let (to, words) = pause_or_resume(&pauses, "executor", name, ["Pause it…", "Resume…"]);
+                Cell::act(to, words, name)
+            };
+            let act: Option<&dyn Fn(&str) -> Cell> = if dashboard.writes() { Some(&act) } else { None };
+            let sections = vec![section(&components, act), unclaimed, claims];
             Ok(Some(Page::new("Executors", "/executors", sections)))
         })
         .await

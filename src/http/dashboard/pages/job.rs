@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::super::view::{Block, Cell, Link, Page, Section, Table};
 use super::super::{Dashboard, missing};
-use super::{explained, field, fields, pretty};
+use super::{explained, field, fields, pause_or_resume, paused, pretty};
 use crate::model::moment::duration;
 use crate::store::explain::{self, Line};
-use crate::store::jobs;
+use crate::store::{dead_letters, jobs};
 
 pub(in super::super) async fn one(
     State(dashboard): State<Arc<Dashboard>>,
@@ -24,14 +24,20 @@ pub(in super::super) async fn one(
         .answer(async |client| {
             let Some(job) = jobs::show(client, id).await? else { return Ok(None) };
             let lines = explain::job(client, id).await?.unwrap_or_default();
-            Ok(Some(page(id, &job, &lines)))
+            let letter = dead_letters::of_job(client, id).await?;
+            let pauses = paused(client).await?;
+            let words = ["Pause this kind…", "Resume this kind…"];
+            let act = pause_or_resume(&pauses, "job_kind", field(&job, "job_kind"), words);
+            let standing = [about(&job), links(&job, letter)];
+            let standing = standing.into_iter().chain(dashboard.acts([act])).chain([explained(&lines)]);
+            Ok(Some(page(id, &job, &lines, standing.collect())))
         })
         .await
 }
 
-fn page(id: Uuid, job: &Value, lines: &[Line]) -> Page {
+fn page(id: Uuid, job: &Value, lines: &[Line], standing: Vec<Block>) -> Page {
     let sections = vec![
-        Section::new("standing", "How it stands, and why", vec![about(job), links(job), explained(lines)]),
+        Section::new("standing", "How it stands, and why", standing),
         Section::new("timeline", "Timeline", vec![timeline(job, lines)]),
         Section::new("payload", "Payload", vec![pretty(&job["safe_payload"])])
             .note("Signal, not data: what the job may carry at most."),
@@ -61,7 +67,7 @@ fn about(job: &Value) -> Block {
     Block::Facts(facts)
 }
 
-fn links(job: &Value) -> Block {
+fn links(job: &Value, letter: Option<Uuid>) -> Block {
     let link = |name: &str, path: &str, text: &str| {
         job[name].as_str().map(|id| Link { to: format!("{path}/{id}"), text: text.to_owned() })
     };
@@ -70,7 +76,12 @@ fn links(job: &Value) -> Block {
         link("workflow_id", "/workflows", "Its workflow"),
         link("parent_job_id", "/jobs", "The job before it"),
     ];
-    Block::Links(links.into_iter().flatten().collect())
+    let text = match field(job, "status") {
+        "dead_letter" => "Its dead letter, to decide about",
+        _ => "Its dead letter",
+    };
+    let letter = letter.map(|id| Link { to: format!("/dead-letters/{id}"), text: text.to_owned() });
+    Block::Links(links.into_iter().flatten().chain(letter).collect())
 }
 
 /// Moments of the job and the ends of its leases, in order.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::response::Response;
+use deadpool_postgres::Object;
 use serde::Deserialize;
 
 use super::super::Dashboard;
 use super::super::view::{Block, Cell, Field, Filter, Page, Section, Table};
-use super::{ROWS, given, pager, query};
-use crate::error::Error;
+use super::{ROWS, given, pager, pause_or_resume, paused, query};
+use crate::error::{Error, Result};
 use crate::store::jobs::{self, Summary, WINDOW};
 
 const STATUSES: [&str; 9] = [
@@ -62,6 +63,10 @@ pub(in super::super) async fn list(
             let next = next.map(|id| to(Some(&id.to_string())));
             let is_narrow = page.status.or(page.job_kind).or(page.event_domain).is_some();
             let mut blocks = vec![filter(&asked)];
+            let acts = acts(client, page.job_kind, page.event_domain).await?;
+            if !acts.is_empty() {
+                blocks.extend(dashboard.acts(acts));
+            }
             blocks.extend(pager(before.map(|_| to(None)), next));
             blocks.push(table(&found));
             let mut section = Section::new("jobs", "Newest first", blocks);
@@ -72,6 +77,23 @@ pub(in super::super) async fn list(
             Ok(Some(Page::new("Jobs", "/jobs", vec![section])))
         })
         .await
+}
+
+/// What can be done with the kind and the domain that are looked at.
+async fn acts(
+    client: &Object,
+    kind: Option<&str>,
+    domain: Option<&str>,
+) -> Result<Vec<(String, &'static str)>> {
+    if kind.or(domain).is_none() {
+        return Ok(Vec::new());
+    }
+    let pauses = paused(client).await?;
+    let kind = kind
+        .map(|kind| pause_or_resume(&pauses, "job_kind", kind, ["Pause this kind…", "Resume this kind…"]));
+    let domain = domain
+        .map(|name| pause_or_resume(&pauses, "domain", name, ["Pause this domain…", "Resume this domain…"]));
+    Ok(kind.into_iter().chain(domain).collect())
 }
 
 fn filter(asked: &Asked) -> Block {

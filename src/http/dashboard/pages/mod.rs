@@ -14,16 +14,21 @@ pub(super) mod workflows;
 
 use std::fmt::Write as _;
 
+use deadpool_postgres::Object;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::view::{Block, Cell, Link, Table};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::explain::Line;
+use crate::store::pauses::{self, Pause};
 
 /// Rows of a page.
 const ROWS: i64 = 50;
+/// The first whole year that the database can hold, 4713 BC.
+const EARLIEST: i16 = -4712;
 
 /// What was typed, without what is empty.
 fn given(text: Option<&String>) -> Option<&str> {
@@ -34,10 +39,37 @@ fn given(text: Option<&String>) -> Option<&str> {
 fn place(text: Option<&str>) -> Result<Option<(Timestamp, Uuid)>> {
     let read = |text: &str| {
         let (at, id) = text.split_once('_')?;
-        Some((at.parse().ok()?, id.parse().ok()?))
+        let at: Timestamp = at.parse().ok()?;
+        let is_held = at.to_zoned(TimeZone::UTC).year() >= EARLIEST;
+        Some((at, id.parse().ok()?)).filter(|_| is_held)
     };
     let wrong = || Error::usage("the place in the list cannot be read").hint("begin at its first page");
     text.map(|text| read(text).ok_or_else(wrong)).transpose()
+}
+
+/// The place of a row as [`place`] reads it.
+fn placed(next: Option<(Timestamp, Uuid)>) -> Option<String> {
+    next.map(|(at, id)| format!("{at}_{id}"))
+}
+
+/// What is paused; nothing where this login may not read that.
+async fn paused(client: &Object) -> Result<Vec<Pause>> {
+    match pauses::list(client, false).await {
+        Err(error) if error.kind() == Kind::Denied => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// The way to the act that a name lacks: its pause, or the end of the one that stands.
+fn pause_or_resume(
+    paused: &[Pause],
+    scope: &str,
+    name: &str,
+    words: [&'static str; 2],
+) -> (String, &'static str) {
+    let stands = paused.iter().any(|pause| pause.scope == scope && pause.name == name);
+    let (to, words) = if stands { ("/act/resume", words[1]) } else { ("/act/pause", words[0]) };
+    (query(to, &[("scope", Some(scope)), ("name", Some(name))]), words)
 }
 
 /// A query, with what is empty left out.
@@ -122,5 +154,17 @@ mod tests {
     fn a_query_holds_any_text_and_leaves_out_what_is_not_given() {
         let to = query("/jobs", &[("kind", Some("a&b=\"<é")), ("status", None), ("domain", Some("x"))]);
         assert_eq!(to, "/jobs?kind=a%26b%3D%22%3C%C3%A9&domain=x");
+    }
+
+    #[test]
+    fn a_place_is_a_moment_that_the_database_can_hold() {
+        let id = Uuid::nil();
+        for at in ["2026-01-01T00:00:00Z", "-004712-01-01T00:00:00Z", "9999-12-01T00:00:00Z"] {
+            let read = place(Some(&format!("{at}_{id}"))).unwrap().unwrap();
+            assert_eq!(place(placed(Some(read)).as_deref()).unwrap(), Some(read), "{at}");
+        }
+        for text in ["-004713-12-31T00:00:00Z_", "-009999-01-03T00:00:00Z_", "x_"] {
+            assert!(place(Some(&format!("{text}{id}"))).is_err(), "{text}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::super::{Dashboard, trouble, write};
 use super::{executors, problems};
 use crate::error::{Error, Kind, Result};
 use crate::store::explain::{self, Count};
-use crate::store::flow::{self, BOUNDS, Ended, Latency, MEASURED, MOST_JOBS, MOST_PASSES, Passed};
+use crate::store::flow::{self, BOUNDS, Ended, Ends, Latency, MEASURED, MOST_JOBS, MOST_PASSES, Passed};
 use crate::store::gates::{self, Gate};
 use crate::store::health::Component;
 use crate::store::standing;
@@ -26,7 +26,7 @@ pub(in super::super) struct Reading {
     standing: Vec<Component>,
     gates: Vec<Gate>,
     passed: Result<Vec<Passed>>,
-    ended: Result<Vec<Ended>>,
+    ended: Result<Ends>,
     running: Result<Vec<(Option<String>, i64)>>,
     latencies: Result<Vec<Latency>>,
     reasons: Result<Vec<Count>>,
@@ -53,6 +53,7 @@ pub(in super::super) async fn page(State(dashboard): State<Arc<Dashboard>>) -> R
             let page = Page {
                 sections: Arc::clone(&read.sections),
                 live: "push",
+                at: read.at,
                 ..Page::new("Overview", "/", Vec::new())
             };
             write(StatusCode::OK, page)
@@ -81,7 +82,7 @@ impl Reading {
             self.flow(),
             self.wake_ups(),
             self.waiting(),
-            executors::section(&self.standing),
+            executors::section(&self.standing, None),
         ]
     }
 
@@ -92,14 +93,20 @@ impl Reading {
                 return Section::failed("flow", "Flow", error);
             }
         };
-        let blocks = match domains(passed, ended, running) {
-            domains if domains.is_empty() => {
-                vec![Block::Note(
-                    "No event was read and no job ended in the last hour, and none runs.".to_owned(),
-                )]
-            }
-            domains => domains.iter().flat_map(|(name, domain)| drawn(name, domain)).collect(),
-        };
+        // jobs that are older may have ended, and nobody has looked at them
+        let is_unknown = ended.is_part() && ended.ended.is_empty();
+        let domains = domains(passed, &ended.ended, running);
+        let mut blocks: Vec<Block> =
+            domains.iter().flat_map(|(name, domain)| drawn(name, domain, !is_unknown)).collect();
+        if is_unknown {
+            blocks.push(Block::Note(format!(
+                "Done and failed are not known: the newest {MOST_JOBS} jobs are all younger than what ended."
+            )));
+        } else if domains.is_empty() {
+            blocks.push(Block::Note(
+                "No event was read and no job ended in the last hour, and none runs.".to_owned(),
+            ));
+        }
         let mut note = "The last hour by minute, from what the database keeps, so a restart loses nothing. Running counts leases.".to_owned();
         if passed.iter().any(|one| one.looked >= MOST_PASSES) {
             let since = passed.iter().filter(|one| one.looked >= MOST_PASSES).map(|one| one.oldest).max();
@@ -109,8 +116,8 @@ impl Reading {
                 " Events and jobs made: only since {since}, the newest {MOST_PASSES} passes of a domain."
             );
         }
-        if let Some(one) = ended.iter().find(|one| one.looked >= MOST_JOBS) {
-            let since = one.oldest.strftime("%H:%M:%S");
+        if let Some(oldest) = ended.oldest.filter(|_| ended.is_part() && !is_unknown) {
+            let since = oldest.strftime("%H:%M:%S");
             let _ = write!(note, " Done and failed: of the newest {MOST_JOBS} jobs, made since {since}.");
         }
         Section::new("flow", "Flow of the last hour", blocks).note(note)
@@ -219,17 +226,17 @@ fn domains(
     all
 }
 
-fn drawn(name: &str, domain: &Domain) -> [Block; 2] {
+fn drawn(name: &str, domain: &Domain, with_ends: bool) -> [Block; 2] {
     let of_domain = match name {
         NO_DOMAIN => Cell::text(name),
         name => Cell::link(super::query("/jobs", &[("domain", Some(name))]), name),
     };
     let facts = vec![("Domain", of_domain), ("Running now", Cell::number(domain.running))];
-    let charts = vec![
-        Bars::new("Events in", "plain", &domain.events),
-        Bars::new("Jobs made", "plain", &domain.jobs),
-        Bars::new("Done", "good", &domain.done),
-        Bars::new("Failed", "bad", &domain.failed),
-    ];
+    let mut charts =
+        vec![Bars::new("Events in", "plain", &domain.events), Bars::new("Jobs made", "plain", &domain.jobs)];
+    if with_ends {
+        charts.push(Bars::new("Done", "good", &domain.done));
+        charts.push(Bars::new("Failed", "bad", &domain.failed));
+    }
     [Block::Facts(facts), Block::Bars(charts)]
 }

@@ -96,7 +96,7 @@ fn closed(gate: &Gate) -> Problem {
         what: printable(&format!("gate {}: {}", gate.key, gate.lets_through.as_deref().unwrap_or_default())),
         why: None,
         mend: Some(format!("reveille gate open {} --reason TEXT", printable(&gate.key))),
-        link: None,
+        link: Some(Link { to: "/gates".to_owned(), text: "Gates".to_owned() }),
     }
 }
 
@@ -113,6 +113,7 @@ fn link(one: &Component) -> Option<Link> {
             (format!("/workflows/{}", one.name), "The workflow")
         }
         "audit" => ("/consumers".to_owned(), "Consumers"),
+        "backfill" => (format!("/consumers/{}", super::encoded(&one.name)), "The consumer"),
         "pause" => ("/gates".to_owned(), "Pauses and gates"),
         _ => return None,
     };
