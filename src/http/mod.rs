@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use self::api::Api;
 use self::dashboard::guard::Hosts;
-use self::dashboard::{Board, Dashboard};
+use self::dashboard::{Board, Dashboard, Desk};
 use self::metrics::{Database, Metrics};
 use self::readiness::Ready;
 use self::routes::Answers;
@@ -32,8 +32,20 @@ use crate::shutdown::Shutdown;
 
 pub use self::metrics::SharedRegistry;
 
-/// Age up to which gauges of the database are answered again instead of read anew.
-const DATABASE_GAUGES_KEEP: Duration = Duration::from_secs(5);
+/// How long what was read from the database can be relied on.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Gauges are answered again up to this age instead of read anew.
+    pub gauges: Duration,
+    /// A dry run is carried out up to this age, then shown anew.
+    pub dry_runs: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { gauges: Duration::from_secs(5), dry_runs: Duration::from_mins(5) }
+    }
+}
 
 /// What the face shows; the app fills it.
 #[derive(Debug)]
@@ -58,6 +70,7 @@ pub struct Face {
     router: Router,
     database: Arc<Database>,
     board: Arc<Board>,
+    desk: Option<Arc<Desk>>,
 }
 
 impl Face {
@@ -66,25 +79,26 @@ impl Face {
     /// # Errors
     /// Kind Io when the address cannot be had, with the reason; kind Usage when no pool can be set up.
     pub async fn bind(settings: &config::Http, state: FaceState) -> Result<Self> {
-        Self::bind_keeping(settings, state, DATABASE_GAUGES_KEEP).await
+        Self::bind_keeping(settings, state, Keep::default()).await
     }
 
-    /// As [`Self::bind`]; gauges of the database are read anew when they are older than `keep`.
-    pub async fn bind_keeping(settings: &config::Http, state: FaceState, keep: Duration) -> Result<Self> {
+    /// As [`Self::bind`]; what is older than `keep` is read anew.
+    pub async fn bind_keeping(settings: &config::Http, state: FaceState, keep: Keep) -> Result<Self> {
         let FaceState { server, registry, live, readiness, listener } = state;
         let socket =
             TcpListener::bind(settings.listen).await.map_err(|error| not_bound(settings.listen, error))?;
         let address = socket.local_addr().map_err(|error| not_bound(settings.listen, error))?;
         let api = Api::new(server.clone())?;
         let board = Arc::new(Board::new(server.clone())?);
-        let dashboard = Dashboard::new(settings, address.port(), server.clone(), Arc::clone(&board))?;
-        let database = Arc::new(Database::new(server, keep)?);
+        let desk = Desk::new(settings, address.port(), &server, keep.dry_runs)?.map(Arc::new);
+        let dashboard = Dashboard::new(server.clone(), Arc::clone(&board), desk.clone())?;
+        let database = Arc::new(Database::new(server, keep.gauges)?);
         let ready = Ready { readiness, listener };
         let metrics = Metrics::new(registry, &ready, Arc::clone(&database));
         let hosts = Hosts::new(&settings.hosts);
         let router =
             routes::router(Answers { live, ready, metrics }, api.router(), dashboard.router(), hosts);
-        Ok(Self { socket, address, router, database, board })
+        Ok(Self { socket, address, router, database, board, desk })
     }
 
     /// The address taken; its port differs from the setting when that was 0.
@@ -97,8 +111,14 @@ impl Face {
     /// To be seen alive while other parts stop, it needs a `shutdown` that is requested after theirs.
     pub async fn run(self, shutdown: Shutdown) {
         tracing::info!(http.listen = %self.address, "http://{}: the dashboard, /live, /ready, /metrics, /api/v1", self.address);
+        let desk = async {
+            if let Some(desk) = &self.desk {
+                desk.run(shutdown.clone()).await;
+            }
+        };
+        let served = connections::serve(self.socket, self.router, shutdown.clone());
         tokio::select! {
-            ((), ()) = async { tokio::join!(connections::serve(self.socket, self.router, shutdown.clone()), self.board.run(shutdown)) } => {}
+            ((), (), ()) = async { tokio::join!(served, self.board.run(shutdown.clone()), desk) } => {}
             never = self.database.run() => match never {},
         }
     }

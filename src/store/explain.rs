@@ -1,6 +1,8 @@
 //! Why an event made a job or none, why a job does not run, and how many stand under which reason.
 
-use deadpool_postgres::GenericClient;
+use std::time::Duration;
+
+use deadpool_postgres::{GenericClient, Transaction};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{get, rows};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::refusal::Refusal;
 
 /// One line of an explanation: of dispatch or one consumer about an event, or of one condition or attempt of a job.
@@ -116,4 +118,12 @@ pub async fn counts(client: &impl GenericClient, about: &str) -> Result<Vec<Coun
         })
     };
     rows(client, "counting reasons", SQL, &[&about]).await?.iter().map(count).collect()
+}
+
+/// The same within a transaction; the server gives it up after `limit`, and the transaction with it.
+pub async fn counts_within(work: &Transaction<'_>, about: &str, limit: Duration) -> Result<Vec<Count>> {
+    let limit = limit.as_millis().max(1);
+    let set = work.batch_execute(&format!("set local statement_timeout = {limit}")).await;
+    set.map_err(|error| Error::postgres("setting statement_timeout", error))?;
+    counts(work, about).await
 }

@@ -5,6 +5,7 @@ mod clerk;
 mod desk;
 mod keyboard;
 mod looks;
+mod orders;
 mod plain;
 mod reads;
 mod stage;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use reveille::config;
 use reveille::error::Kind;
-use reveille::http::{Face, FaceState, SharedRegistry};
+use reveille::http::{Face, FaceState, Keep, SharedRegistry};
 use reveille::latch::{Latch, Readiness};
 use reveille::postgres::Server;
 use reveille::postgres::listener::{Listener, ListenerStatus};
@@ -46,20 +46,27 @@ pub(crate) struct Served {
 impl Served {
     /// `keep`: how long gauges of the database are answered again.
     pub(crate) async fn start(server: Server, listener: Option<Arc<ListenerStatus>>, keep: Duration) -> Self {
+        let keep = Keep { gauges: keep, ..Keep::default() };
         Self::start_with(&any_port(), server, listener, keep).await
     }
 
     /// A face on which who has `token` may write.
     pub(crate) async fn with_token(server: Server, token: &str, behind_tls: bool) -> Self {
         let settings = config::Http { token: config::Secret(token.to_owned()), behind_tls, ..any_port() };
-        Self::start_with(&settings, server, None, Duration::ZERO).await
+        Self::start_with(&settings, server, None, Keep::default()).await
+    }
+
+    /// The same, on which a dry run is old after `dry_runs`.
+    pub(crate) async fn with_old_dry_runs(server: Server, token: &str, dry_runs: Duration) -> Self {
+        let settings = config::Http { token: config::Secret(token.to_owned()), ..any_port() };
+        Self::start_with(&settings, server, None, Keep { dry_runs, ..Keep::default() }).await
     }
 
     async fn start_with(
         settings: &config::Http,
         server: Server,
         listener: Option<Arc<ListenerStatus>>,
-        keep: Duration,
+        keep: Keep,
     ) -> Self {
         let (live, readiness) = (Latch::alone("live", "starting"), Readiness::new());
         let shutdown = Shutdown::new();

@@ -29,9 +29,8 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 
 pub(super) use self::board::Board;
-use self::desk::Desk;
+pub(super) use self::desk::Desk;
 use self::view::{Block, Page, Problem, Section, Status, Viewer};
-use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
@@ -60,10 +59,9 @@ struct Drawn(Arc<Page>);
 
 impl Dashboard {
     /// Opens nothing yet.
-    pub(super) fn new(settings: &config::Http, port: u16, server: Server, board: Arc<Board>) -> Result<Self> {
+    pub(super) fn new(server: Server, board: Arc<Board>, desk: Option<Arc<Desk>>) -> Result<Self> {
         let session = Session { statement_timeout: READ_WITHIN, ..server.session() };
         let pool = server.pool("dashboard", READERS, &session)?;
-        let desk = Desk::new(settings, port, &server)?.map(Arc::new);
         Ok(Self { server, pool, board, desk })
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::stage::TOKEN;
-use crate::http::client::{Answer, request, send};
+use crate::http::client::{Answer, hang_up, request, send};
 
 pub(super) const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 pub(super) const OURS: (&str, &str) = ("Origin", "http://localhost");
@@ -61,6 +61,12 @@ impl Clerk {
     ) -> Answer {
         let headers = [headers, &[FORM, ("Cookie", self.cookie.as_str())]].concat();
         send(self.address, "POST", path, &headers, &encoded(fields)).await
+    }
+
+    /// Confirms, and goes away after `when` without an answer; ends when that was noticed.
+    pub(super) async fn confirm_and_go(&self, place: &str, when: impl AsyncFnOnce()) {
+        let headers = [FORM, OURS, ("Cookie", self.cookie.as_str())];
+        hang_up(self.address, place, &headers, &encoded(&[("csrf", &self.csrf)]), when).await;
     }
 
     /// Asks for an act; gives the address of its dry run, and that page.

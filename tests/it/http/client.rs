@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::SOON;
@@ -40,13 +40,54 @@ pub(crate) async fn send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
+    let stream = TcpStream::connect(address).await.unwrap();
+    exchange(stream, method, path, headers, body).await
+}
+
+/// As [`send`], from an address of this machine.
+pub(crate) async fn send_from(
+    source: &str,
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+    let stream = socket.connect(address).await.unwrap();
+    exchange(stream, "POST", path, headers, body).await
+}
+
+/// POST by somebody who goes away without waiting for the answer; ends when the server has noticed.
+pub(crate) async fn hang_up(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+    when: impl AsyncFnOnce(),
+) {
     let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(written("POST", path, headers, body).as_bytes()).await.unwrap();
+    when().await;
+    stream.shutdown().await.unwrap();
+    let closed = timeout(SOON, stream.read_to_end(&mut Vec::new())).await;
+    let _ = closed.expect("it is noticed in time"); // also when it is reset
+}
+
+fn written(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> String {
     let headers: String = headers.iter().flat_map(|(name, value)| [name, ": ", value, "\r\n"]).collect();
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}{length}\r\n{body}"
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}{length}\r\n{body}")
+}
+
+async fn exchange(
+    mut stream: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
+    stream.write_all(written(method, path, headers, body).as_bytes()).await.unwrap();
     let mut answer = String::new();
     let read = timeout(SOON, stream.read_to_string(&mut answer)).await;
     read.expect("an answer in time").unwrap();

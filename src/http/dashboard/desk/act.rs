@@ -1,14 +1,13 @@
-//! What may be ordered, and how it is carried out: by the functions that the commands call, the dry run in a transaction
-//! that is taken back.
+//! What may be ordered, by whose functions it is done, and what they mean in words.
 
 use deadpool_postgres::{GenericClient, Object};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::model::refusal::Answer;
-use crate::store::explain::{self, Count};
-use crate::store::{dead_letters, gates, pauses, rights};
+use crate::store::explain::Count;
+use crate::store::{dead_letters, gates, pauses};
 
 /// What is to be done.
 #[derive(Debug, Clone)]
@@ -38,23 +37,10 @@ pub(super) struct Told {
     pub(super) hint: Option<String>,
     /// What the function answered.
     pub(super) answer: Value,
-    /// Jobs that wait, by reason, before and after; where that can change.
+    /// Jobs that wait, by reason, before it; none where that cannot change or was not counted in time.
+    pub(super) before: Option<Vec<Count>>,
+    /// The same before and after, side by side.
     pub(super) waiting: Vec<(String, String, String)>,
-}
-
-impl Told {
-    /// The database did not answer in time.
-    pub(super) fn late(apply: bool) -> Self {
-        let (words, hint) = if apply {
-            (
-                "The database did not answer in time. It is not known whether it was done.",
-                "look at the page of it before you try again",
-            )
-        } else {
-            ("The database did not answer in time. Nothing was changed.", "try again in a moment")
-        };
-        Self { end: "failed", words: words.to_owned(), hint: Some(hint.to_owned()), ..Self::default() }
-    }
 }
 
 impl Act {
@@ -79,7 +65,7 @@ impl Act {
     }
 
     /// Whether jobs that wait may change their reason.
-    fn moves_the_waiting(&self) -> bool {
+    pub(super) fn moves_the_waiting(&self) -> bool {
         !matches!(self, Self::Triage { .. } | Self::Replay { .. })
     }
 
@@ -119,39 +105,8 @@ impl Order {
         format!("dashboard:{}", self.name)
     }
 
-    /// Does it, or only finds out what would come of it.
-    pub(super) async fn carry(&self, client: &mut Object, apply: bool) -> Told {
-        match self.try_carry(client, apply).await {
-            Ok(told) => told,
-            Err(error) => self.failed(client, apply, &error).await,
-        }
-    }
-
-    async fn try_carry(&self, client: &mut Object, apply: bool) -> Result<Told> {
-        let before = self.waiting(client).await;
-        let begun = client.transaction().await;
-        let work = begun.map_err(|error| Error::postgres("beginning a transaction", error))?;
-        let answer = self.call(&work, apply).await?;
-        let is_done = apply && matches!(answer, Answer::Done(_));
-        let (ended, after) = if is_done {
-            (work.commit().await, None)
-        } else {
-            let after = self.waiting(&work).await; // seen from within
-            (work.rollback().await, after)
-        };
-        ended.map_err(|error| Error::postgres("ending the transaction", error))?;
-        let after = if is_done { self.waiting(client).await } else { after };
-        let mut told = self.told(answer, apply, client).await;
-        told.waiting = side_by_side(&before.unwrap_or_default(), &after.unwrap_or_default());
-        Ok(told)
-    }
-
-    /// None where it does not matter, or may not be read.
-    async fn waiting(&self, client: &impl GenericClient) -> Option<Vec<Count>> {
-        if self.act.moves_the_waiting() { explain::counts(client, "job").await.ok() } else { None }
-    }
-
-    async fn call(&self, client: &impl GenericClient, apply: bool) -> Result<Answer> {
+    /// Calls its function; only a commit makes it so.
+    pub(super) async fn call(&self, client: &impl GenericClient, apply: bool) -> Result<Answer> {
         let (actor, reason) = (self.actor(), self.reason.as_str());
         let by = Some(actor.as_str());
         match &self.act {
@@ -166,36 +121,8 @@ impl Order {
         }
     }
 
-    async fn told(&self, answer: Answer, apply: bool, client: &Object) -> Told {
-        match answer {
-            Answer::Done(answer) => {
-                let end = if apply { "done" } else { "would" };
-                let words = self.result(&answer, apply);
-                Told { end, words, answer, ..Told::default() }
-            }
-            Answer::Refused(refusal) => {
-                let mut hint = refusal.hint();
-                if refusal.reason == "not_authorized" {
-                    let domain = refusal.answer["event_domain"].as_str().unwrap_or("DOMAIN").to_owned();
-                    let may_replay = matches!(self.act, Act::Replay { .. });
-                    let login = login(client).await.replace('\'', "''");
-                    hint = Some(format!(
-                        "the sidecar's login {login} lacks the right for this domain. As an operator: \
-                         select fn_dead_letter_authority_set('{domain}', '{login}', true, {may_replay}, 'YOU', 'WHY')"
-                    ));
-                }
-                let what = match (refusal.reason.as_str(), &self.act) {
-                    ("not_found", Act::Resume { .. }) => "it is not paused",
-                    (reason, _) => reason,
-                };
-                let words = format!("Refused: {}. Nothing was changed.", what.replace('_', " "));
-                Told { end: "refused", words, hint, answer: refusal.answer, ..Told::default() }
-            }
-        }
-    }
-
     /// What an answer means.
-    fn result(&self, answer: &Value, apply: bool) -> String {
+    pub(super) fn result(&self, answer: &Value, apply: bool) -> String {
         let text = |key: &str| answer[key].as_str().unwrap_or("nothing").to_owned();
         let (is, would) = if apply { ("is", "") } else { ("would be", "Dry run: ") };
         match &self.act {
@@ -229,38 +156,4 @@ impl Order {
             }
         }
     }
-
-    async fn failed(&self, client: &Object, apply: bool, error: &Error) -> Told {
-        let what = self.act.words();
-        let (end, words, hint) = match error.kind() {
-            Kind::Denied => {
-                let login = login(client).await.replace('"', "\"\"");
-                let role = "The sidecar's login may not do that. Nothing was changed.".to_owned();
-                ("denied", role, Some(format!("grant reveille_operator to \"{login}\"")))
-            }
-            Kind::Unreachable | Kind::Timeout | Kind::Transient if apply => {
-                let words = format!("It is not known whether it was done: {what}");
-                ("failed", words, Some("look at the page of it before you try again".to_owned()))
-            }
-            _ => ("failed", format!("Nothing was changed: {what}"), error.hint_text().map(str::to_owned)),
-        };
-        let answer = Value::String(error.to_string());
-        Told { end, words, hint, answer, ..Told::default() }
-    }
-}
-
-async fn login(client: &Object) -> String {
-    rights::login(client).await.unwrap_or_else(|_| "LOGIN".to_owned())
-}
-
-/// The reasons of both, each with its number before and after.
-fn side_by_side(before: &[Count], after: &[Count]) -> Vec<(String, String, String)> {
-    let number = |one: Option<&Count>| {
-        one.map_or_else(|| "0".to_owned(), |one| format!("{}{}", one.count, if one.more { "+" } else { "" }))
-    };
-    let find = |all: &[Count], reason: &str| number(all.iter().find(|one| one.reason == reason));
-    let mut reasons: Vec<&String> = before.iter().chain(after).map(|one| &one.reason).collect();
-    reasons.sort();
-    reasons.dedup();
-    reasons.into_iter().map(|reason| (reason.clone(), find(before, reason), find(after, reason))).collect()
 }

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Form as Sent, FromRequest, Path, Query, Request, State};
+use axum::extract::{Extension, Form as Sent, FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::forms::{Form, Typing};
 use super::super::pages::{encoded, query};
 use super::super::view::{Block, Page, Section};
-use super::super::{missing, trouble, write};
+use super::super::{missing, write};
 use super::act::{Act, Order};
 use super::sessions::{Who, digest};
-use super::{Desk, bearer, foreign, onwards, program};
-use crate::error::Result;
+use super::{Desk, bearer, deadline, foreign, onwards, program};
+use crate::error::{Error, Result};
+use crate::http::connections::Peer;
 use crate::store::dead_letters::TRIAGE;
 
 /// Longest reason, in characters.
@@ -121,8 +123,15 @@ impl Typed {
     }
 }
 
-/// The form, with the fault of what was typed before.
-fn page(what: &str, typed: &Typed, who: &Who, fault: Option<&Fault>) -> Option<Response> {
+/// Why a form is shown again.
+enum Again<'a> {
+    Fault(&'a Fault),
+    /// What was typed may be right, and the database did not say so.
+    Error(&'a Error),
+}
+
+/// The form, with what was typed before.
+fn page(what: &str, typed: &Typed, who: &Who, again: Option<&Again<'_>>) -> Option<Response> {
     let line = || Typing::Line(LONGEST_NAME);
     let begin = Form::new(format!("/act/{what}"), "Show what would happen").hidden("csrf", &who.csrf);
     let (title, form, place) = match what {
@@ -170,12 +179,21 @@ fn page(what: &str, typed: &Typed, who: &Who, fault: Option<&Fault>) -> Option<R
         ("Why", "Whoever comes later will read it.")
     };
     let mut form = form.input("reason", label, Typing::Long(LONGEST), &typed.reason).hint(hint);
-    if let Some((field, words)) = fault {
-        form = form.fault(field, words);
+    let (mut status, mut blocks) = (StatusCode::OK, Vec::new());
+    match again {
+        Some(Again::Fault((field, words))) => {
+            status = StatusCode::UNPROCESSABLE_ENTITY;
+            form = form.fault(field, words);
+        }
+        Some(Again::Error(error)) => {
+            status = super::status(error);
+            blocks.push(Block::Problems(vec![super::problem(error)]));
+        }
+        None => {}
     }
-    let section = Section::new("act", "What, and why", vec![Block::Form(form)])
+    blocks.push(Block::Form(form));
+    let section = Section::new("act", "What, and why", blocks)
         .note("Nothing is changed yet: the next page says what would happen, and asks.");
-    let status = if fault.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     Some(write(status, Page { live: "", ..Page::new(title, place, vec![section]) }))
 }
 
@@ -205,14 +223,17 @@ async fn sent(request: Request) -> std::result::Result<Typed, Response> {
 
 pub(super) async fn order(
     State(desk): State<Arc<Desk>>,
+    Extension(from): Extension<Peer>,
     Path(what): Path<String>,
     request: Request,
 ) -> Response {
+    let end = deadline();
     if let Some(token) = bearer(&request) {
-        return match desk.check(&token).await {
-            Ok(()) => match sent(request).await {
-                Ok(typed) => program::order(&desk, &what, &typed).await,
-                Err(response) => program::unreadable(response).await,
+        return match desk.check(from, &token) {
+            Ok(()) => match timeout_at(end, sent(request)).await {
+                Ok(Ok(typed)) => program::order(&desk, &what, &typed, end).await,
+                Ok(Err(response)) => program::unreadable(response).await,
+                Err(_) => program::late(),
             },
             Err(unknown) => program::unknown(&unknown),
         };
@@ -228,9 +249,10 @@ pub(super) async fn order(
     if !is_ours || digest(&typed.csrf) != digest(&who.csrf) {
         return foreign();
     }
-    match try_order(&desk, &what, &typed, &who).await {
+    match try_order(&desk, &what, &typed, &who, end).await {
         Ok(response) => response,
-        Err(error) => trouble(&error),
+        // not a page that tries again by itself: it would lose what was typed
+        Err(error) => page(&what, &typed, &who, Some(&Again::Error(&error))).unwrap_or_else(missing),
     }
 }
 
@@ -240,6 +262,7 @@ pub(super) async fn checked(
     what: &str,
     typed: &Typed,
     name: &str,
+    end: Instant,
 ) -> Result<Option<std::result::Result<Order, Fault>>> {
     let Some(read) = typed.act(what) else { return Ok(None) };
     let read = read.and_then(|act| Ok((act, typed.reason()?)));
@@ -247,19 +270,21 @@ pub(super) async fn checked(
         Ok(read) => read,
         Err(fault) => return Ok(Some(Err(fault))),
     };
-    if let Some(fault) = desk.unknown(&act).await? {
+    if let Some(fault) = desk.unknown(&act, end).await? {
         return Ok(Some(Err(fault)));
     }
     Ok(Some(Ok(Order { act, reason, name: name.to_owned() })))
 }
 
-async fn try_order(desk: &Desk, what: &str, typed: &Typed, who: &Who) -> Result<Response> {
-    let order = match checked(desk, what, typed, &who.name).await? {
+async fn try_order(desk: &Desk, what: &str, typed: &Typed, who: &Who, end: Instant) -> Result<Response> {
+    let order = match checked(desk, what, typed, &who.name, end).await? {
         None => return Ok(missing()),
-        Some(Err(fault)) => return Ok(page(what, typed, who, Some(&fault)).unwrap_or_else(missing)),
+        Some(Err(fault)) => {
+            return Ok(page(what, typed, who, Some(&Again::Fault(&fault))).unwrap_or_else(missing));
+        }
         Some(Ok(order)) => order,
     };
-    let told = desk.carry(&order, false).await?;
-    let id = desk.sessions.keep(who, order, told);
+    let told = desk.dry_run(&order, end).await?;
+    let id = desk.sessions.keep(who, order, told, Instant::now());
     Ok(id.map_or_else(|| onwards("/sign-in"), |id| onwards(&format!("/acts/{id}"))))
 }

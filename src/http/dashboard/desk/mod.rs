@@ -2,71 +2,69 @@
 //!
 //! Every act takes two steps: a typed reason, for which its dry run is shown; and a confirmation, which carries it out once.
 //! Browsers sign in (`sign_in.rs`) and send forms (`ask.rs`), each with the token of its session, from pages of ours alone;
-//! programs send the token as `Authorization: Bearer` to the same addresses (`program.rs`).
+//! programs send the token as `Authorization: Bearer` to the same addresses (`program.rs`). One loop carries out what was
+//! confirmed (`orders.rs`).
 
 mod act;
 mod ask;
+mod carry;
+mod guesses;
+mod orders;
 mod program;
 mod sessions;
 mod sign_in;
 mod tell;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use deadpool_postgres::{Object, Pool};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use deadpool_postgres::Pool;
+use tokio::time::Instant;
 
-use self::act::{Act, Order, Told};
-use self::sessions::{IDLE, Sessions, Who, digest};
+use self::guesses::{Guesses, Unknown};
+use self::orders::Orders;
+use self::sessions::{Digest, LIFE, Sessions, Who, digest};
 use super::guard::Hosts;
 use super::view::{Block, Page, Problem, Section, Status};
 use super::{PAGE_WITHIN, READ_WITHIN, write};
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::http::connections::Peer;
 use crate::model::moment::printable;
-use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session};
 
 /// Most bytes of a form.
 const LARGEST_FORM: usize = 16 * 1024;
-/// Pause after the first wrong token in a row; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Longest wait for the turn to have a token looked at.
-const TURN_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Everything that writing needs.
 #[derive(Debug)]
-pub(super) struct Desk {
-    token: [u8; 32],
+pub(in crate::http) struct Desk {
+    token: Digest,
     cookie: String,
     behind_tls: bool,
     hosts: Hosts,
     sessions: Sessions,
-    /// One token is looked at at a time, so that guessing many at once is no quicker.
-    turn: Semaphore,
-    wrong: AtomicU32,
+    guesses: Guesses,
+    orders: Orders,
+    /// How long a dry run can be relied on.
+    keep: Duration,
     server: Server,
     pool: Pool,
 }
 
-/// Why somebody may not.
-enum Unknown {
-    WrongToken,
-    TooMany,
-}
-
 impl Desk {
-    /// None without a token. Opens nothing yet.
-    pub(super) fn new(settings: &config::Http, port: u16, server: &Server) -> Result<Option<Self>> {
+    /// None without a token. A dry run older than `keep` is made anew before it is carried out. Opens nothing yet.
+    pub(in crate::http) fn new(
+        settings: &config::Http,
+        port: u16,
+        server: &Server,
+        keep: Duration,
+    ) -> Result<Option<Self>> {
         let token = settings.read_token()?;
         if token.0.is_empty() {
             return Ok(None);
@@ -87,8 +85,9 @@ impl Desk {
             behind_tls: settings.behind_tls,
             hosts: Hosts::new(&settings.hosts),
             sessions: Sessions::default(),
-            turn: Semaphore::new(1),
-            wrong: AtomicU32::new(0),
+            guesses: Guesses::default(),
+            orders: Orders::new(),
+            keep,
             pool: server.pool("desk", 1, &session)?,
             server: server.clone(),
         }))
@@ -122,7 +121,7 @@ impl Desk {
     /// The line that gives a browser its session, or takes it away.
     fn set_cookie(&self, id: Option<&str>) -> String {
         let secure = if self.behind_tls { "; Secure" } else { "" };
-        let (id, age) = id.map_or(("", 0), |id| (id, IDLE.as_secs()));
+        let (id, age) = id.map_or(("", 0), |id| (id, LIFE.as_secs()));
         format!("{}={id}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}", self.cookie)
     }
 
@@ -138,53 +137,40 @@ impl Desk {
                 || self.hosts.lists(origin))
     }
 
-    /// Compares a token, one at a time; wrong ones take ever longer.
-    async fn check(&self, token: &str) -> std::result::Result<(), Unknown> {
-        let Ok(Ok(_turn)) = timeout(TURN_WITHIN, self.turn.acquire()).await else {
-            return Err(Unknown::TooMany);
-        };
-        let given = digest(token);
-        // every byte is looked at, wherever the first difference is
-        let difference = given.iter().zip(self.token).fold(0, |all, (given, wanted)| all | (given ^ wanted));
-        if std::hint::black_box(difference) == 0 {
-            self.wrong.store(0, Ordering::Relaxed);
-            return Ok(());
-        }
-        let before = self.wrong.fetch_add(1, Ordering::Relaxed).min(8);
-        tracing::warn!(http.wrong_tokens = before + 1, "[http] somebody gave a wrong token to the dashboard");
-        tokio::time::sleep((FIRST_PAUSE * 2_u32.pow(before)).min(LONGEST_PAUSE)).await;
-        Err(Unknown::WrongToken)
+    /// Compares a token; a wrong one makes its address wait.
+    fn check(&self, from: Peer, token: &str) -> std::result::Result<(), Unknown> {
+        self.guesses.check(from.0, &digest(token), &self.token, Instant::now())
     }
+}
 
-    /// The field that names what is not there.
-    async fn unknown(&self, act: &Act) -> Result<Option<ask::Fault>> {
-        let work = async {
-            let client = self.server.take(&self.pool).await?;
-            let found = act.unknown(&client).await;
-            hand_back(client, found)
-        };
-        let late =
-            || Error::new(Kind::Timeout, format!("{}: no answer in {PAGE_WITHIN:?}", self.server.describe()));
-        timeout(PAGE_WITHIN, work).await.unwrap_or_else(|_| Err(late()))
-    }
+/// By when a request must be through with the database; shorter than the deadline of all answers.
+fn deadline() -> Instant {
+    Instant::now() + PAGE_WITHIN
+}
 
-    /// Carries an order out, or finds out what would come of it.
-    async fn carry(&self, order: &Order, apply: bool) -> Result<Told> {
-        let work = async {
-            let mut client = self.server.take(&self.pool).await?;
-            let told = order.carry(&mut client, apply).await;
-            if told.end == "failed" {
-                drop(Object::take(client)); // it may be in the middle of something
-            }
-            Ok::<Told, Error>(told)
-        };
-        let told = timeout(PAGE_WITHIN, work).await.unwrap_or_else(|_| Ok(Told::late(apply)))?;
-        if apply {
-            let (by, what) = (printable(&order.actor()), printable(&order.act.words()));
-            tracing::info!(http.by = %by, http.end = told.end, "[http] {by}: {what}: {}", told.end);
-        }
-        Ok(told)
+/// How an error of the database is answered.
+fn status(error: &Error) -> StatusCode {
+    match error.kind() {
+        Kind::Denied => StatusCode::FORBIDDEN,
+        Kind::Unreachable | Kind::Timeout | Kind::Transient => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// The same as a line above a form.
+fn problem(error: &Error) -> Problem {
+    Problem {
+        status: Status::new("error", "bad"),
+        what: printable(&error.to_string()),
+        why: Some("Nothing was changed, and what you typed is still here.".to_owned()),
+        mend: error.hint_text().map(printable),
+        link: None,
+    }
+}
+
+/// In whole seconds, as `Retry-After` counts.
+fn seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_secs() + 1)
 }
 
 /// A page that says why not.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Form as Sent, Query, State};
+use axum::extract::{Extension, Form as Sent, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
@@ -12,7 +12,8 @@ use super::super::forms::{Form, Typing};
 use super::super::view::{Block, Page, Section};
 use super::super::write;
 use super::sessions::digest;
-use super::{Desk, Unknown, foreign, onwards};
+use super::{Desk, Unknown, foreign, onwards, seconds};
+use crate::http::connections::Peer;
 
 /// Longest name of somebody.
 pub(super) const LONGEST_NAME: usize = 60;
@@ -62,6 +63,7 @@ pub(super) async fn form(Query(typed): Query<Typed>) -> Response {
 
 pub(super) async fn enter(
     State(desk): State<Arc<Desk>>,
+    Extension(from): Extension<Peer>,
     headers: HeaderMap,
     Sent(typed): Sent<Typed>,
 ) -> Response {
@@ -75,14 +77,16 @@ pub(super) async fn enter(
             &[("name", "A name of 1 to 60 characters is needed.")],
         );
     };
-    match desk.check(&typed.token).await {
+    match desk.check(from, &typed.token) {
         Ok(()) => {}
         Err(Unknown::WrongToken) => {
             return page(StatusCode::FORBIDDEN, &typed, &[("token", "That is not the token.")]);
         }
-        Err(Unknown::TooMany) => {
-            let fault = "Too many tokens are being tried. Wait a moment, then try again.";
-            return page(StatusCode::TOO_MANY_REQUESTS, &typed, &[("token", fault)]);
+        Err(Unknown::TooMany(wait)) => {
+            let fault = "Wrong tokens came from your address. Wait a moment, then try again.";
+            let mut response = page(StatusCode::TOO_MANY_REQUESTS, &typed, &[("token", fault)]);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds(wait));
+            return response;
         }
     }
     if let Some(before) = desk.who(&headers) {

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use axum::extract::{Form as Sent, Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::super::forms::Form;
 use super::super::view::{Block, Cell, Link, Page, Problem, Section, Status, Table};
 use super::super::{missing, write};
 use super::act::{Order, Told};
-use super::sessions::{Standing, Who, digest};
-use super::{Desk, foreign, onwards};
+use super::orders::{Confirmed, outcome};
+use super::sessions::{Again, Confirmation, Standing, Who, digest};
+use super::{Desk, deadline, foreign, no, onwards, status};
+use crate::error::Error;
 use crate::model::moment::printable;
 
 #[derive(Deserialize, Default)]
@@ -34,7 +37,7 @@ pub(super) async fn one(
     }
 }
 
-/// Carries it out, once: whoever comes second sees what the first one did.
+/// Has it carried out, once, and waits for the end of it: whoever comes second sees what the first one did.
 pub(super) async fn confirm(
     State(desk): State<Arc<Desk>>,
     Path(id): Path<String>,
@@ -48,27 +51,51 @@ pub(super) async fn confirm(
     if !is_ours || digest(&typed.csrf) != digest(&who.csrf) {
         return foreign();
     }
-    if desk.sessions.look(&who, &id).is_none() {
-        return missing();
-    }
-    if let Some(order) = desk.sessions.begin(&who, &id) {
-        let told = desk.carry(&order, true).await.unwrap_or_else(|error| Told {
-            end: "failed",
-            words: "Nothing was changed: the database was not reached.".to_owned(),
-            hint: error.hint_text().map(str::to_owned),
-            answer: Value::String(error.to_string()),
-            ..Told::default()
-        });
-        desk.sessions.end(&who, &id, order, told);
+    let end = deadline();
+    // first a place, so that what is begun is handed over: nothing comes in between, no hanging up either
+    let Some(place) = desk.orders.place() else { return busy() };
+    match desk.sessions.confirm(&who, &id, Instant::now(), desk.keep) {
+        None => return missing(),
+        Some(Confirmation::Before) => {}
+        Some(Confirmation::Old(order)) => {
+            drop(place);
+            match desk.dry_run(&order, end).await {
+                Ok(told) => desk.sessions.show_again(&who, &id, told, Instant::now()),
+                Err(error) => return not_anew(&error),
+            }
+        }
+        Some(Confirmation::Now(order, before)) => {
+            let (told, answer) = oneshot::channel();
+            place.send(Confirmed { order, before, end, kept: Some((who, id.clone())), told });
+            outcome(answer, end).await;
+        }
     }
     onwards(&format!("/acts/{id}"))
 }
 
+fn busy() -> Response {
+    no(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Too many orders wait, or the sidecar stops. Nothing was changed.",
+        "go back and confirm again in a moment",
+    )
+}
+
+/// An old dry run is not relied on, and there is no newer one.
+fn not_anew(error: &Error) -> Response {
+    let what = format!(
+        "What you were shown is old, and what would happen now could not be found out: {}. Nothing was changed.",
+        printable(&error.to_string())
+    );
+    no(status(error), &what, "go back and confirm again in a moment")
+}
+
 fn page(id: &str, standing: &Standing, who: &Who) -> Response {
     let (order, title, mut sections) = match standing {
-        Standing::Shown(order, told) => {
-            let mut blocks = shown(told);
-            if told.end == "would" {
+        Standing::Shown(order, one) => {
+            let mut blocks = again(one.again);
+            blocks.extend(shown(&one.told));
+            if one.told.end == "would" {
                 let confirm = Form::new(format!("/acts/{id}"), "Do it").hidden("csrf", &who.csrf);
                 blocks.push(Block::Form(confirm));
             }
@@ -79,7 +106,8 @@ fn page(id: &str, standing: &Standing, who: &Who) -> Response {
             )
         }
         Standing::Begun(order) => {
-            let words = "It was begun, and its end is not known here yet. Reload, or look at the page of it.";
+            let words =
+                "It is being carried out, and its end is not known yet. This page looks again by itself.";
             (
                 order,
                 "It was begun",
@@ -94,7 +122,27 @@ fn page(id: &str, standing: &Standing, who: &Who) -> Response {
     sections.push(asked(order));
     let place = if order.act.place().starts_with("/dead") { "/dead-letters" } else { "/gates" };
     let page = Page::new(title, place, sections).lead(order.act.words());
-    write(StatusCode::OK, Page { live: "", ..page })
+    let mut response = write(StatusCode::OK, Page { live: "", ..page });
+    if matches!(standing, Standing::Begun(_)) {
+        response.headers_mut().insert(header::REFRESH, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Why a dry run stands there that nobody asked for.
+fn again(again: Option<Again>) -> Vec<Block> {
+    let (status, what) = match again {
+        None => return Vec::new(),
+        Some(Again::Changed) => (
+            Status::new("changed", "warn"),
+            "This has changed since you were shown it. Nothing was done: look at it as it is now.",
+        ),
+        Some(Again::Same) => (
+            Status::new("not done", "warn"),
+            "What you were shown was old, so it was found out anew. It says the same still: confirm it once more.",
+        ),
+    };
+    vec![Block::Problems(vec![Problem { status, what: what.to_owned(), why: None, mend: None, link: None }])]
 }
 
 /// What was asked, by whom and why.
