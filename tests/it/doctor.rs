@@ -2,7 +2,6 @@
 
 mod host;
 mod life;
-mod many;
 mod page;
 mod rights;
 mod schema;
@@ -15,7 +14,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::commands::{json, words};
-use crate::support::TestDb;
+use crate::support::{TestDb, steps};
 
 /// A migrated database with open gates and a consumer, a handler and an executor that go together: nothing is wrong.
 pub(crate) struct Patient {
@@ -70,20 +69,17 @@ impl Patient {
         assert_eq!(words(&self.db, &["doctor"]).0, Some(0));
     }
 
-    /// Follows a mend: statements, or commands of `reveille` with TEXT filled in.
+    /// Does what a mend says.
     pub(crate) async fn mends(&self, mend: &str) {
-        for step in mend.split("; ") {
-            let step = step.trim_start_matches("then ");
+        let steps = steps(mend);
+        assert!(!steps.is_empty(), "{mend}");
+        for step in steps {
+            let step = step.replace("TEXT", "mended");
             if let Some(command) = step.strip_prefix("reveille ") {
-                let command = command.split(" (").next().unwrap();
-                let arguments: Vec<&str> = command
-                    .split_whitespace()
-                    .map(|word| if word == "TEXT" { "mended" } else { word })
-                    .collect();
-                let (code, out, err) = words(&self.db, &arguments);
+                let (code, out, err) = words(&self.db, &command.split_whitespace().collect::<Vec<_>>());
                 assert_eq!(code, Some(0), "{step}: {out}{err}");
             } else {
-                self.run(step).await;
+                self.run(&step).await;
             }
         }
     }
