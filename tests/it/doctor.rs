@@ -1,5 +1,6 @@
 //! `reveille doctor`: each fault is planted for real, named with severity, reason and remedy, and gone when mended.
 
+mod asked;
 mod host;
 mod life;
 mod page;
@@ -9,12 +10,14 @@ mod server;
 mod wants;
 mod work;
 
+use std::sync::Arc;
+
 use reveille::model::sorts;
 use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::commands::{json, words};
-use crate::support::{TestDb, steps};
+use crate::support::{TestDb, own_server, quiet_options, steps};
 
 /// A migrated database with open gates and a consumer, a handler and an executor that go together: nothing is wrong.
 pub(crate) struct Patient {
@@ -40,6 +43,11 @@ impl Patient {
         let client = db.client().await;
         client.batch_execute(HEALTHY).await.unwrap();
         Self { db, client }
+    }
+
+    /// On a server of its own, where no other test has a transaction open.
+    pub(crate) async fn alone() -> Self {
+        Self::of(TestDb::on(Arc::new(own_server(quiet_options()).await)).await).await
     }
 
     /// Plants a fault.
