@@ -4,6 +4,7 @@ mod asked;
 mod host;
 mod life;
 mod page;
+mod past;
 mod rights;
 mod schema;
 mod server;
