@@ -11,7 +11,7 @@ use crate::model::sorts;
 use crate::postgres::migrator::Migrator;
 use crate::postgres::pool::hand_back;
 use crate::postgres::{Server, Session, probe};
-use crate::store::doctor::{Patience, host, life, rights, server, wants, work};
+use crate::store::doctor::{Patience, host, life, past, rights, server, wants, work};
 use crate::store::{bridge, kinds, routes, watch};
 
 /// Longest that one check may take; what takes longer is a finding itself.
@@ -112,10 +112,15 @@ async fn tables(looking: &mut Looking, patience: Patience) {
     looking.at("roles", async |client| rights::check(client).await).await;
     looking.at("gates", async |client| life::gates(client).await).await;
     looking.at("what must be alive", async |client| life::silent(client).await).await;
-    looking.at("past silences", async |client| life::past(client).await).await;
-    looking.at("jobs", async |client| work::jobs(client, patience).await).await;
+    looking.at("past silences", async |client| past::silences(client).await).await;
+    looking.at("holes in work", async |client| past::gaps(client, past::MOST_RUNS).await).await;
+    looking.at("poison jobs", async |client| work::poison(client, work::MOST_CLAIMABLE).await).await;
+    looking.at("ordering keys", async |client| work::keys(client, patience).await).await;
+    looking.at("dispatch errors", async |client| work::undigested(client).await).await;
     looking.at("routes", async |client| routes::check(client).await).await;
-    looking.at("workflows and schedules", async |client| watch::findings(client).await).await;
+    looking
+        .at("workflows, schedules, the audit and backfills", async |client| watch::findings(client).await)
+        .await;
     looking.at("what consumers and schedules ask for", async |client| kinds::check(client).await).await;
     looking.at("consumers", async |client| wants::consumers(client).await).await;
     looking.at("event types", async |client| wants::event_types(client).await).await;

@@ -52,9 +52,11 @@ impl Sort {
 }
 
 impl Finding {
-    /// One whose name came from the database.
+    /// One whose name came from the database; that of this program's own schema has no name that is not in [`sorts::ALL`].
     pub fn named(name: &str, subject: String, what: String, mend: String) -> Self {
-        match sorts::named(name) {
+        let sort = sorts::named(name);
+        debug_assert!(sort.is_some(), "{name} is in no list of findings");
+        match sort {
             Some(sort) => sort.found(subject, what, mend),
             // a newer schema may know more than this binary
             None => Self {

@@ -49,6 +49,12 @@ sorts! {
     POISON_JOB "poison_job" "warning" "whoever runs it goes away without a word, and the next one will, too"
     KEY_BLOCKED "key_blocked" "warning" "jobs of one ordering key run one after the other: those behind it wait"
     DISPATCH_ERRORS "dispatch_errors" "warning" "these events made no job of these consumers"
+    DECISIONS_MISSING "decisions_missing" "error" "somebody waits for work that nobody was given"
+    DECISIONS_HELD "decisions_held" "warning" "its events get no job before, and are not given up"
+    AUDIT_BEHIND "audit_behind" "warning" "an event of later than that, of which no job was made, would not be noticed"
+    BACKFILL_FAILED "backfill_failed" "warning" "somebody asked for these jobs, and they are not made"
+    BACKFILL_STALLED "backfill_stalled" "warning" "somebody asked for these jobs, and they are not made"
+    BACKFILL_PAUSED "backfill_paused" "warning" "somebody asked for these jobs, and they are not made"
     // consumers, events, routes, workflows, schedules
     CONSUMER_NEVER_MATCHES "consumer_never_matches" "warning" "a filter that nothing passes is most likely misspelt"
     CONSUMER_NO_EXECUTOR "consumer_no_executor" "warning" "its jobs wait until an executor of their kind lives"

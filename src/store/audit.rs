@@ -11,6 +11,7 @@ use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::finding::Finding;
 use crate::model::refusal::Answer;
+use crate::model::sorts;
 
 /// What to audit; what is `None` gets the default of `fn_dispatch_audit`.
 #[derive(Debug, Clone)]
@@ -57,32 +58,18 @@ pub async fn window(
 /// Findings about the audit as components, each with its [`Finding`] as detail.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
     const SQL: &str = "
-        select event_domain, severity, finding, what, hint, age_seconds::float8 as age_seconds
+        select event_domain, finding, what, hint, age_seconds::float8 as age_seconds
         from fn_dispatch_audit_check()";
     let component = |row: &tokio_postgres::Row| {
         let (name, finding): (String, String) = (get(row, "event_domain")?, get(row, "finding")?);
-        let severity: String = get(row, "severity")?;
-        let why = match finding.as_str() {
-            "gap" => "somebody waits for work that nobody was given",
-            "gap_held" => "its events get no job before, and are not given up",
-            _ => "a gap later than that would not be seen",
+        let finding = match finding.as_str() {
+            "gap" => sorts::DECISIONS_MISSING.name,
+            "gap_held" => sorts::DECISIONS_HELD.name,
+            "behind" => sorts::AUDIT_BEHIND.name,
+            other => other,
         };
-        let finding = Finding {
-            subject: format!("audit {name}"),
-            severity: severity.clone(),
-            finding,
-            what: get(row, "what")?,
-            why: why.to_owned(),
-            mend: get(row, "hint")?,
-        };
-        Ok(Component {
-            component: "audit".to_owned(),
-            name,
-            status_hint: if severity == "error" { "stale" } else { "warning" }.to_owned(),
-            age_seconds: get(row, "age_seconds")?,
-            value: None,
-            detail: serde_json::to_value(finding).ok(),
-        })
+        let finding = Finding::named(finding, format!("audit {name}"), get(row, "what")?, get(row, "hint")?);
+        Ok(Component::with(&finding, "audit", get(row, "age_seconds")?))
     };
     rows(client, "looking at the audit", SQL, &[]).await?.iter().map(component).collect()
 }

@@ -12,6 +12,7 @@ use super::{get, row, rows};
 use crate::error::Result;
 use crate::model::finding::Finding;
 use crate::model::refusal::Answer;
+use crate::model::sorts;
 
 /// Whether jobs are made that there are not, or made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,26 +167,19 @@ pub async fn diff(client: &impl GenericClient, columns: &Columns, last: i32) -> 
 /// Findings about runs as components, each with its [`Finding`] as detail.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
     const SQL: &str = "
-        select consumer_key, severity, finding, what, hint, age_seconds::float8 as age_seconds
+        select consumer_key, finding, what, hint, age_seconds::float8 as age_seconds
         from fn_consumer_backfill_check()";
     let component = |row: &tokio_postgres::Row| {
-        let name: String = get(row, "consumer_key")?;
-        let finding = Finding {
-            subject: format!("backfill {name}"),
-            severity: get(row, "severity")?,
-            finding: get(row, "finding")?,
-            what: get(row, "what")?,
-            why: "somebody asked for these jobs, and they are not made".to_owned(),
-            mend: get(row, "hint")?,
+        let (name, status): (String, String) = (get(row, "consumer_key")?, get(row, "finding")?);
+        let finding = match status.as_str() {
+            "failed" => sorts::BACKFILL_FAILED.name,
+            "running" => sorts::BACKFILL_STALLED.name,
+            "paused" => sorts::BACKFILL_PAUSED.name,
+            other => other,
         };
-        Ok(Component {
-            component: "backfill".to_owned(),
-            name,
-            status_hint: "warning".to_owned(),
-            age_seconds: get(row, "age_seconds")?,
-            value: None,
-            detail: serde_json::to_value(finding).ok(),
-        })
+        let finding =
+            Finding::named(finding, format!("backfill {name}"), get(row, "what")?, get(row, "hint")?);
+        Ok(Component::with(&finding, "backfill", get(row, "age_seconds")?))
     };
     rows(client, "looking at backfills", SQL, &[]).await?.iter().map(component).collect()
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{get, row, rows};
 use crate::error::Result;
+use crate::model::finding::Finding;
 
 /// One component and how it is.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +29,18 @@ impl Component {
     /// Whether somebody must look at it.
     pub fn is_ill(&self) -> bool {
         matches!(self.status_hint.as_str(), "stale" | "never")
+    }
+
+    /// One of which there is something to tell: ill when it does not work.
+    pub(super) fn with(finding: &Finding, of: &str, age_seconds: Option<f64>) -> Self {
+        Self {
+            component: of.to_owned(),
+            name: finding.subject.strip_prefix(of).unwrap_or(&finding.subject).trim_start().to_owned(),
+            status_hint: if finding.severity == "error" { "stale" } else { "warning" }.to_owned(),
+            age_seconds,
+            value: None,
+            detail: serde_json::to_value(finding).ok(),
+        }
     }
 }
 

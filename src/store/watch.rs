@@ -12,8 +12,15 @@ use super::{audit, backfills, get, routes, row, rows};
 use crate::error::{Error, Kind, Result};
 use crate::model::finding::Finding;
 
-/// Findings about workflows, routes, schedules, the audit and backfills as components, each with its [`Finding`] as detail.
+/// Findings about workflows, schedules, the audit, backfills and routes as components, each with its [`Finding`] as detail.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
+    let mut found = without_routes(client).await?;
+    let routes = routes::check(client).await?;
+    found.extend(routes.iter().map(|finding| Component::with(finding, "route", None)));
+    Ok(found)
+}
+
+async fn without_routes(client: &impl GenericClient) -> Result<Vec<Component>> {
     const WORKFLOWS: &str = "
         select workflow_id::text as name, severity, finding, what, hint, age_seconds::float8 as age_seconds
         from fn_job_workflow_check()";
@@ -23,9 +30,6 @@ pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
     let mut found = Vec::new();
     for row in rows(client, "looking at workflows", WORKFLOWS, &[]).await? {
         found.push(read("workflow", &row)?);
-    }
-    for finding in routes::check(client).await? {
-        found.push(component("route", None, finding));
     }
     for row in rows(client, "looking at schedules", SCHEDULES, &[]).await? {
         found.push(read("schedule", &row)?);
@@ -40,25 +44,13 @@ fn read(of: &str, row: &Row) -> Result<Component> {
     let subject = format!("{of} {}", get::<String>(row, "name")?);
     let named = Finding::named(&finding, subject, get(row, "what")?, get(row, "hint")?);
     let finding = Finding { severity: get(row, "severity")?, ..named };
-    Ok(component(of, get(row, "age_seconds")?, finding))
+    Ok(Component::with(&finding, of, get(row, "age_seconds")?))
 }
 
-/// Ill when something does not work.
-fn component(of: &str, age_seconds: Option<f64>, finding: Finding) -> Component {
-    Component {
-        component: of.to_owned(),
-        name: finding.subject.strip_prefix(of).unwrap_or(&finding.subject).trim_start().to_owned(),
-        status_hint: if finding.severity == "error" { "stale" } else { "warning" }.to_owned(),
-        age_seconds,
-        value: None,
-        detail: serde_json::to_value(finding).ok(),
-    }
-}
-
-/// Findings about workflows and schedules. Those about routes have a check of their own.
+/// Findings about all of these but routes, which have a check of their own.
 pub async fn findings(client: &impl GenericClient) -> Result<Vec<Finding>> {
-    let components = check(client).await?.into_iter().filter(|one| one.component != "route");
-    Ok(components.filter_map(|one| serde_json::from_value(one.detail?).ok()).collect())
+    let components = without_routes(client).await?;
+    Ok(components.into_iter().filter_map(|one| serde_json::from_value(one.detail?).ok()).collect())
 }
 
 /// Workflows in numbers, each counted up to 10,000.

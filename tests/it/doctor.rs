@@ -1,21 +1,24 @@
 //! `reveille doctor`: each fault is planted for real, named with severity, reason and remedy, and gone when mended.
 
+mod asked;
 mod host;
 mod life;
-mod many;
 mod page;
+mod past;
 mod rights;
 mod schema;
 mod server;
 mod wants;
 mod work;
 
+use std::sync::Arc;
+
 use reveille::model::sorts;
 use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::commands::{json, words};
-use crate::support::TestDb;
+use crate::support::{TestDb, own_server, quiet_options, steps};
 
 /// A migrated database with open gates and a consumer, a handler and an executor that go together: nothing is wrong.
 pub(crate) struct Patient {
@@ -41,6 +44,11 @@ impl Patient {
         let client = db.client().await;
         client.batch_execute(HEALTHY).await.unwrap();
         Self { db, client }
+    }
+
+    /// On a server of its own, where no other test has a transaction open.
+    pub(crate) async fn alone() -> Self {
+        Self::of(TestDb::on(Arc::new(own_server(quiet_options()).await)).await).await
     }
 
     /// Plants a fault.
@@ -70,20 +78,17 @@ impl Patient {
         assert_eq!(words(&self.db, &["doctor"]).0, Some(0));
     }
 
-    /// Follows a mend: statements, or commands of `reveille` with TEXT filled in.
+    /// Does what a mend says.
     pub(crate) async fn mends(&self, mend: &str) {
-        for step in mend.split("; ") {
-            let step = step.trim_start_matches("then ");
+        let steps = steps(mend);
+        assert!(!steps.is_empty(), "{mend}");
+        for step in steps {
+            let step = step.replace("TEXT", "mended");
             if let Some(command) = step.strip_prefix("reveille ") {
-                let command = command.split(" (").next().unwrap();
-                let arguments: Vec<&str> = command
-                    .split_whitespace()
-                    .map(|word| if word == "TEXT" { "mended" } else { word })
-                    .collect();
-                let (code, out, err) = words(&self.db, &arguments);
+                let (code, out, err) = words(&self.db, &command.split_whitespace().collect::<Vec<_>>());
                 assert_eq!(code, Some(0), "{step}: {out}{err}");
             } else {
-                self.run(step).await;
+                self.run(&step).await;
             }
         }
     }

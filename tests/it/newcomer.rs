@@ -8,8 +8,9 @@ mod shell;
 use serde_json::Value;
 use uuid::Uuid;
 
-use self::shell::{Newcomer, steps};
-use crate::support::{SOON, wait_until};
+use self::shell::Newcomer;
+use crate::doctor;
+use crate::support::{SOON, steps, wait_until};
 
 /// Each fault: the finding that names it, what its subject has, and how the command that mends it begins.
 const TEN: [(&str, &str, &str); 10] = [
@@ -40,12 +41,9 @@ async fn a_newcomer_finds_and_mends_ten_faults_by_what_doctor_explain_and_the_da
     let mut newcomer = Newcomer::arrive(planted).await;
     let found = newcomer.doctor().await;
     for (name, subject, command) in TEN {
-        let mend = named(&found, name, subject)["mend"].as_str().unwrap();
-        assert!(
-            steps(mend).iter().any(|step| step.starts_with(command)),
-            "{name}: {mend}: {:?}",
-            steps(mend)
-        );
+        let mend = doctor::mend(&found, name, subject);
+        let steps = steps(&mend);
+        assert!(steps.iter().any(|step| step.starts_with(command)), "{name}: {mend}: {steps:?}");
     }
     explained(&newcomer, &found).await;
     shown(&newcomer).await;
@@ -162,6 +160,10 @@ fn commands_are_read_from_a_mend_as_a_person_reads_it() {
             vec!["reveille a", "reveille b --note TEXT"],
         ),
         ("reveille run; or, for once, reveille tick", vec!["reveille tick"]),
+        (
+            "as a role that may create roles: create role x nologin; then reveille migrate up",
+            vec!["create role x nologin", "reveille migrate up"],
+        ),
         ("reveille dlq list; then for each of them reveille dlq triage ID x", vec!["reveille dlq list"]),
         ("export A=b (or a in [b]: c); the pooler may stay", vec!["export A=b"]),
     ] {

@@ -1,4 +1,4 @@
-//! Gates, and the parts that must be alive; now and in the last 30 days.
+//! Gates, and the parts that must be alive.
 
 use deadpool_postgres::GenericClient;
 
@@ -79,35 +79,4 @@ pub async fn silent(client: &impl GenericClient) -> Result<Vec<Finding>> {
         order by h.component, h.name
         limit 100";
     found(client, "looking for what is silent", SQL, &[]).await
-}
-
-/// Silences that were announced within 30 days, and holes of more than a day in the runs of each worker (HK2).
-pub async fn past(client: &impl GenericClient) -> Result<Vec<Finding>> {
-    const SQL: &str = "
-        select 'was_silent' as finding, 'executor ' || coalesce(s.event_subject_ref, '?') as subject,
-          format('it fell silent %s times within 30 days, last at %s', count(*), to_char(max(s.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI\"Z\"')) as what,
-          'look into the log of its program at that time' as mend
-        from (
-          select o.event_subject_ref, o.created_at
-          from (select a.event_id from event_arrival a where a.event_domain = 'system' order by a.tx_id desc, a.arrival_seq desc limit 5000) n
-          join event_outbox o on o.id = n.event_id
-          where o.event_type = 'queue_worker_silent' and o.created_at > now() - interval '30 days') s
-        group by s.event_subject_ref
-        union all
-        select 'work_gap', 'executor ' || g.lease_owner,
-          format('nothing was run under this name from %s to %s; %s jobs were made meanwhile',
-            to_char(g.before at time zone 'UTC', 'YYYY-MM-DD HH24:MI\"Z\"'), to_char(g.picked_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI\"Z\"'),
-            (select count(*) from (select from job_queue j where j.created_at > g.before and j.created_at < g.picked_at limit 1000) m)),
-          'look into the log of its program, or of what calls it, at that time'
-        from (
-          select r.lease_owner, r.picked_at, lag(r.picked_at) over (partition by r.lease_owner order by r.picked_at) as before
-          from (
-            (select a.lease_owner, a.picked_at from job_attempt a where a.picked_at > now() - interval '30 days' limit 20000)
-            union all
-            (select j.lease_owner, j.picked_at from job_queue j
-             where j.lease_owner is not null and j.picked_at > now() - interval '30 days' limit 20000)) r) g
-        where g.picked_at - g.before > interval '1 day'
-        order by 2, 3
-        limit 50";
-    found(client, "looking for past silences", SQL, &[]).await
 }

@@ -3,6 +3,7 @@
 
 pub mod host;
 pub mod life;
+pub mod past;
 pub mod rights;
 pub mod server;
 pub mod wants;
@@ -29,6 +30,28 @@ impl Patience {
         self.older_than.as_secs_f64()
     }
 }
+
+/// How a statement begins that reads the newest events of the last 30 days, `lately`. Arrivals would not do: they go within
+/// minutes. At most 200,000 are read, or, where no index begins with `created_at`, the last 160 MB of the table, which only
+/// grows at its end; `reach` tells whether that is all of them.
+const LATELY: &str = "
+    with outbox as (
+      select pg_relation_size(c.oid) / current_setting('block_size')::bigint - 20000 as page, exists (
+          select from pg_index x
+          join pg_attribute a on a.attrelid = x.indrelid and a.attnum = x.indkey[0]
+          where x.indrelid = c.oid and x.indisvalid and x.indpred is null and a.attname = 'created_at') as is_ordered
+      from pg_class c
+      where c.relname = 'event_outbox' and c.relnamespace = quote_ident(current_schema())::regnamespace),
+    lately as materialized (
+      (select o.event_domain, o.event_type, o.event_stream, o.event_subject_ref, o.created_at from event_outbox o
+       where (select b.is_ordered from outbox b) and o.created_at > now() - interval '30 days'
+       order by o.created_at desc limit 200000)
+      union all
+      (select o.event_domain, o.event_type, o.event_stream, o.event_subject_ref, o.created_at from event_outbox o
+       where not (select b.is_ordered from outbox b) and o.created_at > now() - interval '30 days'
+         and o.ctid >= (select format('(%s,0)', greatest(b.page, 0))::tid from outbox b))),
+    reach as (
+      select case when b.is_ordered then (select count(*) from lately) < 200000 else b.page <= 0 end as is_whole from outbox b)";
 
 /// The findings of one statement.
 async fn found(

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::GenericClient;
 
-use super::found;
+use super::{LATELY, found};
 use crate::error::Result;
 use crate::model::finding::Finding;
 
@@ -31,19 +31,19 @@ pub async fn consumers(client: &impl GenericClient) -> Result<Vec<Finding>> {
 
 /// Types that consumers want or events have, and that are not registered; types that the outbox refuses.
 pub async fn event_types(client: &impl GenericClient) -> Result<Vec<Finding>> {
-    const SQL: &str = "
-        with wanted as (
+    const SQL: &str = ",
+        wanted as (
           select c.event_domain, c.event_type, 'consumer ' || c.consumer_key || ' wants it' as by, 'update' as stream
           from consumer_registry c where c.enabled and c.event_type not like '%*%'
           union all
           select 'system', t, 'Reveille announces what it finds by it', 'alert'
           from unnest(array['queue_dispatch_gap', 'queue_worker_recovered', 'queue_worker_silent']) t
           union all
-          select o.event_domain, o.event_type, 'events of it have come lately', o.event_stream
-          from dispatch_cursor d
-          cross join lateral (
-            select a.event_id from event_arrival a where a.event_domain = d.event_domain order by a.tx_id desc, a.arrival_seq desc limit 200) n
-          join event_outbox o on o.id = n.event_id)
+          select l.event_domain, l.event_type, 'events of it have come lately', l.event_stream
+          from lately l
+          where l.created_at > now() - interval '7 days'
+            and exists (select from dispatch_cursor d where d.event_domain = l.event_domain)
+          group by l.event_domain, l.event_type, l.event_stream)
         (select 'event_type_unregistered' as finding, format('event type %s.%s', w.event_domain, w.event_type) as subject,
           'it is not registered, or not active: ' || string_agg(distinct w.by, ', ') as what,
           format('insert into event_type_registry (event_domain, event_type, event_stream, delivery_lane, description) values (%L, %L, %L, %L, %L) on conflict (event_domain, event_type) do update set active = true',
@@ -66,5 +66,5 @@ pub async fn event_types(client: &impl GenericClient) -> Result<Vec<Finding>> {
         where r.active and strpos(pg_get_constraintdef(k.oid), quote_literal(v.value)) = 0
         limit 50)
         order by 2";
-    found(client, "looking at event types", SQL, &[]).await
+    found(client, "looking at event types", &[LATELY, SQL].concat(), &[]).await
 }

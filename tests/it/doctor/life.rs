@@ -73,20 +73,3 @@ async fn jobs_of_a_kind_of_which_nobody_lives_and_leases_that_nobody_frees_are_n
     let found = patient.findings(&[]);
     assert!(found.iter().all(|one| one["finding"] != "leases_ended"), "{found:#?}");
 }
-
-#[tokio::test]
-async fn past_silences_and_days_without_work_are_told_and_are_no_bad_news() {
-    let patient = Patient::new().await;
-    patient.run("select fn_event_emit('system', 'queue_worker_silent', 'hermes'), fn_event_emit('system', 'queue_worker_silent', 'hermes')").await;
-    patient
-        .run("insert into job_attempt (job_id, lease_token, lease_owner, picked_at, outcome)
-              select gen_random_uuid(), n, 'hermes', now() - make_interval(days => n * 4), 'transient' from generate_series(1, 2) n")
-        .await;
-    let found = patient.findings(&[]);
-    patient.sees("was_silent", "executor hermes");
-    patient.sees("work_gap", "executor hermes");
-    assert_eq!(found.len(), 2, "{found:#?}");
-    let what = |place: usize| found[place]["what"].as_str().unwrap();
-    assert!(what(0).starts_with("it fell silent 2 times within 30 days"), "{found:#?}");
-    assert!(what(1).ends_with("0 jobs were made meanwhile"), "{found:#?}");
-}

@@ -61,8 +61,10 @@ async fn a_check_that_fails_is_a_finding_and_stops_no_other() {
     patient.run("alter table job_dead_letter rename to away; alter table event_outbox disable trigger reveille_event_arrival").await;
     patient.sees("trigger_disabled", "on event_outbox");
     let found = patient.findings(&[]);
-    let blind =
-        found.iter().find(|one| one["finding"] == "could_not_look" && one["subject"] == "jobs").unwrap();
+    let blind = found
+        .iter()
+        .find(|one| one["finding"] == "could_not_look" && one["subject"] == "poison jobs")
+        .unwrap();
     assert_eq!(blind["severity"], "warning", "{blind}");
     assert!(blind["what"].as_str().unwrap().contains("job_dead_letter"), "{blind}");
 }

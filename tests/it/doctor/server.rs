@@ -1,10 +1,11 @@
 //! The server and the way to it.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::{Patient, mend};
 use crate::cli::{output, reveille};
-use crate::support::{Folder, Pooler, Pooling, TestDb, lacking, own_server, quiet_options};
+use crate::support::{Folder, Pooler, Pooling, SOON, TestDb, lacking, own_server, quiet_options, wait_until};
 use crate::wrong_clock::shim;
 
 fn asks(url: &str, more: &[(&str, &str)]) -> Vec<serde_json::Value> {
@@ -85,17 +86,82 @@ async fn whoever_holds_a_snapshot_is_named_by_process_and_statement_as_prepared_
 }
 
 #[tokio::test]
+async fn a_transaction_with_an_id_holds_snapshots_from_any_database() {
+    let server = Arc::new(own_server(quiet_options()).await);
+    let patient = Patient::of(TestDb::on(Arc::clone(&server)).await).await;
+    let other = TestDb::empty_on(server).await;
+    let (reader, writer) = (other.client().await, other.client().await);
+    reader.batch_execute("begin isolation level repeatable read; select 'harmless there'").await.unwrap();
+    writer.batch_execute("begin; create table left_open ()").await.unwrap();
+    let prepare = "begin; create table prepared (); prepare transaction 'left'";
+    other.client().await.batch_execute(prepare).await.unwrap();
+    patient.is_healthy();
+    let now = ["--older-than", "0s"];
+    let place = format!("in database {}", other.name());
+    let found = patient.findings(&now);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let process = found.iter().find(|one| one["subject"].as_str().unwrap().starts_with("process ")).unwrap();
+    assert!(process["subject"].as_str().unwrap().ends_with(&place), "{process}");
+    assert!(process["what"].as_str().unwrap().contains("left_open"), "{process}");
+    let prepared = mend(&found, "snapshot_held", &format!("prepared transaction left {place}"));
+    let (there, roll_back) = prepared.rsplit_once(": ").unwrap();
+    assert!(there.ends_with("in that database"), "{prepared}");
+    other.client().await.batch_execute(roll_back).await.unwrap();
+    patient.run(mend(&found, "snapshot_held", "process ").split("or: ").nth(1).unwrap()).await;
+    let found = patient.findings(&now);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[tokio::test]
+async fn a_slot_whose_reader_lags_is_named_with_its_process() {
+    let server = Arc::new(own_server(quiet_options().set("wal_level", "logical")).await);
+    let folder = Folder::open_to_all();
+    let program = server.binaries().folder.join("pg_recvlogical");
+    if !program.exists() {
+        return lacking("there is no pg_recvlogical");
+    }
+    let patient = Patient::of(TestDb::on(server).await).await;
+    patient.run("select pg_create_logical_replication_slot('slow', 'test_decoding')").await;
+    let mut reader = Command::new(program)
+        .args(["--start", "--slot", "slow", "--no-loop", "--file"])
+        .arg(folder.path().join("read"))
+        .args(["--dbname", &patient.db.url()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the slot is read", SOON, async || {
+        let sql = "select active_pid from pg_replication_slots where active";
+        patient.client.query_opt(sql, &[]).await.unwrap().is_some()
+    })
+    .await;
+    patient.is_healthy();
+    let mend = patient.sees_with(&["--older-than", "0s"], "snapshot_held", "replication slot slow");
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    wait_until("nobody reads the slot", SOON, async || {
+        patient.client.batch_execute(mend.rsplit_once(": ").unwrap().1).await.is_ok()
+    })
+    .await;
+    patient.is_healthy();
+}
+
+#[tokio::test]
 async fn a_bloated_table_is_named_and_vacuum_mends_it() {
     let patient = Patient::new().await;
-    patient
-        .run(
-            "alter table dot_config set (autovacuum_enabled = off);
-             insert into dot_config select 'x.' || n, 'x' from generate_series(1, 12000) n;
-             update dot_config set value = 'y' where key like 'x.%'; delete from dot_config where key like 'x.%'",
-        )
-        .await;
-    patient.run("select pg_stat_force_next_flush()").await;
-    let mend = patient.sees("table_bloated", "table dot_config");
-    patient.run(mend.split(';').next().unwrap()).await;
-    patient.is_healthy();
+    for (table, harm) in [
+        ("job_order_pending", "insert into job_order_pending select n from generate_series(1, 12000) n; delete from job_order_pending"),
+        // with three live rows for each dead one
+        (
+            "dot_config",
+            "insert into dot_config select 'x.' || n, 'x' from generate_series(1, 60000) n;
+             update dot_config set value = 'y' where key like 'x.1%' or key like 'x.2%'; delete from dot_config where key like 'x.5%'",
+        ),
+    ] {
+        patient.run(&format!("alter table {table} set (autovacuum_enabled = off)")).await;
+        patient.run(harm).await;
+        patient.run("select pg_stat_force_next_flush()").await;
+        let mend = patient.sees("table_bloated", &format!("table {table}"));
+        patient.run(mend.split(';').next().unwrap()).await;
+        patient.is_healthy();
+    }
 }

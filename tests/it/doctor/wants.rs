@@ -44,12 +44,15 @@ async fn a_consumer_whose_jobs_nobody_runs_is_named() {
 
 #[tokio::test]
 async fn a_type_that_is_wanted_or_seen_and_not_registered_is_named() {
-    let patient = Patient::new().await;
+    let patient = Patient::alone().await;
     patient.run("delete from event_type_registry where event_type = 'queue_dispatch_gap'").await;
     patient
-        .run("insert into event_outbox (event_domain, event_type, event_stream, delivery_lane)
-              values ('system', 'out_of_nowhere', 'update', 'delayed'); select fn_consumer_dispatch_batch('system', 100)")
+        .run(
+            "insert into event_outbox (event_domain, event_type, event_stream, delivery_lane)
+              values ('system', 'out_of_nowhere', 'update', 'delayed')",
+        )
         .await;
+    patient.pruned().await;
     for subject in ["system.queue_dispatch_gap", "system.out_of_nowhere"] {
         let mend = patient.sees("event_type_unregistered", subject);
         patient.run(&mend).await;

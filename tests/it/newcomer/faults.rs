@@ -1,6 +1,7 @@
 //! A database with the pilot host, some letters, and ten faults.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use deadpool_postgres::Object;
 use reveille::maintain::consumer_sync as sync;
@@ -9,7 +10,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::support::TestDb;
+use crate::support::{TestDb, own_server, quiet_options};
 
 /// What the newcomer is asked about.
 pub(super) struct Planted {
@@ -92,7 +93,8 @@ async fn jobs(client: &Client) -> (Uuid, Uuid, Uuid) {
 
 /// All ten, but the pooler: that one stands before whoever asks.
 pub(super) async fn plant() -> Planted {
-    let db = TestDb::new().await;
+    // what it ends because it holds a snapshot must not be of another test
+    let db = TestDb::on(Arc::new(own_server(quiet_options()).await)).await;
     let mut host = db.pool(1).get().await.unwrap();
     let records = with_letters(&db, &mut host).await;
     let client = db.client().await;

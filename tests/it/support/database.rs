@@ -87,6 +87,11 @@ impl TestDb {
         database
     }
 
+    /// An empty database on a server of the test's own.
+    pub(crate) async fn empty_on(server: Arc<Throwaway>) -> Self {
+        Self::create_empty(server).await
+    }
+
     async fn create_empty(server: Arc<Throwaway>) -> Self {
         let name = fresh_name();
         admin(&server.url("postgres"), &format!("create database {name}")).await;
