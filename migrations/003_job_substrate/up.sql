@@ -71,7 +71,9 @@ create table job_queue (
     status in ('queued', 'retry_waiting') and blocked_by = 0 and (ordering_key is null or coalesce(ordering_slot, 0) > 0)) stored,
   lane bigint generated always as (
     hashtextextended(job_kind || E'\x1f' || coalesce(event_domain, '') || E'\x1f' || coalesce(consumer_key, ''), 0)) stored,
-  constraint job_queue_idempotency_unique unique (idempotency_key, job_kind), -- the key first: one comparison says most
+  -- The key first: one comparison says most. Entries of a row's versions are not worth packing, they are gone in a moment:
+  -- packing them cost more than all the rest of the index.
+  constraint job_queue_idempotency_unique unique (idempotency_key, job_kind) with (deduplicate_items = off),
   constraint job_queue_lease_check check ((status in ('leased', 'in_progress')) = (lease_until is not null)),
   constraint job_queue_finished_check check (
     (status in ('succeeded', 'failed', 'dead_letter', 'cancelled', 'cleaned')) = (finished_at is not null))
