@@ -41,6 +41,7 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
     let (jobs, rounds) = (i64::from(options.jobs.unwrap_or(JOBS)), options.rounds.unwrap_or(ROUNDS));
     sql::add_consumer(&client, "bench_health", "*", KIND).await?; // which makes the kind known
     sql::fill_jobs(&client, KIND, WAITING).await?;
+    sql::make_old(&client).await?;
     sql::settle_jobs(&client).await?;
     let sidecar = Sidecar::start(&options.program, stage, &[]).await?;
     let [new, staying] = ask(stage, "nothing finished", rounds).await?;

@@ -1,6 +1,7 @@
 //! Everything that may need somebody, and each in a sentence: what `reveille health` and the first page show.
 
 use deadpool_postgres::GenericClient;
+use futures::future::try_join4;
 
 use super::backlog::{self, PATIENCE, Unclaimed};
 use super::health::{self, Component};
@@ -8,14 +9,20 @@ use super::{recipients, watch};
 use crate::error::Result;
 use crate::model::moment::{printable, seconds};
 
-/// All components of `v_queue_health`, backlog that nobody may claim, recipients, and findings.
+/// All components of `v_queue_health`, backlog that nobody may claim, recipients, and findings; asked for at once, so that a
+/// session that has to plan everything does not wait for us in between.
 pub async fn read(client: &impl GenericClient) -> Result<Vec<Component>> {
-    let mut components = health::list(client).await?;
-    let unclaimed = backlog::unclaimed(client, PATIENCE).await?;
+    let (mut components, unclaimed, standing, findings) = try_join4(
+        health::list(client),
+        backlog::unclaimed(client, PATIENCE),
+        recipients::standing(client),
+        watch::check(client),
+    )
+    .await?;
     // a kind of which nobody is alive is a backlog of the view
     components.extend(unclaimed.iter().filter(|one| one.reason == "not_subscribed").map(component));
-    components.extend(recipients::standing(client).await?.and_then(|standing| told(&standing)));
-    components.extend(watch::check(client).await?);
+    components.extend(standing.and_then(|standing| told(&standing)));
+    components.extend(findings);
     Ok(components)
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use deadpool_postgres::GenericClient;
+use futures::future::{try_join, try_join4};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -14,8 +15,7 @@ use crate::model::finding::Finding;
 
 /// Findings about workflows, schedules, the audit, backfills and routes as components, each with its [`Finding`] as detail.
 pub async fn check(client: &impl GenericClient) -> Result<Vec<Component>> {
-    let mut found = without_routes(client).await?;
-    let routes = routes::check(client).await?;
+    let (mut found, routes) = try_join(without_routes(client), routes::check(client)).await?;
     found.extend(routes.iter().map(|finding| Component::with(finding, "route", None)));
     Ok(found)
 }
@@ -27,16 +27,17 @@ async fn without_routes(client: &impl GenericClient) -> Result<Vec<Component>> {
     const SCHEDULES: &str = "
         select schedule_key as name, severity, finding, what, hint, age_seconds::float8 as age_seconds
         from fn_schedule_check()";
-    let mut found = Vec::new();
-    for row in rows(client, "looking at workflows", WORKFLOWS, &[]).await? {
-        found.push(read("workflow", &row)?);
-    }
-    for row in rows(client, "looking at schedules", SCHEDULES, &[]).await? {
-        found.push(read("schedule", &row)?);
-    }
-    found.extend(audit::check(client).await?);
-    found.extend(backfills::check(client).await?);
-    Ok(found)
+    let (workflows, schedules, audit, backfills) = try_join4(
+        rows(client, "looking at workflows", WORKFLOWS, &[]),
+        rows(client, "looking at schedules", SCHEDULES, &[]),
+        audit::check(client),
+        backfills::check(client),
+    )
+    .await?;
+    let workflows = workflows.iter().map(|row| read("workflow", row));
+    let schedules = schedules.iter().map(|row| read("schedule", row));
+    let asked = workflows.chain(schedules).collect::<Result<Vec<_>>>()?;
+    Ok([asked, audit, backfills].concat())
 }
 
 fn read(of: &str, row: &Row) -> Result<Component> {

@@ -67,6 +67,12 @@ pub async fn fill_jobs(client: &impl GenericClient, job_kind: &str, count: i64) 
     Ok(())
 }
 
+/// Lets all jobs have waited for an hour.
+pub async fn make_old(client: &impl GenericClient) -> Result<()> {
+    const SQL: &str = "update job_queue set scheduled_at = scheduled_at - interval '1 hour'";
+    row_count(client, "making jobs old", SQL, &[]).await.map(drop)
+}
+
 /// Adds the finished jobs numbered `from` to `to`, as they are an hour after their success; past the trigger that lets
 /// every job begin as queued.
 pub async fn fill_finished(client: &impl GenericClient, job_kind: &str, from: i64, to: i64) -> Result<()> {

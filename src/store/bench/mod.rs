@@ -14,8 +14,8 @@ pub use cost::{Counting, backends, count_statements, dead_rows, statements};
 pub use counts::{Dispatched, Tally, Tenth, dispatched, newest_pass, succeeded, tally, tenths};
 pub use enqueue::{enqueue_batch, enqueue_many, hold_snapshot, insert_bare, seen_jobs};
 pub use limits::{
-    Standing, bare_claim_and_succeed, fill_finished, fill_jobs, insert_rows, keep_rows, lane, make_twin,
-    paused_kind, settle_jobs, stand_beside,
+    Standing, bare_claim_and_succeed, fill_finished, fill_jobs, insert_rows, keep_rows, lane, make_old,
+    make_twin, paused_kind, settle_jobs, stand_beside,
 };
 pub use producers::{Trigger, insert_event, set_trigger};
 pub use stage::{
