@@ -8591,7 +8591,7 @@ begin
         from job_queue j
         where j.job_id between s.workflow_id and fn_uuid_v7_nth(s.workflow_id, -1) and j.workflow_id = s.workflow_id
         having bool_and(j.status in ('succeeded', 'cleaned') or j.status = 'cancelled' and coalesce(j.cancel_reason, '') like 'skipped: %')) c
-      where w.workflow_id = s.workflow_id and w.status = 'active'
+      where w.workflow_id = s.workflow_id and (w.status = 'active') is true -- or it would be read by the index of the active ones
       returning w.workflow_id
     )
     select array_agg(o.workflow_id) into v_over from over o;
