@@ -1,7 +1,7 @@
-//! Random graphs against a model: whatever order executors finish in, and whosever lease is taken back before the end, every step
-//! runs exactly when its edges allow, and the workflow ends as the model says. Nobody is killed here: see `kills`.
+//! Random graphs against a model: whatever order executors finish in, whoever dies, and whosever lease is taken back before the
+//! end, every step runs exactly when its edges allow, and the workflow ends as the model says. Processes are killed in `kills`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -9,13 +9,15 @@ use super::stage::{Claimed, Stage};
 use crate::support::Dice;
 
 const NODES: u64 = 9;
-const CASES: u64 = 25;
+const CASES: u64 = 40;
 
 struct Graph {
     nodes: Vec<String>,
     /// from, to, on, otherwise
     edges: Vec<(usize, usize, &'static str, &'static str)>,
     bad: Vec<bool>,
+    /// They do not go well before the second try.
+    hard: Vec<bool>,
 }
 
 impl Graph {
@@ -33,7 +35,8 @@ impl Graph {
             }
         }
         let bad = (0..count).map(|_| dice.roll(4) == 0).collect();
-        Self { nodes: (0..count).map(|n| format!("n{n}")).collect(), edges, bad }
+        let hard = (0..count).map(|_| dice.roll(4) == 0).collect();
+        Self { nodes: (0..count).map(|n| format!("n{n}")).collect(), edges, bad, hard }
     }
 
     fn template(&self) -> (Value, Value) {
@@ -78,9 +81,29 @@ impl Graph {
     }
 }
 
+/// Its executor goes away without a word: the lease ends, the reaper frees the job, and what comes late is refused.
+async fn dies(stage: &Stage, job: &Claimed) {
+    let end = "update job_queue set lease_until = clock_timestamp() - interval '1 second' where job_id = $1";
+    stage.client.execute(end, &[&job.id]).await.unwrap();
+    let reaped = stage.value("select fn_job_lease_reaper(p_dry_run => false)", &[]).await;
+    assert_eq!((&reaped["found"], &reaped["dead_lettered"]), (&json!(1), &json!(0)), "{reaped}");
+    let late = stage.value("select fn_job_succeed($1, $2)", &[&job.id, &job.token]).await;
+    assert_eq!(late["reason"], "lease_lost", "{late}");
+    due(stage, job).await;
+}
+
+/// Nobody waits for its next try.
+async fn due(stage: &Stage, job: &Claimed) {
+    let due = "update job_queue set scheduled_at = clock_timestamp() where job_id = $1";
+    stage.client.execute(due, &[&job.id]).await.unwrap();
+}
+
 #[tokio::test]
-async fn every_step_runs_exactly_when_its_edges_allow_whoever_ends_first_and_whosever_lease_is_taken_back() {
+async fn every_step_runs_exactly_when_its_edges_allow_whoever_ends_first_and_whoever_dies() {
     let stage = Stage::open().await;
+    let reaper = "select fn_gate_set('queue.lease_reaper.enabled', 'true', 'test', 'test'),
+        fn_gate_set('queue.lease_reaper.dry_run_only', 'false', 'test', 'test')";
+    stage.client.batch_execute(reaper).await.unwrap();
     for seed in 0..CASES {
         let mut dice = Dice(seed);
         let graph = Graph::random(&mut dice);
@@ -91,6 +114,7 @@ async fn every_step_runs_exactly_when_its_edges_allow_whoever_ends_first_and_who
         let id = stage.emit(&key, json!({})).await;
         let mut held: Vec<Claimed> = Vec::new();
         let mut runs: BTreeMap<String, u32> = BTreeMap::new();
+        let (mut tried, mut dead) = (BTreeSet::new(), BTreeSet::new());
         loop {
             let who = if dice.roll(2) == 0 { "one" } else { "two" };
             let claimed = stage.claim(who, i32::try_from(1 + dice.roll(3)).unwrap()).await;
@@ -100,8 +124,15 @@ async fn every_step_runs_exactly_when_its_edges_allow_whoever_ends_first_and_who
             held.extend(claimed);
             let job = held.swap_remove(usize::try_from(dice.roll(held.len() as u64)).unwrap());
             let n: usize = job.step[1..].parse().unwrap();
-            match dice.roll(5) {
-                // its lease is taken back, as the reaper does for one that has ended
+            match dice.roll(6) {
+                // once: who dies of a job again and again is not the job's executor alone
+                5 if dead.insert(n) => dies(&stage, &job).await,
+                _ if graph.hard[n] && tried.insert(n) => {
+                    let fail = "select fn_job_fail_transient($1, $2, 'not yet')";
+                    let answer = stage.value(fail, &[&job.id, &job.token]).await;
+                    assert_eq!(answer["status"], "retry_waiting", "{answer}");
+                    due(&stage, &job).await;
+                }
                 0 => drop(stage.value("select fn_job_take_back($1, 'test', 'died')", &[&job.id]).await),
                 _ if graph.bad[n] => {
                     stage.fail(&job).await;
@@ -109,8 +140,11 @@ async fn every_step_runs_exactly_when_its_edges_allow_whoever_ends_first_and_who
                 }
                 1 => {
                     // together with others that end well
-                    let (good, rest): (Vec<_>, Vec<_>) =
-                        held.drain(..).partition(|job| !graph.bad[job.step[1..].parse::<usize>().unwrap()]);
+                    let is_good = |job: &Claimed| {
+                        let n: usize = job.step[1..].parse().unwrap();
+                        !graph.bad[n] && (!graph.hard[n] || tried.contains(&n))
+                    };
+                    let (good, rest): (Vec<_>, Vec<_>) = held.drain(..).partition(is_good);
                     held = rest;
                     let all: Vec<&Claimed> = std::iter::once(&job).chain(&good).collect();
                     let (ids, tokens): (Vec<_>, Vec<_>) = all.iter().map(|job| (job.id, job.token)).unzip();
