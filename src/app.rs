@@ -55,7 +55,8 @@ pub async fn run(settings: &Settings, shutdown: Shutdown) -> Result<()> {
     let face = if settings.http.enabled { Some(Face::bind(&settings.http, state).await?) } else { None };
     let face = async {
         match face {
-            Some(face) => face.run(face_stop.clone()).await,
+            // as large as whatever the dashboard asks for at once
+            Some(face) => Box::pin(face.run(face_stop.clone())).await,
             None => face_stop.requested().await,
         }
     };
