@@ -32,6 +32,9 @@ const SMALLEST_BATCH: i32 = 100;
 /// How many times the statement timeout a pass may take.
 const PATIENCE: u32 = 4;
 
+/// The pause after a first round that found nothing closed yet; the next ones are each twice as long.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
 /// After a round it pauses at least this many times as long as the longest of its passes.
 const LARGEST_SHARE: u32 = 10;
 
@@ -106,13 +109,14 @@ impl Auditor {
     pub async fn run(&self, shutdown: Shutdown) -> Result<()> {
         let mut trouble = None;
         let mut interval = None;
+        let mut soon = Some(FIRST_LOOK);
         let mut told = false;
         loop {
             let (mut audited, begun) = (Audited::default(), Instant::now());
             let round = tokio::select! {
                 // a pass that is cut off leaves nothing behind
                 () = shutdown.requested() => return Ok(()),
-                round = self.round(&mut interval, &mut audited) => round,
+                round = self.round(&mut interval, &mut soon, &mut audited) => round,
             };
             tell(&audited, &mut told);
             let pause = match round {
@@ -147,13 +151,35 @@ impl Auditor {
         }
     }
 
-    async fn round(&self, interval: &mut Option<Duration>, audited: &mut Audited) -> Result<Duration> {
+    async fn round(
+        &self,
+        interval: &mut Option<Duration>,
+        soon: &mut Option<Duration>,
+        audited: &mut Audited,
+    ) -> Result<Duration> {
         let pause = match *interval {
             Some(pause) => pause,
             None => *interval.insert(self.affordable_interval().await?),
         };
         let longest = self.passes(audited).await?;
+        let pause = match *soon {
+            Some(wait) if wait < pause && !self.has_begun().await? => {
+                *soon = Some(wait * 2);
+                wait
+            }
+            _ => {
+                *soon = None;
+                pause
+            }
+        };
         Ok(pause.max(longest * LARGEST_SHARE))
+    }
+
+    /// Whether anything was closed, by a first sweep, so that there is something to tell of.
+    async fn has_begun(&self) -> Result<bool> {
+        let client = self.server.take(&self.pool).await?;
+        let counted = self.server.in_time(1, "looking at the audit", store::audit::counts(&client)).await;
+        Ok(!hand_back(client, counted)?.is_empty())
     }
 
     async fn affordable_interval(&self) -> Result<Duration> {
