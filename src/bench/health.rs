@@ -41,13 +41,13 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
     let mut report = Report::new("health", sql::facts(&client).await?);
     let (jobs, rounds) = (i64::from(options.jobs.unwrap_or(JOBS)), options.rounds.unwrap_or(ROUNDS));
     sql::add_consumer(&client, "bench_health", "*", KIND).await?; // which makes the kind known
-    wait_for(&client).await?;
+    only_waiting(&client).await?;
     let sidecar = Sidecar::start(&options.program, stage, &[]).await?;
     tell(&format!("filling {jobs} finished jobs"));
     fill(&client, jobs).await?;
     let [new, staying] = ask(stage, &format!("{jobs} finished"), rounds).await?;
     report.check("jobs that have finished", jobs, sql::succeeded(&client).await?.0);
-    wait_for(&client).await?;
+    only_waiting(&client).await?;
     sql::settle_jobs(&client).await?;
     let [new_without, staying_without] = ask(stage, "nothing finished", rounds).await?;
     sidecar.stop().await?;
@@ -62,7 +62,7 @@ async fn measure(stage: &Stage, options: &Options, tell: Tell<'_>) -> Result<Rep
 }
 
 /// Nothing but jobs that have waited for an hour.
-async fn wait_for(client: &Object) -> Result<()> {
+async fn only_waiting(client: &Object) -> Result<()> {
     sql::fill_jobs(client, KIND, WAITING).await?;
     sql::make_old(client).await
 }

@@ -249,6 +249,7 @@ fn as_text(audits: &[Audit], repair: bool) -> String {
         );
     }
     let mut reasons: Vec<&str> = audits.iter().filter_map(|audit| audit.refused.as_deref()).collect();
+    reasons.sort_unstable();
     reasons.dedup();
     for (reason, remedy) in reasons.iter().filter_map(|reason| Some((reason, remedy(reason)?))) {
         let _ = write!(text, "\n\n{reason}: {remedy}");

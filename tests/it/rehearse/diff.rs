@@ -115,3 +115,30 @@ async fn enable_disable_and_sync_show_it_before_they_act() {
     let (_, quiet, _) = command(db, &[&sync[..], &["--last", "0"]].concat());
     assert_eq!(quiet["diffs"], json!({}));
 }
+
+#[tokio::test]
+async fn what_cannot_be_shown_is_not_enabled_unless_nobody_wants_to_see_it() {
+    let stage = stage().await;
+    stage
+        .run(
+            "update consumer_registry set enabled = false;
+             create or replace function fn_consumer_diff(p_consumer jsonb, p_last int default 1000, p_samples int default 20)
+             returns jsonb language plpgsql stable as $$ begin raise exception 'it takes too long'; end $$",
+        )
+        .await;
+    let enabled = "select count(*) from consumer_registry where enabled";
+    let key: String = stage
+        .outbox
+        .client
+        .query_one("select consumer_key from consumer_registry", &[])
+        .await
+        .unwrap()
+        .get(0);
+    let enable = ["consumers", "enable", &key, "--reason", "test"];
+    let (code, _, err) = words(stage.db(), &enable);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("was not enabled") && err.contains("--last 0"), "{err}");
+    assert_eq!(stage.count(enabled).await, 0);
+    let (code, _, err) = words(stage.db(), &[&enable[..], &["--last", "0"]].concat());
+    assert_eq!((code, stage.count(enabled).await), (Some(0), 1), "{err}");
+}
